@@ -1,0 +1,54 @@
+# make help says what there is; every target installs what it needs.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+
+PORT ?= 8000
+DATA ?=
+CONCURRENCY ?=
+ARGS ?=
+
+DATASET_URL := https://huggingface.co/datasets/anon8231489123/ShareGPT_Vicuna_unfiltered/resolve/main/ShareGPT_V3_unfiltered_cleaned_split.json
+DATASET := data/$(notdir $(DATASET_URL))
+BOTH := $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+.PHONY: help install serve bench seed-test test lint data clean
+
+help: ## say what there is (the default)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv from setup.cfg (again, when that has changed)
+
+$(INSTALLED): setup.cfg pyproject.toml
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "python3 has no venv module: install it first (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	python3 -m venv --clear $(VENV)
+	$(PYTHON) -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+serve: $(INSTALLED) ## run the server (PORT=8000, DATA=file, ARGS=more options)
+	@$(PYTHON) server.py --port $(PORT) $(BOTH)
+
+bench: $(INSTALLED) ## replay everything against a server of its own (DATA=file, CONCURRENCY=n, ARGS=options of both)
+	@$(PYTHON) tests/bench.py $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(BOTH)
+
+seed-test: $(INSTALLED) ## prove that the requester finds exactly what is wrong (DATA=file)
+	@$(PYTHON) tests/seed_check.py $(BOTH)
+
+test: $(INSTALLED) ## run the tests
+	$(PYTHON) -m pytest --quiet
+
+lint: $(INSTALLED) ## check style and types
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+data: ## fetch the big file (about 650 MB; a broken download goes on where it stopped)
+	curl --fail --location --continue-at - --output $(DATASET).part $(DATASET_URL)
+	mv $(DATASET).part $(DATASET)
+	@echo "Fetched $(DATASET): $$(wc -c < $(DATASET)) bytes"
+
+clean: ## remove what was made here, but no data
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

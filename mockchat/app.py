@@ -1,0 +1,221 @@
+"""The HTTP server: one route on aiohttp, from the socket to `protocol` and back; start-up and shutdown.
+
+What stands here is what makes a request cheap without making HTTP wrong. It uses aiohttp's low-level server
+(https://docs.aiohttp.org/en/stable/web_lowlevel.html): no router, no middleware, and answers that are ready-made bytes.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+
+from aiohttp import HttpVersion11, web
+
+from mockchat import protocol
+from mockchat.index import ResponseIndex
+from mockchat.protocol import ApiError
+
+PATH = "/v1/chat/completions"
+MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
+SHUTDOWN_TIMEOUT = 5.0  # seconds
+
+
+class WholeAnswer(web.StreamResponse):
+    """An answer that is written at once: status line, headers and body in one bytes object.
+
+    It takes the place of `web.Response`, whose headers cost more than finding the reply. It is written in `write_eof`,
+    where aiohttp forgives a client that has gone, and waits there while the client does not read.
+    """
+
+    def __init__(self, data: bytes, keep_alive: bool) -> None:
+        self._data = data
+        self._persistent = keep_alive
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection stays open after this answer."""
+        return self._persistent
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Remember where to write; there are no headers to make."""
+        self._request = request
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Write everything, then wait until the transport's buffer has room for more."""
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        transport.write(self._data)
+        await self._request.writer.drain()
+
+
+class ChatCompletions:
+    """The handler of every request: `POST /v1/chat/completions`, and errors for anything else."""
+
+    def __init__(self, index: ResponseIndex, max_body_size: int = MAX_BODY_SIZE) -> None:
+        self._index = index
+        self._max_body_size = max_body_size
+        self._now = 0
+        self._date = b""
+        self.closing = False
+        self.receiving: set[web.RequestHandler] = set()  # Connections with a body on its way.
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request; every error is an answer too."""
+        try:
+            if request.raw_path != PATH or request.method != "POST":
+                self._check_route(request)
+            content = request.content
+            body = content.read_nowait() if content.is_eof() else await self._receive(request)
+            if "Content-Encoding" in request.headers:
+                self._check_encoding(request)
+            if len(body) > self._max_body_size:
+                raise self._too_large()
+            found = protocol.read_request(body, self._index)
+            return self._answer(request, HTTPStatus.OK, protocol.completion(found, int(time.time())))
+        except ApiError as error:
+            return self.error(request, error)
+        except web.RequestPayloadError as error:
+            return self.error(request, ApiError(400, f"The request body is not well-formed HTTP: {error}"))
+        except OSError:
+            return WholeAnswer(b"", False)  # The client went while it was sending; nobody reads this.
+
+    def _check_route(self, request: web.BaseRequest) -> None:
+        if request.path != PATH:
+            message = f"Unknown path {request.method} {request.path}: this server has one route, POST {PATH}"
+            raise ApiError(HTTPStatus.NOT_FOUND, message)
+        if request.method != "POST":
+            message = f"Method {request.method} is not allowed on {PATH}: use POST"
+            raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, message)
+
+    def _check_encoding(self, request: web.BaseRequest) -> None:
+        encoding = request.headers["Content-Encoding"]
+        if encoding.lower() != "identity":
+            message = f"Content-Encoding {encoding} is not supported: send the body uncompressed"
+            raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, message)
+
+    def _too_large(self) -> ApiError:
+        message = f"The request body is larger than {self._max_body_size} bytes (see --max-body-mb)"
+        return ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
+
+    async def _receive(self, request: web.BaseRequest) -> bytes:
+        """Wait for a body that is not there yet; refuse it as soon as it is known to be too large."""
+        if (request.content_length or 0) > self._max_body_size:
+            raise self._too_large()
+        expectation = request.headers.get("Expect", "")
+        if expectation and request.version >= HttpVersion11 and request.transport is not None:
+            if expectation.lower() != "100-continue":
+                raise ApiError(HTTPStatus.EXPECTATION_FAILED, f"Unknown expectation {expectation}")
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.receiving.add(request.protocol)
+        try:
+            blocks, size = [], 0
+            while block := await request.content.readany():
+                blocks.append(block)
+                size += len(block)
+                if size > self._max_body_size:
+                    break
+            return b"".join(blocks)
+        finally:
+            self.receiving.discard(request.protocol)
+
+    def error(self, request: web.BaseRequest, error: ApiError) -> WholeAnswer:
+        """An error as OpenAI's object; a miss is plain text for a client that does not ask for JSON."""
+        if isinstance(error, protocol.NotRecorded) and "json" not in request.headers.get("Accept", "").lower():
+            return self._answer(request, error.status, str(error).encode(), b"text/plain; charset=utf-8")
+        return self._answer(request, error.status, error.body())
+
+    def _answer(
+        self, request: web.BaseRequest, status: int, body: bytes, content_type: bytes = b"application/json"
+    ) -> WholeAnswer:
+        now = int(time.time())
+        if now != self._now:
+            self._now = now
+            self._date = formatdate(now, usegmt=True).encode()
+        # What is left of a refused body is not worth reading.
+        keep_alive = request.keep_alive and not self.closing and request.content.is_eof()
+        connection = b""
+        if not keep_alive:
+            connection = b"Connection: close\r\n"
+        elif request.version < HttpVersion11:
+            connection = b"Connection: keep-alive\r\n"
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            connection += b"Allow: POST\r\n"
+        head = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nDate: %b\r\n%b\r\n" % (
+            _STATUS_LINES[status],
+            content_type,
+            len(body),
+            self._date,
+            connection,
+        )
+        return WholeAnswer(head if request.method == "HEAD" else head + body, keep_alive)
+
+
+_STATUS_LINES = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's connection, with errors that are answers like any other."""
+
+    def __init__(self, server: "ChatServer", chat: ChatCompletions) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), access_log=None, auto_decompress=False)  # type: ignore[arg-type]
+        self._chat = chat
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is not HTTP with 400; anything else is a bug of ours, logged and answered with 500."""
+        if status < 500:
+            reason = (message or "").partition("\n")[0].rstrip(":")
+            error = ApiError(status, f"The request is not well-formed HTTP: {reason}")
+        else:
+            self.log_exception("Error handling a request", exc_info=exc)
+            error = ApiError(500, "The server failed; its log says how")
+        answer = self._chat.error(request, error)
+        return WholeAnswer(answer._data, False)
+
+
+class ChatServer(web.Server):
+    """aiohttp's low-level server around one handler; made inside a running event loop."""
+
+    def __init__(self, chat: ChatCompletions) -> None:
+        super().__init__(chat)
+        self._chat = chat
+
+    def __call__(self) -> web.RequestHandler:
+        """A new connection's protocol."""
+        return _Connection(self, self._chat)
+
+    def pre_shutdown(self) -> None:
+        """Close what is idle; a request that has begun to arrive is still answered."""
+        self._chat.closing = True
+        for connection in self.connections:
+            if connection not in self._chat.receiving:
+                connection.close()
+
+
+async def serve(chat: ChatCompletions, host: str, port: int, ready: Callable[[str], object]) -> None:
+    """Serve until SIGINT or SIGTERM, then finish what is under way.
+
+    `port` 0 picks a free one; `ready` is called with the base URL once connections are accepted. Raises `OSError`
+    where the address can't be had.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    runner = web.ServerRunner(ChatServer(chat), shutdown_timeout=SHUTDOWN_TIMEOUT)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port, backlog=1024).start()
+        address, port, *_ = runner.addresses[0]
+        ready(f"http://{f'[{address}]' if ':' in address else address}:{port}/v1")
+        await stop.wait()
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,198 @@
+"""The two command lines: options, what is printed, exit statuses. All else is tested without them."""
+
+import argparse
+import asyncio
+import gc
+import io
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO, TypeVar
+
+from tqdm import tqdm
+from yarl import URL
+
+from mockchat import app, dataset, report, seeding
+from mockchat.dataset import Dataset, DatasetError
+from mockchat.index import ResponseIndex
+from mockchat.replay import Result, questions, replay
+
+try:
+    from uvloop import new_event_loop as new_loop
+except ImportError:  # There is no uvloop on Windows.
+    from asyncio import new_event_loop as new_loop  # type: ignore[assignment]
+
+DATA = Path(__file__).parent.parent / "data"
+DATASETS = (DATA / "ShareGPT_V3_unfiltered_cleaned_split.json", DATA / "sample.json")
+
+T = TypeVar("T")
+
+OK, FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
+
+
+class CommandError(Exception):
+    """The command can't run; the text is one line that says why and what to do."""
+
+
+def serve(arguments: Sequence[str] | None = None) -> int:
+    """The server's command line; returns the exit status."""
+    parser = _parser("Serve the Chat Completions API from recorded conversations.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument("--port", type=_port, default=8000, help="0 picks a free one (default %(default)s)")
+    parser.add_argument(
+        "--max-body-mb", type=_positive, default=64, metavar="N", help="refuse larger requests (default %(default)s)"
+    )
+    return _run(_serve, parser.parse_args(arguments))
+
+
+def requester(arguments: Sequence[str] | None = None) -> int:
+    """The requester's command line; returns the exit status."""
+    parser = _parser("Ask for every recorded reply and verify every answer.")
+    parser.add_argument(
+        "--base-url", type=_base_url, default="http://127.0.0.1:8000/v1", metavar="URL", help="(default %(default)s)"
+    )
+    parser.add_argument(
+        "--concurrency", type=_positive, default=os.cpu_count() or 1, metavar="N", help="in flight (default: CPUs)"
+    )
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N requests")
+    parser.add_argument("--keep-going", action="store_true", help="count failures instead of stopping at the first")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument("--model", metavar="NAME", help="the model to ask for (default: none is named)")
+    parser.add_argument(
+        "--api-key",
+        default=os.environ.get("OPENAI_API_KEY"),
+        metavar="KEY",
+        help="sent as a bearer token (default: OPENAI_API_KEY)",
+    )
+    return _run(_replay, parser.parse_args(arguments))
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help=f"recordings (default: data/{DATASETS[0].name}, else the sample)"
+    )
+    parser.add_argument("--no-stitch", action="store_true", help="do not join entries with ids like a_0 and a_12")
+    return parser
+
+
+def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return command(options)
+    except (CommandError, DatasetError) as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        return COULD_NOT_RUN
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _serve(options: argparse.Namespace) -> int:
+    chat = app.ChatCompletions(_load(options)[1], options.max_body_mb * 1024 * 1024)
+
+    def ready(base_url: str) -> None:
+        print(f"Serving {base_url} (Ctrl-C stops)", flush=True)
+
+    try:
+        _on_loop(app.serve(chat, options.host, options.port, ready))
+    except OSError as error:
+        reason = error.strerror or error
+        raise CommandError(f"can't listen on {options.host}, port {options.port}: {reason}; try --port 0") from None
+    return OK
+
+
+def _replay(options: argparse.Namespace) -> int:
+    output = _open_for_writing(options.json) if options.json else None
+    loaded, index = _load(options)
+    asked = itertools.islice(questions(loaded.conversations, index, options.model), options.limit)
+
+    async def run() -> Result:
+        running = asyncio.create_task(
+            replay(
+                asked,
+                options.base_url,
+                concurrency=options.concurrency,
+                keep_going=options.keep_going,
+                api_key=options.api_key,
+            )
+        )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, running.cancel)
+        return await running
+
+    result = _on_loop(run())
+    conversations = len(loaded.conversations)
+    if output:
+        with output:
+            json.dump(report.as_json(result, conversations, options.concurrency), output, indent=2)
+            output.write("\n")
+    print(report.summary(result, conversations, options.concurrency), flush=True)
+    if result.interrupted:
+        return INTERRUPTED
+    return FAILED if result.failures else OK
+
+
+def _load(options: argparse.Namespace) -> tuple[Dataset, ResponseIndex]:
+    path: Path = options.data or next(filter(Path.exists, DATASETS), DATASETS[-1])
+    print(f"Reading {path}", flush=True)
+    started = time.perf_counter()
+    size = path.stat().st_size if path.is_file() else None
+    with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=not sys.stderr.isatty()) as bar:
+        loaded = dataset.load(path, stitch=not options.no_stitch, progress=bar.update)
+    altered = seeding.seed_errors(loaded.conversations, os.environ.get("SEED_ERRORS", ""))
+    index = ResponseIndex(loaded.conversations)
+    gc.freeze()  # The recordings stay for good: no collection need look at them.
+    print(
+        f"Parsed {len(loaded.conversations):,} conversations ({loaded.entries:,} entries, {loaded.replies:,} replies; "
+        f"{loaded.joined:,} pieces joined, {loaded.misaligned:,} of them do not line up; "
+        f"{index.ambiguous:,} histories with several replies) in {time.perf_counter() - started:.2f} s",
+        flush=True,
+    )
+    if loaded.misaligned * 2 > loaded.joined:
+        print("Most pieces do not line up: if the ids only look like pieces, use --no-stitch", flush=True)
+    if altered:
+        print(f"SEED_ERRORS: {altered:,} messages altered", flush=True)
+    return loaded, index
+
+
+def _on_loop(main: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(main)
+
+
+def _open_for_writing(path: Path) -> TextIO:
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"can't write {path}: {error.strerror}") from None
+
+
+def _refuse(message: str) -> NoReturn:
+    raise argparse.ArgumentTypeError(message)
+
+
+def _port(value: str) -> int:
+    if value.isascii() and value.isdigit() and len(value) < 6 and int(value) < 65536:
+        return int(value)
+    _refuse(f"{value!r} is no port: give a number from 0 to 65535")
+
+
+def _positive(value: str) -> int:
+    if value.isascii() and value.isdigit() and len(value) < 10 and int(value) > 0:
+        return int(value)
+    _refuse(f"{value!r} is no whole number of at least 1")
+
+
+def _base_url(value: str) -> str:
+    try:
+        url = URL(value)
+        usable = url.scheme in ("http", "https") and bool(url.host)
+    except ValueError:
+        usable = False
+    return value if usable else _refuse(f"{value!r} is no base URL: give one like http://127.0.0.1:8000/v1")

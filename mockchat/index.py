@@ -1,0 +1,131 @@
+"""The lookup: recorded conversations as one walk from message to message.
+
+Rules that hold here:
+
+- A prefix is a sequence of messages with which a recording begins; it has a number, and the empty one is 0.
+- The first message recorded after a new prefix `n` leads to prefix `n + 1`. So one list holds, for each prefix, the
+  message that leads to it, and only where recordings part does a hash of (prefix, message) lead elsewhere.
+- Messages are compared as wire bytes, whole and in place: two sequences never share a prefix by accident, and memory
+  grows with the number of messages, never with the length of the histories.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from mockchat import wire
+from mockchat.dataset import Conversation
+
+_BRANCH = b""  # Leads to a prefix that no other prefix is followed by in the list: its message is in the hash.
+_NEXT_MESSAGE = b'"' + wire.BETWEEN
+_LAST_MESSAGE = b'"' + wire.CLOSING
+
+
+class Reply(NamedTuple):
+    """A recorded assistant message in wire form, and its conversation's id as a JSON string."""
+
+    message: bytes
+    conversation_id: bytes
+
+
+class ResponseIndex:
+    """History → the replies recorded after that very history.
+
+    A history's lookup costs the comparison of its bytes, whatever the number of recordings.
+    """
+
+    def __init__(self, conversations: Iterable[Conversation]) -> None:
+        self._leading: list[bytes] = [_BRANCH]
+        self._branches: dict[tuple[int, bytes], int] = {}
+        # The replies at a prefix beside the one that leads to the next prefix.
+        self._further: dict[int, list[Reply]] = {}
+        # Which conversation made a prefix: the first prefix of each run, and the id that goes with it.
+        self._run_starts: list[int] = []
+        self._run_ids: list[bytes] = []
+        for conversation in conversations:
+            self._add(conversation)
+        self._leading.append(_BRANCH)  # What follows the last prefix.
+
+    def _add(self, conversation: Conversation) -> None:
+        leading = self._leading
+        conversation_id = wire.text(conversation.id)
+        made = len(leading)
+        prefix = 0
+        for message in conversation.messages:
+            following = prefix + 1
+            if following == len(leading):  # The newest prefix, so far without a continuation.
+                leading.append(message)
+            else:
+                if leading[following] != message:
+                    branch = len(leading)
+                    following = self._branches.setdefault((prefix, message), branch)
+                    if following == branch:
+                        leading.append(_BRANCH)
+                if wire.is_assistant(message):
+                    self._further.setdefault(prefix, []).append(Reply(message, conversation_id))
+            prefix = following
+        if len(leading) > made:
+            self._run_starts.append(made)
+            self._run_ids.append(conversation_id)
+
+    def step(self, prefix: int, message: bytes) -> int:
+        """The prefix to which a message in wire form leads from a prefix, or -1 if none was recorded."""
+        if self._leading[prefix + 1] == message:
+            return prefix + 1
+        return self._branches.get((prefix, message), -1)
+
+    def find(self, messages: Sequence[bytes]) -> tuple[int, int]:
+        """Follow messages in wire form as far as they are recorded.
+
+        Returns the last recorded prefix, and the number of messages in it: all of them, or the position of the first
+        message that left the recordings.
+        """
+        prefix = 0
+        for number, message in enumerate(messages):
+            following = self.step(prefix, message)
+            if following < 0:
+                return prefix, number
+            prefix = following
+        return prefix, len(messages)
+
+    def walk(self, body: bytes, position: int) -> tuple[int, int] | None:
+        """Follow an array of messages in place: the shortcut for `find` where a request is in wire form.
+
+        `position` is where the first role's name begins in `body`. Returns the prefix and the position after the
+        array, or None if the array is not recorded or (as far as it was looked at) not in wire form.
+        """
+        leading = self._leading
+        prefix = 0
+        while True:
+            message = leading[prefix + 1]
+            if message and body.startswith(message, position):
+                prefix += 1
+                position += len(message)
+            else:
+                end = body.find(_NEXT_MESSAGE, position)
+                if end < 0:
+                    end = body.find(_LAST_MESSAGE, position)
+                prefix = self._branches.get((prefix, body[position : end + 1]), -1)
+                if prefix < 0:
+                    return None
+                position = end + 1
+            if body.startswith(wire.BETWEEN, position):
+                position += len(wire.BETWEEN)
+            elif body.startswith(wire.CLOSING, position):
+                return prefix, position + len(wire.CLOSING)
+            else:
+                return None
+
+    def replies(self, prefix: int) -> list[Reply]:
+        """The replies recorded after a prefix, each with its conversation, in the order of the recordings."""
+        message = self._leading[prefix + 1]
+        further = self._further.get(prefix, [])
+        if not wire.is_assistant(message):
+            return further
+        run = bisect_right(self._run_starts, prefix + 1) - 1
+        return [Reply(message, self._run_ids[run]), *further]
+
+    @property
+    def ambiguous(self) -> int:
+        """The number of histories after which several replies are recorded."""
+        return sum(len(self.replies(prefix)) > 1 for prefix in self._further)

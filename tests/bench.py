@@ -1,0 +1,29 @@
+"""make bench: replay a dataset against a server started for it; exits with the requester's status.
+
+Every option goes to both programs, but for `--concurrency`, which is the requester's.
+"""
+
+import argparse
+import signal
+import subprocess
+import sys
+
+from programs import REQUESTER, ServerFailed, running_server
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--concurrency")
+    options, both = parser.parse_known_args()
+    own = ["--concurrency", options.concurrency] if options.concurrency else []
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # Ctrl-C reaches both programs, and they tell.
+    try:
+        with running_server(*both, echo=True) as (base_url, _):
+            print(flush=True)
+            return subprocess.call([sys.executable, str(REQUESTER), "--base-url", base_url, *own, *both])
+    except ServerFailed as error:
+        return error.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
