@@ -20,7 +20,7 @@ help: ## say what there is (the default)
 
 install: $(INSTALLED) ## make .venv from setup.cfg (again, when that has changed)
 
-$(INSTALLED): setup.cfg pyproject.toml
+$(INSTALLED): setup.cfg
 	@python3 -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "python3 has no venv module: install it first (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	python3 -m venv --clear $(VENV)

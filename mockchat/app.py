@@ -11,7 +11,7 @@ from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, StreamReader, web
 
 from mockchat import protocol
 from mockchat.index import ResponseIndex
@@ -60,7 +60,7 @@ class ChatCompletions:
         self._now = 0
         self._date = b""
         self.closing = False
-        self.receiving: set[web.RequestHandler] = set()  # Connections with a body on its way.
+        self.receiving: dict[web.RequestHandler, StreamReader] = {}  # Bodies on their way.
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; every error is an answer too."""
@@ -109,7 +109,7 @@ class ChatCompletions:
             if expectation.lower() != "100-continue":
                 raise ApiError(HTTPStatus.EXPECTATION_FAILED, f"Unknown expectation {expectation}")
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.receiving.add(request.protocol)
+        self.receiving[request.protocol] = request.content
         try:
             blocks, size = [], 0
             while block := await request.content.readany():
@@ -119,7 +119,7 @@ class ChatCompletions:
                     break
             return b"".join(blocks)
         finally:
-            self.receiving.discard(request.protocol)
+            del self.receiving[request.protocol]
 
     def error(self, request: web.BaseRequest, error: ApiError) -> WholeAnswer:
         """An error as OpenAI's object; a miss is plain text for a client that does not ask for JSON."""
@@ -163,6 +163,15 @@ class _Connection(web.RequestHandler):
         super().__init__(server, loop=asyncio.get_running_loop(), access_log=None, auto_decompress=False)  # type: ignore[arg-type]
         self._chat = chat
 
+    def data_received(self, data: bytes) -> None:
+        """Pass data on, and end the wait for a body that turned out not to be HTTP.
+
+        aiohttp queues that error behind the request whose body it is, which then would wait for ever.
+        """
+        super().data_received(data)
+        if self._messages and (body := self._chat.receiving.get(self)) and not body.is_eof():
+            body.set_exception(web.RequestPayloadError("bad chunk"))
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -193,11 +202,21 @@ class ChatServer(web.Server):
         return _Connection(self, self._chat)
 
     def pre_shutdown(self) -> None:
-        """Close what is idle; a request that has begun to arrive is still answered."""
+        """Take no further requests; one that has begun to arrive is still answered."""
         self._chat.closing = True
-        for connection in self.connections:
-            if connection not in self._chat.receiving:
-                connection.close()
+        for connection in self._settled():
+            connection.close()
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Finish the answers under way, wait for the bodies on their way, and close; `timeout` is in seconds."""
+        end = time.monotonic() + (timeout or 0)
+        await asyncio.gather(*(connection.shutdown(timeout) for connection in self._settled()))
+        while self._chat.receiving and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        await super().shutdown(timeout)
+
+    def _settled(self) -> list[web.RequestHandler]:
+        return [connection for connection in self.connections if connection not in self._chat.receiving]
 
 
 async def serve(chat: ChatCompletions, host: str, port: int, ready: Callable[[str], object]) -> None:

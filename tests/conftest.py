@@ -1,0 +1,67 @@
+"""What several tests use: conversations in a line, files of them, and where the real recordings are."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import ROOT
+
+from mockchat import wire
+from mockchat.dataset import Conversation
+from mockchat.index import ResponseIndex
+
+SAMPLE = ROOT / "data" / "sample.json"
+SHARED = ROOT.parent / "shared" / "data"
+
+WriteDataset = Callable[[Any], Path]
+
+
+def shared(name: str) -> Any:
+    """A real recording as a pytest parameter, skipped where the folder is missing."""
+    path = SHARED / name
+    return pytest.param(path, id=name, marks=pytest.mark.skipif(not path.exists(), reason="no shared recordings here"))
+
+
+def conversation(conversation_id: str, *turns: str, first: str = "user") -> Conversation:
+    """Turns of user and assistant, alternating; a turn like `system:text` names its role."""
+    roles = ("user", "assistant") if first == "user" else ("assistant", "user")
+    messages = []
+    for number, turn in enumerate(turns):
+        role, mark, content = turn.partition(":")
+        if not (mark and role in wire.ROLES):
+            role, content = roles[number % 2], turn
+        messages.append(wire.message(role, content))
+    return Conversation(conversation_id, messages)
+
+
+def index_of(*conversations: Conversation) -> ResponseIndex:
+    return ResponseIndex(conversations)
+
+
+def entry(entry_id: str, *values: str) -> dict[str, Any]:
+    """An entry of a ShareGPT file, human and gpt alternating."""
+    roles = ("human", "gpt")
+    return {
+        "id": entry_id,
+        "conversations": [{"from": roles[number % 2], "value": value} for number, value in enumerate(values)],
+    }
+
+
+def request_body(*messages: Sequence[str], **parameters: Any) -> bytes:
+    """A request in the wire form of OpenAI's SDK; messages are pairs of role and content."""
+    given = [{"role": role, "content": content} for role, content in messages]
+    return json.dumps({"messages": given, **parameters}, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@pytest.fixture
+def write_dataset(tmp_path: Path) -> WriteDataset:
+    """Write entries (or raw bytes) to a file and give its path."""
+
+    def write(content: Any) -> Path:
+        path = tmp_path / "recordings.json"
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        return path
+
+    return write

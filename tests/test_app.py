@@ -1,0 +1,349 @@
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import BaseTestServer, TestClient
+from conftest import SAMPLE, conversation, index_of, request_body
+
+from mockchat import app, wire
+from mockchat.dataset import load
+from mockchat.index import ResponseIndex
+
+BIG = "big " * 500_000
+INDEX = index_of(
+    conversation("one", "hi", "hello", "how are you?", "fine"),
+    conversation("big", "write a lot", BIG),
+)
+MAX_BODY_SIZE = 100_000
+GOOD = request_body(("user", "hi"))
+MISS = request_body(("user", "hix"))
+
+Client = TestClient
+
+
+class MockServer(BaseTestServer):
+    """The server of `app.serve` on a free port of the test's loop."""
+
+    def __init__(self, index: ResponseIndex, chat: type[app.ChatCompletions] = app.ChatCompletions) -> None:
+        super().__init__()
+        self.chat = chat(index, MAX_BODY_SIZE)
+
+    async def _make_runner(self, **options: Any) -> web.ServerRunner:
+        return web.ServerRunner(app.ChatServer(self.chat), shutdown_timeout=1)
+
+
+@pytest.fixture
+async def client(aiohttp_client: Any) -> Client:
+    return await aiohttp_client(MockServer(INDEX))
+
+
+@pytest.fixture
+async def raw(client: Client) -> AsyncIterator["Raw"]:
+    connection = Raw(*await asyncio.open_connection(client.host, client.port))
+    yield connection
+    connection.writer.close()
+
+
+class Raw:
+    """A connection on which every byte is ours."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """One answer: status, headers, body."""
+        async with asyncio.timeout(10):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            status, *lines = head.rstrip().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            body = await self.reader.readexactly(int(headers.get("content-length", 0)))
+            return int(status.split()[1]), headers, body
+
+    async def closed(self) -> bool:
+        async with asyncio.timeout(10):
+            return await self.reader.read() == b""
+
+
+def post(body: bytes, headers: str = "", version: str = "1.1") -> bytes:
+    head = f"POST {app.PATH} HTTP/{version}\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+    return head.encode() + body
+
+
+def content(body: bytes) -> str:
+    found: str = json.loads(body)["choices"][0]["message"]["content"]
+    return found
+
+
+# The route
+
+
+async def test_every_reply_of_the_sample_is_answered(aiohttp_client: Any) -> None:
+    conversations = load(SAMPLE).conversations
+    index = ResponseIndex(conversations)
+    client = await aiohttp_client(MockServer(index))
+    asked = 0
+    for found in conversations:
+        for number, message in enumerate(found.messages):
+            if wire.is_assistant(message):
+                prefix, _ = index.find(found.messages[:number])
+                body = b'{"model":"m","messages":%b}' % wire.join(found.messages[:number])
+                async with client.post(app.PATH, data=body) as response:
+                    assert response.status == 200
+                    assert response.content_type == "application/json"
+                    answered = wire.message("assistant", content(await response.read()))
+                assert answered in [reply.message for reply in index.replies(prefix)]
+                asked += 1
+    assert asked == 169
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", None])
+async def test_any_content_type(client: Client, content_type: str | None) -> None:
+    headers = {"Content-Type": content_type} if content_type else {}
+    async with client.post(app.PATH, data=GOOD, headers=headers) as response:
+        assert content(await response.read()) == "hello"
+
+
+@pytest.mark.parametrize("path", [app.PATH + "?api-version=1", "/v1/chat%2Fcompletions", "/v1/%63hat/completions"])
+async def test_other_spellings_of_the_path(client: Client, path: str) -> None:
+    async with client.post(aiohttp.client.URL(path, encoded=True), data=GOOD) as response:
+        assert response.status in (200, 404)
+        assert response.status == 200 or "%2F" in path
+
+
+@pytest.mark.parametrize("accept", [None, "*/*", "text/plain"])
+async def test_a_miss_is_plain_text(client: Client, accept: str | None) -> None:
+    headers = {"Accept": accept} if accept else {}
+    async with client.post(app.PATH, data=MISS, headers=headers) as response:
+        assert response.status == 404
+        assert response.content_type == "text/plain"
+        assert await response.text() == "No valid response exists for the given request"
+
+
+@pytest.mark.parametrize("accept", ["application/json", "Application/JSON, text/plain", "application/problem+json"])
+async def test_a_miss_is_an_error_object_for_who_asks_for_json(client: Client, accept: str) -> None:
+    async with client.post(app.PATH, data=MISS, headers={"Accept": accept}) as response:
+        assert response.status == 404
+        assert (await response.json())["error"]["type"] == "not_found_error"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("POST", "/", 404),
+        ("POST", "/v1/completions", 404),
+        ("POST", "/v1/chat/completions/", 404),
+        ("GET", app.PATH, 405),
+        ("PUT", app.PATH, 405),
+        ("DELETE", app.PATH, 405),
+        ("OPTIONS", app.PATH, 405),
+    ],
+)
+async def test_other_routes_are_errors(client: Client, method: str, path: str, status: int) -> None:
+    async with client.request(method, path) as response:
+        assert response.status == status
+        assert app.PATH in (await response.json())["error"]["message"]
+        assert response.headers.get("Allow") == ("POST" if status == 405 else None)
+
+
+async def test_a_body_that_is_no_json_is_a_400(client: Client) -> None:
+    async with client.post(app.PATH, data=b"hello") as response:
+        assert response.status == 400
+        assert "not JSON" in (await response.json())["error"]["message"]
+
+
+async def test_a_compressed_body_is_a_415(client: Client) -> None:
+    async with client.post(app.PATH, data=GOOD, headers={"Content-Encoding": "gzip"}) as response:
+        assert response.status == 415
+    async with client.post(app.PATH, data=GOOD, headers={"Content-Encoding": "Identity"}) as response:
+        assert response.status == 200
+
+
+# HTTP
+
+
+async def test_keep_alive(raw: Raw) -> None:
+    for body, status in ((GOOD, 200), (MISS, 404), (b"{", 400), (GOOD, 200)):
+        await raw.send(post(body))
+        answered, headers, _ = await raw.answer()
+        assert answered == status
+        assert "connection" not in headers
+        assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", headers["date"])
+
+
+@pytest.mark.parametrize(
+    ("version", "headers", "connection"),
+    [
+        ("1.1", "Connection: close\r\n", "close"),
+        ("1.0", "", "close"),
+        ("1.0", "Connection: keep-alive\r\n", "keep-alive"),
+    ],
+)
+async def test_connection_header(raw: Raw, version: str, headers: str, connection: str) -> None:
+    await raw.send(post(GOOD, headers, version))
+    status, answered, body = await raw.answer()
+    assert (status, answered["connection"], content(body)) == (200, connection, "hello")
+    if connection == "close":
+        assert await raw.closed()
+    else:
+        await raw.send(post(GOOD, headers, version))
+        assert (await raw.answer())[0] == 200
+
+
+async def test_pipelined_requests_are_answered_in_order(raw: Raw) -> None:
+    bodies = [GOOD, MISS, b"no json", request_body(("user", "write a lot")), GOOD] * 10
+    await raw.send(b"".join(post(body) for body in bodies))
+    for number in range(len(bodies)):
+        status, _, body = await raw.answer()
+        assert status == (200, 404, 400, 200, 200)[number % 5]
+        if status == 200:
+            assert content(body) == ("hello" if number % 5 != 3 else BIG)
+
+
+async def test_a_body_that_arrives_in_pieces(raw: Raw) -> None:
+    for byte in post(GOOD):
+        await raw.send(bytes([byte]))
+        await asyncio.sleep(0)
+    assert content((await raw.answer())[2]) == "hello"
+
+
+async def test_a_chunked_body(raw: Raw) -> None:
+    await raw.send(f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    for start in range(0, len(GOOD), 7):
+        chunk = GOOD[start : start + 7]
+        await raw.send(b"%x;note=1\r\n%b\r\n" % (len(chunk), chunk))
+        await asyncio.sleep(0)
+    await raw.send(b"0\r\nTrailer: x\r\n\r\n")
+    assert content((await raw.answer())[2]) == "hello"
+
+
+async def test_a_bad_chunk_is_a_400(raw: Raw) -> None:
+    await raw.send(f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    await asyncio.sleep(0.05)
+    await raw.send(b"zz\r\nhello\r\n")
+    status, headers, _ = await raw.answer()
+    assert (status, headers["connection"]) == (400, "close")
+
+
+async def test_expect_100_continue(raw: Raw) -> None:
+    head, body = post(GOOD, "Expect: 100-continue\r\n").split(b"\r\n\r\n")
+    await raw.send(head + b"\r\n\r\n")
+    assert (await raw.answer())[0] == 100
+    await raw.send(body)
+    assert content((await raw.answer())[2]) == "hello"
+
+
+async def test_an_unknown_expectation_is_a_417(raw: Raw) -> None:
+    await raw.send(post(GOOD, "Expect: miracles\r\n")[: -len(GOOD)])
+    assert (await raw.answer())[0] == 417
+
+
+@pytest.mark.parametrize("headers", ["", "Expect: 100-continue\r\n"])
+async def test_a_body_declared_too_large_is_refused_unread(raw: Raw, headers: str) -> None:
+    await raw.send(post(b"x" * (MAX_BODY_SIZE + 1), headers)[: -MAX_BODY_SIZE - 1])
+    status, answered, body = await raw.answer()
+    assert (status, answered["connection"]) == (413, "close")
+    assert "--max-body-mb" in json.loads(body)["error"]["message"]
+
+
+async def test_a_body_that_grows_too_large_is_refused_before_its_end(raw: Raw) -> None:
+    await raw.send(f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    await raw.send(b"%x\r\n" % (10 * MAX_BODY_SIZE) + b"x" * (MAX_BODY_SIZE + 1))
+    assert (await raw.answer())[0] == 413
+
+
+async def test_a_body_of_the_largest_size_is_read(client: Client) -> None:
+    body = GOOD[:-1] + b" " * (MAX_BODY_SIZE - len(GOOD)) + b"}"
+    async with client.post(app.PATH, data=body) as response:
+        assert response.status == 200
+    async with client.post(app.PATH, data=body + b" ") as response:
+        assert response.status == 413
+
+
+async def test_head_has_no_body(raw: Raw) -> None:
+    await raw.send(f"HEAD {app.PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode() + post(GOOD))
+    head = (await raw.reader.readuntil(b"\r\n\r\n")).decode()
+    assert head.startswith("HTTP/1.1 405 ")
+    assert content((await raw.answer())[2]) == "hello"
+
+
+@pytest.mark.parametrize(
+    "junk", [b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET / HTTP/9.9\r\n\r\n", b"\0" * 100]
+)
+async def test_what_is_no_http_is_a_400_and_no_traceback(raw: Raw, junk: bytes, caplog: Any) -> None:
+    await raw.send(junk)
+    status, headers, body = await raw.answer()
+    assert (status, headers["connection"]) == (400, "close")
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"
+    assert await raw.closed()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("sent", [1, 60, len(post(GOOD)) - 1, len(post(GOOD))])
+async def test_a_client_that_goes_away_is_forgotten(client: Client, raw: Raw, sent: int, caplog: Any) -> None:
+    await raw.send(post(GOOD)[:sent])
+    await asyncio.sleep(0.02)
+    raw.writer.transport.abort()
+    await asyncio.sleep(0.02)
+    async with client.post(app.PATH, data=GOOD) as response:
+        assert response.status == 200
+    assert not caplog.records
+
+
+async def test_a_reader_that_does_not_read_holds_back_the_writer(aiohttp_client: Any) -> None:
+    """Twenty answers of 4 MB are asked for: all but the first few wait until the client reads."""
+    served = 0
+
+    class Counting(app.ChatCompletions):
+        async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+            nonlocal served
+            served += 1
+            return await super().__call__(request)
+
+    client = await aiohttp_client(MockServer(INDEX, Counting))
+    stalled = Raw(*await asyncio.open_connection(client.host, client.port, limit=1000))
+    await stalled.send(post(request_body(("user", "write a lot"))) * 20)
+    await asyncio.sleep(0.3)
+    assert 1 <= served < 10
+    for _ in range(20):
+        status, _, body = await stalled.answer()
+        assert (status, content(body)) == (200, BIG)
+    assert served == 20
+    stalled.writer.close()
+
+
+async def test_an_unforeseen_error_is_a_500_error_object(client: Client, monkeypatch: Any, caplog: Any) -> None:
+    def broken(*arguments: Any) -> bytes:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app.protocol, "completion", broken)
+    async with client.post(app.PATH, data=GOOD) as response:
+        assert response.status == 500
+        assert (await response.json())["error"]["type"] == "server_error"
+    assert "ZeroDivisionError" in caplog.text
+
+
+# Shutdown
+
+
+async def test_shutdown_answers_a_request_that_has_begun_to_arrive(client: Client, raw: Raw) -> None:
+    request = post(GOOD)
+    await raw.send(request[:-5])
+    idle = Raw(*await asyncio.open_connection(client.host, client.port))
+    await asyncio.sleep(0.05)
+    closing = asyncio.create_task(client.server.close())
+    assert await idle.closed()
+    await raw.send(request[-5:])
+    status, headers, body = await raw.answer()
+    assert (status, headers["connection"], content(body)) == (200, "close", "hello")
+    await closing
+    idle.writer.close()

@@ -1,0 +1,271 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ujson
+from conftest import SAMPLE, SHARED, WriteDataset, entry
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mockchat import wire
+from mockchat.dataset import Dataset, DatasetError, load, split_id
+
+
+def contents(dataset: Dataset) -> dict[str, list[str]]:
+    return {found.id: [wire.content_of(message) for message in found.messages] for found in dataset.conversations}
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="no shared recordings here")
+@pytest.mark.parametrize(
+    ("name", "stitch", "conversations", "replies"),
+    [
+        ("sharegpt_real.json", True, 64, 301),
+        ("sharegpt_real.json", False, 77, 302),
+        ("dialogstudio_sharegpt.json", True, 4, 14),
+        ("fastchat_identity.json", False, 500, 1000),
+    ],
+)
+def test_real_files_have_the_known_numbers(name: str, stitch: bool, conversations: int, replies: int) -> None:
+    dataset = load(SHARED / name, stitch=stitch)
+    assert (len(dataset.conversations), dataset.replies) == (conversations, replies)
+
+
+def test_the_sample_shows_every_oddity() -> None:
+    dataset = load(SAMPLE)
+    assert dataset.entries == 78
+    assert (dataset.joined, dataset.misaligned) == (8, 2)
+    assert len(dataset.conversations) == 70
+    assert any(not found.messages for found in dataset.conversations)
+    assert any(found.messages and wire.is_assistant(found.messages[0]) for found in dataset.conversations)
+
+
+# Pieces
+
+
+def test_pieces_are_joined_in_file_order(write_dataset: WriteDataset) -> None:
+    path = write_dataset([entry("a_0", "1", "2"), entry("b_0", "x", "y"), entry("a_2", "3", "4"), entry("a_9", "5")])
+    assert contents(load(path)) == {"a": ["1", "2", "3", "4", "5"], "b": ["x", "y"]}
+    assert [load(path).joined, load(path).misaligned] == [2, 0]
+
+
+def test_a_repeated_message_is_dropped_once(write_dataset: WriteDataset) -> None:
+    again = {"id": "a_1", "conversations": [{"from": "gpt", "value": "2"}, {"from": "human", "value": "3"}]}
+    assert contents(load(write_dataset([entry("a_0", "1", "2"), again]))) == {"a": ["1", "2", "3"]}
+
+
+def test_the_same_words_of_another_role_are_no_repetition(write_dataset: WriteDataset) -> None:
+    other = {"id": "a_2", "conversations": [{"from": "human", "value": "2"}]}
+    assert contents(load(write_dataset([entry("a_0", "1", "2"), other]))) == {"a": ["1", "2", "2"]}
+
+
+def test_an_empty_piece_joins_nothing(write_dataset: WriteDataset) -> None:
+    path = write_dataset([entry("a_0"), entry("a_0", "1", "2"), entry("a_2")])
+    assert contents(load(path)) == {"a": ["1", "2"]}
+    assert load(path).misaligned == 0
+
+
+def test_pieces_that_do_not_line_up_are_counted(write_dataset: WriteDataset) -> None:
+    path = write_dataset([entry(f"identity_{number}", "hi", "hello", "and?", "yes") for number in range(5)])
+    assert (load(path).joined, load(path).misaligned) == (4, 4)
+    assert len(load(path, stitch=False).conversations) == 5
+    assert load(path, stitch=False).conversations[3].id == "identity_3"
+
+
+@pytest.mark.parametrize(
+    ("entry_id", "parts"),
+    [
+        ("FQi5DlJ_57", ("FQi5DlJ", 57)),
+        ("a_b_7", ("a_b", 7)),
+        ("plain", ("plain", 0)),
+        ("a_", ("a_", 0)),
+        ("a_x1", ("a_x1", 0)),
+        ("a_٣", ("a_٣", 0)),
+        ("_4", ("", 4)),
+        ("", ("", 0)),
+    ],
+)
+def test_split_id(entry_id: str, parts: tuple[str, int]) -> None:
+    assert split_id(entry_id) == parts
+
+
+def test_an_absurd_position_is_only_a_far_one(write_dataset: WriteDataset) -> None:
+    path = write_dataset([entry("a_0", "1", "2"), entry("a_" + "9" * 5000, "3", "4")])
+    assert contents(load(path)) == {"a": ["1", "2", "3", "4"]}
+
+
+# Roles and texts
+
+
+def test_role_names_in_any_case(write_dataset: WriteDataset) -> None:
+    names = ["Human", "USER", "GPT", "ChatGPT", "bing", "Bard", "assistant", "System", "developer", "function", "Tool"]
+    path = write_dataset([{"id": "a", "conversations": [{"from": name, "value": ""} for name in names]}])
+    roles = [wire.role_of(message) for message in load(path).conversations[0].messages]
+    assert roles == ["user"] * 2 + ["assistant"] * 5 + ["system"] * 2 + ["function", "tool"]
+
+
+def test_lone_surrogates_are_text(write_dataset: WriteDataset) -> None:
+    assert contents(load(write_dataset([entry("a", "\ud800", "\udc00!")]))) == {"a": ["\ud800", "\udc00!"]}
+
+
+# Blocks
+
+values = st.text(max_size=8) | st.sampled_from(['"},{"id":"', '{"id":', '},\n {"id"', "]}", '\\"', "\ud800", "\\"])
+messages = st.fixed_dictionaries(
+    {"from": st.sampled_from(["human", "gpt"]), "value": values}, optional={"id": values, "x": st.none()}
+)
+entries = st.fixed_dictionaries(
+    {"id": st.sampled_from(["a_0", "a_2", "b_1", "c"]) | values, "conversations": st.lists(messages, max_size=3)},
+    optional={"model": values, "nested": st.just({"id": [{"id": {}}, {"id": 1}]})},
+)
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> bytes:
+    """A file of entries in any layout of its JSON."""
+    found = draw(st.lists(entries, min_size=1, max_size=5))
+    if draw(st.booleans()):
+        found = [dict(reversed(item.items())) for item in found]
+    text = json.dumps(
+        found,
+        indent=draw(st.sampled_from([None, 0, 1, "\t"])),
+        ensure_ascii=draw(st.booleans()),
+        separators=(draw(st.sampled_from([",", ", ", " ,\r\n"])), draw(st.sampled_from([":", ": ", "\t:\n"]))),
+    )
+    space = draw(st.sampled_from(["", " ", "\r\n\t "]))
+    return (space + text + space).encode("utf-8", "surrogatepass")
+
+
+def outcome(path: Path, block_size: int) -> Any:
+    try:
+        dataset = load(path, block_size=block_size)
+    except DatasetError as error:
+        return str(error)
+    return dataset
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(layout=layouts(), block_size=st.integers(1, 300))
+def test_blocks_give_what_the_whole_file_gives(tmp_path: Path, layout: bytes, block_size: int) -> None:
+    path = tmp_path / "recordings.json"
+    path.write_bytes(layout)
+    assert outcome(path, block_size) == outcome(path, len(layout) + 1)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(layout=layouts(), cut=st.floats(0, 1), junk=st.binary(max_size=3), block_size=st.integers(1, 300))
+def test_damaged_files_are_refused_alike(
+    tmp_path: Path, layout: bytes, cut: float, junk: bytes, block_size: int
+) -> None:
+    position = int(cut * len(layout))
+    damaged = layout[:position] + junk + layout[position + len(junk) + 1 :]
+    path = tmp_path / "recordings.json"
+    path.write_bytes(damaged)
+    try:
+        ujson.loads(damaged)
+        whole = True
+    except ValueError:
+        whole = False
+    found = outcome(path, block_size)
+    assert found == outcome(path, len(damaged) + 1)
+    assert whole or isinstance(found, str)
+
+
+def test_every_block_size_gives_the_same() -> None:
+    expected = load(SAMPLE)
+    size = SAMPLE.stat().st_size
+    for block_size in (*range(1, size // 2, 997), 7, 64, 1000, size - 1, size, size + 1):
+        assert load(SAMPLE, block_size=block_size) == expected
+
+
+def test_progress_adds_up_to_the_file() -> None:
+    sizes: list[int] = []
+    load(SAMPLE, progress=sizes.append, block_size=1000)
+    assert sum(sizes) == SAMPLE.stat().st_size
+    assert max(sizes) < 20_000  # It really is read in blocks.
+
+
+# Bad files
+
+GOOD = json.dumps(entry("good_0", "hi", "hello")).encode()
+
+
+def with_message(message: Any) -> bytes:
+    return json.dumps([{"id": "bad_0", "conversations": [message]}]).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b" \n\n ", "is empty"),
+        (b"hello", "is not JSON"),
+        (b"<html>", "is not JSON"),
+        (b'{"id": "a"}', "holds an object, not an array of conversations"),
+        (b"3", "holds a number, not an array"),
+        (b'{"id": ', "is not JSON"),
+        (b"\xef\xbb\xbf[]", "byte order mark"),
+        ("[]".encode("utf-16"), "is not UTF-8"),
+        (b"[" + GOOD + b',{"id": "\xff"}]', "is not UTF-8 after entry 0 (id 'good_0'): byte 0xff"),
+        (b"[]", "holds no assistant message"),
+        (b'[{"id": "a", "conversations": [{"from": "human", "value": "hi"}]}]', "holds no assistant message"),
+        (b"[" + GOOD, "is cut off after entry 0 (id 'good_0')"),
+        (b"[" + GOOD + b",", "is cut off after entry 0 (id 'good_0')"),
+        (b"[" + GOOD + b"," + GOOD[:-1], "is cut off after entry 0 (id 'good_0')"),
+        (b"[" + GOOD + b"," + GOOD[:50], "is cut off after entry 0 (id 'good_0')"),
+        (b"[" + GOOD + b',{"id": "\xc3', "is cut off after entry 0 (id 'good_0')"),
+        (GOOD[:20], "is not JSON"),
+        (b"[" + GOOD[:20], "is cut off in its first entry"),
+        (b"[" + GOOD + b"," + GOOD + b" x]", "is not JSON after entry 1 (id 'good_0')"),
+        (b"[" + GOOD + GOOD + b"]", "is not JSON after entry 0 (id 'good_0')"),
+        (b"[" + GOOD + b",]", "is not JSON after entry 0 (id 'good_0')"),
+        (b"[" + GOOD + b"] []", "is not JSON after entry 0 (id 'good_0'): Trailing data"),
+        (b"[" + GOOD + b"," + b"[" * 3000 + b"]" * 3000 + b"]", "after entry 0 (id 'good_0'): nested too deeply"),
+        (b"[" + b"[" * 100_000, "nested too deeply"),
+        (b"[" + GOOD + b',{"id": ' + b"1" * 5000 + b"}]", "is not JSON after entry 0 (id 'good_0')"),
+        (b"[3]", "entry 0 (without id): is a number, not an object"),
+        (b"[" + GOOD + b", null]", "entry 1 (without id): is null, not an object"),
+        (b"[[]]", "entry 0 (without id): is an array, not an object"),
+        (b'[{"conversations": []}]', 'entry 0 (without id): lacks "id"'),
+        (b'[{"id": "x"}]', "entry 0 (id 'x'): lacks \"conversations\""),
+        (b'[{"id": 7, "conversations": []}]', 'entry 0 (without id): "id" is a number, not a string'),
+        (b'[{"id": null, "conversations": []}]', '"id" is null, not a string'),
+        (b'[{"id": "x", "conversations": {}}]', '"conversations" is an object, not an array'),
+        (b'[{"id": "x", "conversations": null}]', '"conversations" is null, not an array'),
+        (with_message("hi"), "entry 0 (id 'bad_0'): message 0 is a string, not an object"),
+        (with_message({"value": "x"}), 'message 0 lacks "from"'),
+        (with_message({"from": "gpt"}), 'message 0 lacks "value"'),
+        (with_message({"from": "gpt", "value": None}), '"value" of message 0 is null, not a string'),
+        (with_message({"from": "gpt", "value": ["x"]}), '"value" of message 0 is an array, not a string'),
+        (with_message({"from": "GPT", "value": True}), '"value" of message 0 is a boolean, not a string'),
+        (with_message({"from": ["gpt"], "value": "x"}), '"from" of message 0 is an array, not a string'),
+        (with_message({"from": "martian", "value": "x"}), "message 0 has the unknown role 'martian'"),
+    ],
+)
+def test_bad_files_are_refused_in_one_line(write_dataset: WriteDataset, content: bytes, reason: str) -> None:
+    path = write_dataset(content)
+    with pytest.raises(DatasetError) as caught:
+        load(path)
+    line = str(caught.value)
+    assert line.startswith(f"{path}: ")
+    assert reason in line
+    assert "\n" not in line
+    assert outcome(path, 1) == line
+
+
+def test_files_that_can_not_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="No such file"):
+        load(tmp_path / "missing.json")
+    with pytest.raises(DatasetError, match="Is a directory"):
+        load(tmp_path)
+
+
+def test_a_bad_entry_far_into_the_file_is_named(write_dataset: WriteDataset) -> None:
+    good = [entry(f"conversation{number}_0", "hi", "hello" * 100) for number in range(3000)]
+    path = write_dataset([*good, {"id": "culprit_0", "conversations": [{"from": "who", "value": "x"}]}, *good])
+    with pytest.raises(DatasetError, match=r"entry 3000 \(id 'culprit_0'\)"):
+        load(path)
+    damaged = path.read_bytes().replace(b'"culprit_0",', b'"culprit_0"')
+    path.write_bytes(damaged)
+    with pytest.raises(DatasetError, match=r"after entry 2999 \(id 'conversation2999_0'\)"):
+        load(path)
