@@ -180,8 +180,9 @@ def explain(error: Exception, timeout: float) -> str:
         case aiohttp.ServerDisconnectedError():
             return "the server closed the connection before it answered"
         case aiohttp.ClientPayloadError():
-            return "the answer was cut off"
-    return f"the connection failed: {str(error) or type(error).__name__}"
+            return "the answer was cut off or is damaged"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"the connection failed, or the answer is no HTTP: {reason}"
 
 
 def _content(data: object) -> str | None:

@@ -14,13 +14,14 @@ from programs import REQUESTER, ServerFailed, running_server
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--concurrency")
+    parser.add_argument("--requester", default=REQUESTER, help="another requester, to see this one fail")
     options, both = parser.parse_known_args()
     own = ["--concurrency", options.concurrency] if options.concurrency else []
     signal.signal(signal.SIGINT, lambda number, frame: None)  # Ctrl-C reaches both programs, and they tell.
     try:
         with running_server(*both, echo=True) as (base_url, _):
             print(flush=True)
-            return subprocess.call([sys.executable, str(REQUESTER), "--base-url", base_url, *own, *both])
+            return subprocess.call([sys.executable, str(options.requester), "--base-url", base_url, *own, *both])
     except ServerFailed as error:
         return error.status
 

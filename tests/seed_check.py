@@ -51,8 +51,8 @@ def _replies(conversations: Iterable[Conversation]) -> dict[tuple[bytes, ...], s
     return replies
 
 
-def observe(base_url: str, options: list[str], seed: str, program: Path) -> dict[Place, str]:
-    """Run the real requester, with SEED_ERRORS where `seed` is not empty, and read the failures it reports."""
+def observe(base_url: str, options: list[str], seed: str, program: Path) -> tuple[int, dict[Place, str]]:
+    """Run the real requester, with SEED_ERRORS where `seed` is not empty: the requests and the failures it reports."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.json"
         arguments = ["--base-url", base_url, "--keep-going", "--json", str(output), *options]
@@ -63,10 +63,10 @@ def observe(base_url: str, options: list[str], seed: str, program: Path) -> dict
     failures = {(found["conversation_id"], found["message_index"]): found["kind"] for found in result["failures"]}
     if ended.returncode != bool(failures) or len(failures) != result["requests"] - result["passed"]:
         raise SystemExit(f"the requester contradicts itself: exit status {ended.returncode}, {result}")
-    return failures
+    return result["requests"], failures
 
 
-def compare(title: str, predicted: dict[Place, set[str]], observed: dict[Place, str]) -> bool:
+def compare(title: str, predicted: dict[Place, set[str]], requests: int, observed: dict[Place, str]) -> bool:
     """Print how prediction and observation agree; true if they do."""
     wrong = [
         f"  conversation {place[0]}, message {place[1]}: reported {observed.get(place, PASSED)}, "
@@ -74,7 +74,8 @@ def compare(title: str, predicted: dict[Place, set[str]], observed: dict[Place, 
         for place, possible in predicted.items()
         if observed.get(place, PASSED) not in possible
     ]
-    wrong += [f"  conversation {place[0]}, message {place[1]}: never asked" for place in observed.keys() - predicted]
+    if requests != len(predicted) or observed.keys() - predicted:
+        wrong.append(f"  {requests} requests and {len(observed.keys() - predicted)} unknown places")
     kinds = list(observed.values())
     found = f"{kinds.count('not_found')} not found, {kinds.count('mismatched')} mismatched of {len(predicted)}"
     chance = sum(len(possible) > 1 for possible in predicted.values())
@@ -98,18 +99,17 @@ def main() -> int:
         seeding.seed_errors(conversations, seed)
         return conversations
 
-    clean = load()
-    agreed = []
+    def agrees(title: str, asking: str, answering: str, base_url: str) -> bool:
+        return compare(
+            title, predict(load(asking), load(answering)), *observe(base_url, both, asking, options.requester)
+        )
+
     with running_server(*both, env=environment()) as (base_url, _):
-        observed = observe(base_url, both, "", options.requester)
-        agreed.append(compare("clean", predict(clean, clean), observed) and not observed)
-        for seed in options.seeds:
-            observed = observe(base_url, both, seed, options.requester)
-            agreed.append(compare(f"requester seeded with {seed}", predict(load(seed), clean), observed))
+        agreed = [agrees("clean", "", "", base_url)]
+        agreed += [agrees(f"requester seeded with {seed}", seed, "", base_url) for seed in options.seeds]
     for seed in options.seeds:
         with running_server(*both, env=environment(SEED_ERRORS=seed)) as (base_url, _):
-            observed = observe(base_url, both, "", options.requester)
-            agreed.append(compare(f"server seeded with {seed}", predict(clean, load(seed)), observed))
+            agreed.append(agrees(f"server seeded with {seed}", "", seed, base_url))
     print("Requester and prediction agree." if all(agreed) else "FAILED: requester and prediction do not agree.")
     return 0 if all(agreed) else 1
 

@@ -1,0 +1,270 @@
+"""The real programs as processes: what a user sees."""
+
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SAMPLE, WriteDataset, entry, request_body
+from programs import REQUESTER, ROOT, SERVER, STOP_TIMEOUT, environment, run_requester, running_server
+
+ENV = environment()
+
+
+@pytest.fixture(scope="module")
+def base_url() -> Iterator[str]:
+    with running_server("--data", str(SAMPLE), env=ENV) as (url, _):
+        yield url
+
+
+def start_server(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the server where it is expected to end by itself."""
+    command = [sys.executable, str(SERVER), "--port", "0", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", timeout=STOP_TIMEOUT, check=False, env=ENV, **options
+    )
+
+
+# The requester
+
+
+def test_a_clean_run(base_url: str, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    ended = run_requester("--base-url", base_url, "--data", str(SAMPLE), "--json", str(output), env=ENV)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    lines = ended.stdout.splitlines()
+    assert lines[0] == f"Reading {SAMPLE}"
+    assert re.fullmatch(
+        r"Parsed 70 conversations \(78 entries, 169 replies; 8 pieces joined, 2 of them do not line up; "
+        r"5 histories with several replies\) in \d+\.\d\d s",
+        lines[1],
+    )
+    assert lines[-1] == "All 169 replies verified."
+    result = json.loads(output.read_text())
+    assert (result["requests"], result["passed"], result["failures"]) == (169, 169, [])
+    assert (result["conversations"], result["concurrency"]) == (70, os.cpu_count())
+
+
+def test_limit(base_url: str) -> None:
+    ended = run_requester("--base-url", base_url, "--data", str(SAMPLE), "--limit", "7", env=ENV)
+    assert ended.returncode == 0
+    assert "Requests    7 over 70 conversations" in ended.stdout
+
+
+def test_failures_are_told_and_exit_1(base_url: str, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--json", str(output))
+    ended = run_requester(*arguments, "--keep-going", env=environment(SEED_ERRORS="1"))
+    assert (ended.returncode, ended.stderr) == (1, "")
+    result = json.loads(output.read_text())
+    assert result["requests"] == 169
+    assert result["not_found"] > 0
+    assert result["mismatched"] > 0
+    assert len(result["failures"]) == 169 - result["passed"]
+    assert "SEED_ERRORS: " in ended.stdout
+    assert "FAILED: " in ended.stdout
+    ended = run_requester(*arguments, env=environment(SEED_ERRORS="1"))
+    assert ended.returncode == 1
+    assert len(json.loads(output.read_text())["failures"]) == 1
+
+
+def test_no_server_is_a_failure(tmp_path: Path) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
+        ended = run_requester("--base-url", url, "--data", str(SAMPLE), env=ENV)
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert "is the server running there?" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--concurrency", "0"),
+        ("--concurrency", "many"),
+        ("--limit", "-1"),
+        ("--base-url", "127.0.0.1:8000"),
+        ("--base-url", "ftp://127.0.0.1/v1"),
+        ("--base-url", "http://"),
+        ("--base-url", "http://[::1/v1"),
+        ("--base-url", "http://127.0.0.1:99999/v1"),
+        ("--data", "missing.json"),
+        ("--json", "/nowhere/result.json"),
+        ("--unknown",),
+    ],
+)
+def test_what_can_not_run_exits_2(arguments: tuple[str, ...]) -> None:
+    ended = run_requester(*arguments, env=ENV)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("requester.py: ")
+
+
+def test_interrupted_it_tells_what_was_done(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        command = [sys.executable, str(REQUESTER), "--base-url", url, "--data", str(SAMPLE), "--json", str(output)]
+        with (
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV) as process,
+            silent.accept()[0],
+        ):
+            process.send_signal(signal.SIGINT)
+            printed, errors = process.communicate(timeout=STOP_TIMEOUT)
+    assert (process.returncode, errors) == (130, "")
+    assert "Interrupted: the 0 answers so far are verified." in printed
+    assert json.loads(output.read_text())["requests"] == 0
+
+
+# The server
+
+
+def test_it_says_where_it_listens_and_stops_at_a_signal() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with running_server("--data", str(SAMPLE), env=ENV) as (url, process):
+            assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*/v1", url)
+            with urllib.request.urlopen(f"{url}/chat/completions", data=request_body(("user", "hi"))) as response:
+                assert response.status == 200
+            process.send_signal(number)
+            assert process.wait(STOP_TIMEOUT) == 0
+
+
+def test_a_request_under_way_is_finished() -> None:
+    body = request_body(("user", "hi"))
+    with running_server("--data", str(SAMPLE), env=ENV) as (url, process):
+        port = int(url.split(":")[2].split("/")[0])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            client.sendall(head.encode() + body[:-5])
+            time.sleep(0.2)
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+            client.sendall(body[-5:])
+            answer = b""
+            while data := client.recv(65536):
+                answer += data
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert process.wait(STOP_TIMEOUT) == 0
+
+
+def test_ipv6() -> None:
+    with running_server("--data", str(SAMPLE), "--host", "::1", env=ENV) as (url, _):
+        assert url.startswith("http://[::1]:")
+        assert run_requester("--base-url", url, "--data", str(SAMPLE), env=ENV).returncode == 0
+
+
+def test_a_larger_body_than_allowed_is_refused(write_dataset: WriteDataset) -> None:
+    path = write_dataset([entry("a_0", "x" * 2_000_000, "long", "short", "fine")])
+    with running_server("--data", str(path), "--max-body-mb", "1", env=ENV) as (url, _):
+        ended = run_requester("--base-url", url, "--data", str(path), env=ENV)
+    assert ended.returncode == 1
+    assert "status 413" in ended.stdout
+
+
+def test_a_port_in_use(base_url: str) -> None:
+    port = base_url.split(":")[2].split("/")[0]
+    ended = start_server("--data", str(SAMPLE), "--port", port)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"server.py: can't listen on 127.0.0.1, port {port}: ")
+    assert len(ended.stderr.splitlines()) == 1
+    assert "Serving" not in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--port", "65536"), ("--port", "x"), ("--host", "no.such.host.invalid"), ("--max-body-mb", "0"), ("--data", "/")],
+)
+def test_a_server_that_can_not_run_exits_2(arguments: tuple[str, ...]) -> None:
+    ended = start_server("--data", str(SAMPLE), *arguments)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("server.py: ")
+
+
+def test_a_bad_file_is_one_line(write_dataset: WriteDataset) -> None:
+    path = write_dataset(b'[{"id": "\xe9\x88\xba", "conversations": [{"from": "x\\u0000\\n", "value": ""}]}]')
+    for encoding in ("utf-8", "ascii"):
+        command = [sys.executable, str(SERVER), "--data", str(path)]
+        ended = subprocess.run(
+            command, capture_output=True, timeout=STOP_TIMEOUT, check=False, env=ENV | {"PYTHONIOENCODING": encoding}
+        )
+        assert ended.returncode == 2
+        assert len(ended.stderr.splitlines()) == 1
+        assert b"entry 0" in ended.stderr
+
+
+def test_files_whose_ids_only_look_like_pieces_get_a_hint(write_dataset: WriteDataset) -> None:
+    path = write_dataset([entry(f"identity_{number}", f"hi {number}", "hello", "and?", "yes") for number in range(9)])
+    hint = "use --no-stitch"
+    stitched = run_requester("--data", str(path), "--base-url", "http://127.0.0.1:1/v1", env=ENV).stdout
+    assert hint in stitched
+    assert "Parsed 1 conversations" in stitched
+    apart = run_requester("--data", str(path), "--base-url", "http://127.0.0.1:1/v1", "--no-stitch", env=ENV).stdout
+    assert hint not in apart
+    assert "Parsed 9 conversations" in apart
+
+
+def test_on_a_terminal_a_bar_runs_while_a_big_file_loads(write_dataset: WriteDataset) -> None:
+    path = write_dataset([entry(f"c{number}_0", f"question {number}", "answer " * 3000) for number in range(1000)])
+    terminal, side = pty.openpty()
+    termios.tcsetwinsize(side, (24, 80))
+    command = [sys.executable, str(SERVER), "--data", str(path), "--host", "no.such.host.invalid"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=side, env=ENV, text=True) as process:
+        os.close(side)
+        shown = b""
+        try:
+            while data := os.read(terminal, 4096):
+                shown += data
+        except OSError:  # The other side is closed.
+            pass
+        os.close(terminal)
+        assert process.wait(STOP_TIMEOUT) == 2
+    assert b"%|" in shown
+    assert b"21.1M" in shown
+
+
+def test_help_names_every_option() -> None:
+    for program, options in (
+        (SERVER, "--host --port --data --no-stitch --max-body-mb"),
+        (REQUESTER, "--base-url --data --no-stitch --concurrency --limit --keep-going --json --model --api-key"),
+    ):
+        command = [sys.executable, str(program), "--help"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=STOP_TIMEOUT, check=False, env=ENV)
+        assert ended.returncode == 0
+        assert all(option in ended.stdout for option in options.split())
+
+
+# make bench
+
+
+@pytest.mark.parametrize(("seed", "status"), [("", 0), ("1", 1)])
+def test_bench_keeps_the_requester_s_status(seed: str, status: int, tmp_path: Path) -> None:
+    program = tmp_path / "requester.py"  # Seeded, where a SEED_ERRORS for all would seed the server alike.
+    program.write_text(
+        f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); os.environ['SEED_ERRORS'] = {seed!r}\n"
+        "from mockchat.cli import requester; sys.exit(requester())"
+    )
+    command = [sys.executable, str(ROOT / "tests" / "bench.py"), "--data", str(SAMPLE), "--requester", str(program)]
+    ended = subprocess.run(
+        [*command, "--concurrency", "3"], capture_output=True, text=True, timeout=60, check=False, env=ENV
+    )
+    assert ended.returncode == status
+    assert "with 3 in flight" in ended.stdout
+
+
+def test_bench_without_a_server_exits_2() -> None:
+    command = [sys.executable, str(ROOT / "tests" / "bench.py"), "--data", "missing.json"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=ENV)
+    assert ended.returncode == 2
+    assert "missing.json: No such file" in ended.stderr
