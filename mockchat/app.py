@@ -35,8 +35,9 @@ class WholeAnswer(web.StreamResponse):
 
     @property
     def keep_alive(self) -> bool:
-        """Whether the connection stays open after this answer."""
-        return self._persistent
+        """Whether the connection stays open after this answer; asked for when it is written."""
+        connection = self._request.protocol
+        return self._persistent and not (isinstance(connection, _Connection) and connection.is_last())
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Remember where to write; there are no headers to make."""
@@ -67,33 +68,33 @@ class ChatCompletions:
         try:
             if request.raw_path != PATH or request.method != "POST":
                 self._check_route(request)
-            content = request.content
-            body = content.read_nowait() if content.is_eof() else await self._receive(request)
             if "Content-Encoding" in request.headers:
                 self._check_encoding(request)
+            content = request.content
+            body = content.read_nowait() if content.is_eof() else await self._receive(request)
             if len(body) > self._max_body_size:
                 raise self._too_large()
             found = protocol.read_request(body, self._index)
             return self._answer(request, HTTPStatus.OK, protocol.completion(found, int(time.time())))
         except ApiError as error:
             return self.error(request, error)
-        except web.RequestPayloadError as error:
-            return self.error(request, ApiError(400, f"The request body is not well-formed HTTP: {error}"))
+        except web.RequestPayloadError:
+            return WholeAnswer(b"", True)  # aiohttp's own error about it is next in the connection's queue.
         except OSError:
             return WholeAnswer(b"", False)  # The client went while it was sending; nobody reads this.
 
     def _check_route(self, request: web.BaseRequest) -> None:
         if request.path != PATH:
-            message = f"Unknown path {request.method} {request.path}: this server has one route, POST {PATH}"
+            message = f"Unknown path {request.path[:200]}: this server has one route, POST {PATH}"
             raise ApiError(HTTPStatus.NOT_FOUND, message)
         if request.method != "POST":
             message = f"Method {request.method} is not allowed on {PATH}: use POST"
             raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, message)
 
     def _check_encoding(self, request: web.BaseRequest) -> None:
-        encoding = request.headers["Content-Encoding"]
+        encoding = ", ".join(request.headers.getall("Content-Encoding"))
         if encoding.lower() != "identity":
-            message = f"Content-Encoding {encoding} is not supported: send the body uncompressed"
+            message = f"Content-Encoding {encoding!r} is not supported: send the body uncompressed"
             raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, message)
 
     def _too_large(self) -> ApiError:
@@ -109,6 +110,8 @@ class ChatCompletions:
             if expectation.lower() != "100-continue":
                 raise ApiError(HTTPStatus.EXPECTATION_FAILED, f"Unknown expectation {expectation}")
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if isinstance(request.protocol, _Connection) and request.protocol.half_closed:
+            raise ConnectionResetError("the client stopped sending in the middle of a request")
         self.receiving[request.protocol] = request.content
         try:
             blocks, size = [], 0
@@ -117,9 +120,11 @@ class ChatCompletions:
                 size += len(block)
                 if size > self._max_body_size:
                     break
-            return b"".join(blocks)
         finally:
-            del self.receiving[request.protocol]
+            whole = self.receiving.pop(request.protocol, None)
+        if not whole:
+            raise web.RequestPayloadError
+        return b"".join(blocks)
 
     def error(self, request: web.BaseRequest, error: ApiError) -> WholeAnswer:
         """An error as OpenAI's object; a miss is plain text for a client that does not ask for JSON."""
@@ -162,6 +167,7 @@ class _Connection(web.RequestHandler):
     def __init__(self, server: "ChatServer", chat: ChatCompletions) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), access_log=None, auto_decompress=False)  # type: ignore[arg-type]
         self._chat = chat
+        self.half_closed = False
 
     def data_received(self, data: bytes) -> None:
         """Pass data on, and end the wait for a body that turned out not to be HTTP.
@@ -169,8 +175,18 @@ class _Connection(web.RequestHandler):
         aiohttp queues that error behind the request whose body it is, which then would wait for ever.
         """
         super().data_received(data)
-        if self._messages and (body := self._chat.receiving.get(self)) and not body.is_eof():
-            body.set_exception(web.RequestPayloadError("bad chunk"))
+        if self._messages and self in self._chat.receiving:
+            self._chat.receiving.pop(self).feed_eof()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection open while a client that has sent its last request waits for the answer."""
+        self.half_closed = True
+        idle = self._request_count == 0 or (self._waiter is not None and not self._waiter.done())
+        return not idle and self not in self._chat.receiving
+
+    def is_last(self) -> bool:
+        """Whether no request can follow the one that was answered."""
+        return self.half_closed and not self._messages
 
     def handle_error(
         self,
@@ -181,7 +197,7 @@ class _Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """Answer what is not HTTP with 400; anything else is a bug of ours, logged and answered with 500."""
         if status < 500:
-            reason = (message or "").partition("\n")[0].rstrip(":")
+            reason = (message or "").partition("\n")[0].partition(": bytearray")[0].rstrip(":")
             error = ApiError(status, f"The request is not well-formed HTTP: {reason}")
         else:
             self.log_exception("Error handling a request", exc_info=exc)
@@ -202,7 +218,7 @@ class ChatServer(web.Server):
         return _Connection(self, self._chat)
 
     def pre_shutdown(self) -> None:
-        """Take no further requests; one that has begun to arrive is still answered."""
+        """Take no further requests; one whose body is on its way is still answered."""
         self._chat.closing = True
         for connection in self._settled():
             connection.close()

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import errno
 import gc
 import io
 import itertools
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 from yarl import URL
@@ -42,7 +43,7 @@ class CommandError(Exception):
 def serve(arguments: Sequence[str] | None = None) -> int:
     """The server's command line; returns the exit status."""
     parser = _parser("Serve the Chat Completions API from recorded conversations.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument("--host", type=_host, default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="0 picks a free one (default %(default)s)")
     parser.add_argument(
         "--max-body-mb", type=_positive, default=64, metavar="N", help="refuse larger requests (default %(default)s)"
@@ -65,6 +66,7 @@ def requester(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", metavar="NAME", help="the model to ask for (default: none is named)")
     parser.add_argument(
         "--api-key",
+        type=_api_key,
         default=os.environ.get("OPENAI_API_KEY"),
         metavar="KEY",
         help="sent as a bearer token (default: OPENAI_API_KEY)",
@@ -92,6 +94,10 @@ def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespa
         return COULD_NOT_RUN
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:  # Everything else that can't be read or written has its own message: this is a print.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"{Path(sys.argv[0]).name}: can't print: {error.strerror}", file=sys.stderr)
+        return COULD_NOT_RUN
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -102,14 +108,16 @@ def _serve(options: argparse.Namespace) -> int:
 
     try:
         _on_loop(app.serve(chat, options.host, options.port, ready))
-    except OSError as error:
-        reason = error.strerror or error
-        raise CommandError(f"can't listen on {options.host}, port {options.port}: {reason}; try --port 0") from None
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        remedy = "; try --port 0" if getattr(error, "errno", 0) in (errno.EADDRINUSE, errno.EACCES) else ""
+        raise CommandError(f"can't listen on {options.host!r}, port {options.port}: {reason}{remedy}") from None
     return OK
 
 
 def _replay(options: argparse.Namespace) -> int:
-    output = _open_for_writing(options.json) if options.json else None
+    if options.json:
+        _check_writable(options.json, options.data)
     loaded, index = _load(options)
     asked = itertools.islice(questions(loaded.conversations, index, options.model), options.limit)
 
@@ -128,11 +136,13 @@ def _replay(options: argparse.Namespace) -> int:
 
     result = _on_loop(run())
     conversations = len(loaded.conversations)
-    if output:
-        with output:
-            json.dump(report.as_json(result, conversations, options.concurrency), output, indent=2)
-            output.write("\n")
     print(report.summary(result, conversations, options.concurrency), flush=True)
+    if options.json:
+        text = json.dumps(report.as_json(result, conversations, options.concurrency), indent=2)
+        try:
+            options.json.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise CommandError(f"can't write {options.json}: {error.strerror}") from None
     if result.interrupted:
         return INTERRUPTED
     return FAILED if result.failures else OK
@@ -166,9 +176,12 @@ def _on_loop(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-def _open_for_writing(path: Path) -> TextIO:
+def _check_writable(path: Path, data: Path | None) -> None:
+    """Find out before the run, not after it, and leave what is there until there is something to replace it."""
+    if data and path.exists() and data.exists() and path.samefile(data):
+        raise CommandError(f"--json {path} is the file of the recordings: give another")
     try:
-        return path.open("w", encoding="utf-8")
+        path.open("a").close()
     except OSError as error:
         raise CommandError(f"can't write {path}: {error.strerror}") from None
 
@@ -189,10 +202,18 @@ def _positive(value: str) -> int:
     _refuse(f"{value!r} is no whole number of at least 1")
 
 
+def _host(value: str) -> str:
+    return value or _refuse("it is empty, which would mean every address: say 0.0.0.0 if that is meant")
+
+
+def _api_key(value: str) -> str:
+    return value if value.isprintable() else _refuse("it has characters that no header can carry")
+
+
 def _base_url(value: str) -> str:
     try:
         url = URL(value)
-        usable = url.scheme in ("http", "https") and bool(url.host)
+        usable = url.scheme in ("http", "https") and url.host and not (url.query_string or url.fragment or " " in value)
     except ValueError:
         usable = False
     return value if usable else _refuse(f"{value!r} is no base URL: give one like http://127.0.0.1:8000/v1")

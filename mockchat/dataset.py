@@ -264,10 +264,10 @@ def _refuse_syntax(rest: bytes, reason: str, number: int, last: Any) -> NoReturn
     ujson does not say where it failed, so the entries are read once more, one at a time.
     """
     try:
-        text = rest.decode()
+        text = rest.decode(errors="surrogatepass")
         at_end = "is cut off {after}: fetch it again"
     except UnicodeDecodeError as error:
-        text = rest[: error.start].decode()
+        text = rest[: error.start].decode(errors="surrogatepass")
         at_end = "is cut off {after}: fetch it again"
         if error.reason != "unexpected end of data":
             at_end = f"is not UTF-8 {{after}}: byte 0x{rest[error.start]:02x}"
@@ -277,7 +277,7 @@ def _refuse_syntax(rest: bytes, reason: str, number: int, last: Any) -> NoReturn
         while True:
             start = _skip(text, position)
             entry, position = decoder.raw_decode(text, start)
-            ujson.loads(text[start:position])
+            ujson.loads(text[start:position].encode(errors="surrogatepass"))
             last, number = entry, number + 1
             position = _skip(text, position)
             if text[position : position + 1] != ",":

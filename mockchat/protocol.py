@@ -103,6 +103,7 @@ def _around(before: bytes, after: bytes) -> dict[str, Any] | None:
         return None
     if "messages" in following:
         return None
+    parameters.pop("messages", None)
     return parameters | following
 
 

@@ -105,7 +105,7 @@ async def replay(
                 answer = await response.read()
             result.latencies.append(time.perf_counter() - sent)
             problem = verify(response.status, answer, question.expected)
-        except (aiohttp.ClientError, OSError) as error:  # A TimeoutError is an OSError.
+        except Exception as error:  # Whatever it is, the request failed: an answer is verified or it is a failure.
             problem = ERROR, explain(error, timeout)
         finally:
             semaphore.release()
@@ -147,10 +147,10 @@ def verify(status: int, answer: bytes, expected: list[bytes]) -> tuple[str, str]
     try:
         data = ujson.loads(answer)
     except ValueError:
-        return ERROR, f"the answer is not JSON: {_excerpt(answer)}"
+        return ERROR, f"the answer is not JSON: {_excerpt(answer.decode(errors='replace'))}"
     content = _content(data)
     if content is None:
-        return ERROR, f"the answer has no choices[0].message.content: {_excerpt(answer)}"
+        return ERROR, f"the answer has no choices[0].message.content: {_excerpt(answer.decode(errors='replace'))}"
     if wire.message("assistant", content) in expected:
         return None
     return MISMATCHED, difference(content, [wire.content_of(message) for message in expected])
@@ -181,8 +181,7 @@ def explain(error: Exception, timeout: float) -> str:
             return "the server closed the connection before it answered"
         case aiohttp.ClientPayloadError():
             return "the answer was cut off or is damaged"
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"the connection failed, or the answer is no HTTP: {reason}"
+    return f"the connection failed, or the answer is no HTTP: {_excerpt(str(error) or type(error).__name__)}"
 
 
 def _content(data: object) -> str | None:
@@ -197,12 +196,12 @@ def _error_message(answer: bytes) -> str:
     try:
         match ujson.loads(answer):
             case {"error": {"message": str(message)}}:
-                return message
+                return _excerpt(message)
     except ValueError:
         pass
-    return _excerpt(answer)
+    return _excerpt(answer.decode(errors="replace"))
 
 
-def _excerpt(answer: bytes) -> str:
-    text = answer[:200].decode(errors="replace")
-    return text if text.isprintable() and text else ascii(text)
+def _excerpt(text: str) -> str:
+    short = text if len(text) <= 500 else text[:500] + "…"
+    return short if short.isprintable() and short else ascii(short)

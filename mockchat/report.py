@@ -83,7 +83,7 @@ def describe(failure: Failure) -> str:
 def verdict(result: Result) -> str:
     """The run in one sentence."""
     if result.failures:
-        return f"FAILED: {len(result.failures):,} of {result.requests:,} answers are not what was recorded."
+        return f"FAILED: {len(result.failures):,} of {result.requests:,} requests."
     if result.interrupted:
         return f"Interrupted: the {result.passed:,} answers so far are verified."
     return f"All {result.passed:,} replies verified."

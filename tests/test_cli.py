@@ -101,6 +101,10 @@ def test_no_server_is_a_failure(tmp_path: Path) -> None:
         ("--base-url", "http://127.0.0.1:99999/v1"),
         ("--data", "missing.json"),
         ("--json", "/nowhere/result.json"),
+        ("--json", str(SAMPLE), "--data", str(SAMPLE)),
+        ("--api-key", "sk-abc\r"),
+        ("--base-url", "http://127.0.0.1:8000/v1?x=1"),
+        ("--base-url", "http://exa mple/v1"),
         ("--unknown",),
     ],
 )
@@ -109,6 +113,24 @@ def test_what_can_not_run_exits_2(arguments: tuple[str, ...]) -> None:
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
     assert ended.stderr.splitlines()[-1].startswith("requester.py: ")
+
+
+def test_what_can_not_run_leaves_the_last_result(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    output.write_text("precious")
+    assert run_requester("--data", "missing.json", "--json", str(output), env=ENV).returncode == 2
+    assert output.read_text() == "precious"
+
+
+@pytest.mark.parametrize("program", [SERVER, REQUESTER])
+def test_output_that_can_not_be_printed_is_one_line(program: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, str(program), "--data", str(SAMPLE)]
+        ended = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=STOP_TIMEOUT, check=False, env=ENV
+        )
+    assert ended.returncode == 2
+    assert ended.stderr == f"{program.name}: can't print: No space left on device\n"
 
 
 def test_interrupted_it_tells_what_was_done(tmp_path: Path) -> None:
@@ -176,14 +198,22 @@ def test_a_port_in_use(base_url: str) -> None:
     port = base_url.split(":")[2].split("/")[0]
     ended = start_server("--data", str(SAMPLE), "--port", port)
     assert ended.returncode == 2
-    assert ended.stderr.startswith(f"server.py: can't listen on 127.0.0.1, port {port}: ")
+    assert ended.stderr.startswith(f"server.py: can't listen on '127.0.0.1', port {port}: ")
     assert len(ended.stderr.splitlines()) == 1
     assert "Serving" not in ended.stdout
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--port", "65536"), ("--port", "x"), ("--host", "no.such.host.invalid"), ("--max-body-mb", "0"), ("--data", "/")],
+    [
+        ("--port", "65536"),
+        ("--port", "x"),
+        ("--host", "no.such.host.invalid"),
+        ("--host", "a..b"),
+        ("--host", ""),
+        ("--max-body-mb", "0"),
+        ("--data", "/"),
+    ],
 )
 def test_a_server_that_can_not_run_exits_2(arguments: tuple[str, ...]) -> None:
     ended = start_server("--data", str(SAMPLE), *arguments)

@@ -76,6 +76,8 @@ def test_right_answers(answer: bytes) -> None:
         (404, b'{"error": {"message": "no such history"}}', NOT_FOUND, "no such history"),
         (500, b"", ERROR, "status 500: ''"),
         (500, b"<html>\n\x00", ERROR, "'<html>\\n\\x00'"),
+        (503, b'{"error": {"message": "\\u001b[2J \\n"}}', ERROR, "status 503: '\\x1b[2J \\n'"),
+        (503, b'{"error": {"message": "' + b"long " * 1000 + b'"}}', ERROR, "long long …"),
         (201, completion("hello"), ERROR, "status 201"),
         (301, b"", ERROR, "status 301"),
         (429, b'{"error": {"message": "slow down"}}', ERROR, "status 429: slow down"),
@@ -224,6 +226,15 @@ async def test_a_server_that_never_answers() -> None:
         result = await run(url, timeout=0.1)
     assert [failure.detail for failure in result.failures] == ["no answer within 0.1 s"] * 4
     assert len(result.latencies) == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"api_key": "a\nb"}, {"base_url": "http://a..b/v1"}, {"base_url": "http://" + "x" * 300}]
+)
+async def test_a_request_that_can_not_be_sent_is_an_error(options: dict[str, str]) -> None:
+    result = await run(**{"base_url": "http://127.0.0.1:1/v1", **options})
+    assert (result.passed, result.count(ERROR)) == (0, 4)
+    assert all(failure.detail.isprintable() for failure in result.failures)
 
 
 async def test_it_stops_at_the_first_failure() -> None:

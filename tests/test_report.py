@@ -78,7 +78,7 @@ def test_the_summary_shows_the_first_ten_failures() -> None:
     assert "Failures (the first 10 of 20):" in text
     assert text.count(" in conversation ") == 10
     assert "  mismatched in conversation b, message 3: differs" in text
-    assert text.endswith("FAILED: 20 of 23 answers are not what was recorded.")
+    assert text.endswith("FAILED: 20 of 23 requests.")
 
 
 @pytest.mark.parametrize(("passed", "text"), [(0, "the 0 answers so far"), (5, "the 5 answers so far are verified.")])
