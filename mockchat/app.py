@@ -111,6 +111,7 @@ class ChatCompletions:
                 raise ApiError(HTTPStatus.EXPECTATION_FAILED, f"Unknown expectation {expectation}")
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if isinstance(request.protocol, _Connection) and request.protocol.half_closed:
+            request.content.feed_eof()  # Lest aiohttp lingers for the rest of it.
             raise ConnectionResetError("the client stopped sending in the middle of a request")
         self.receiving[request.protocol] = request.content
         try:
