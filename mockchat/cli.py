@@ -28,7 +28,7 @@ try:
 except ImportError:  # There is no uvloop on Windows.
     from asyncio import new_event_loop as new_loop  # type: ignore[assignment]
 
-DATA = Path(__file__).parent.parent / "data"
+DATA = Path(os.path.relpath(Path(__file__).parent.parent / "data"))
 DATASETS = (DATA / "ShareGPT_V3_unfiltered_cleaned_split.json", DATA / "sample.json")
 
 T = TypeVar("T")
