@@ -25,6 +25,8 @@ $(INSTALLED): setup.cfg
 		{ echo "python3 has no venv module: install it first (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	python3 -m venv --clear $(VENV)
 	$(PYTHON) -m pip install --quiet --editable '.[test]'
+	@if command -v npm >/dev/null; then npm install --silent --no-package-lock --prefix tests/sdk; \
+		else echo "No npm here: the tests of the JavaScript SDK will be skipped"; fi
 	@touch $@
 
 serve: $(INSTALLED) ## run the server (PORT=8000, DATA=file, ARGS=more options)
@@ -50,5 +52,5 @@ data: ## fetch the big file (about 650 MB; a broken download goes on where it st
 	@echo "Fetched $(DATASET): $$(wc -c < $(DATASET)) bytes"
 
 clean: ## remove what was made here, but no data
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/sdk/node_modules build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,9 +5,11 @@ What stands here is what makes a request cheap without making HTTP wrong. It use
 """
 
 import asyncio
+import hmac
+import secrets
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -22,15 +24,15 @@ MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
 SHUTDOWN_TIMEOUT = 5.0  # seconds
 
 
-class WholeAnswer(web.StreamResponse):
-    """An answer that is written at once: status line, headers and body in one bytes object.
+class ReadyAnswer(web.StreamResponse):
+    """An answer of ready-made bytes: status line, headers and body are written as they are, part by part.
 
     It takes the place of `web.Response`, whose headers cost more than finding the reply. It is written in `write_eof`,
     where aiohttp forgives a client that has gone, and waits there while the client does not read.
     """
 
-    def __init__(self, data: bytes, keep_alive: bool) -> None:
-        self._data = data
+    def __init__(self, parts: Iterable[bytes], keep_alive: bool) -> None:
+        self._parts = parts
         self._persistent = keep_alive
 
     @property
@@ -44,20 +46,24 @@ class WholeAnswer(web.StreamResponse):
         self._request = request
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Write everything, then wait until the transport's buffer has room for more."""
-        transport = self._request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client has gone")
-        transport.write(self._data)
-        await self._request.writer.drain()
+        """Write each part as soon as the transport's buffer has room for more."""
+        for part in self._parts:
+            transport = self._request.transport
+            if transport is None or transport.is_closing():
+                raise ConnectionResetError("the client has gone")
+            transport.write(part)
+            await self._request.writer.drain()
 
 
 class ChatCompletions:
     """The handler of every request: `POST /v1/chat/completions`, and errors for anything else."""
 
-    def __init__(self, index: ResponseIndex, max_body_size: int = MAX_BODY_SIZE) -> None:
+    def __init__(self, index: ResponseIndex, max_body_size: int = MAX_BODY_SIZE, api_keys: Sequence[str] = ()) -> None:
         self._index = index
         self._max_body_size = max_body_size
+        self._api_keys = [key.encode() for key in api_keys]
+        self._run_id = secrets.token_hex(6).encode()
+        self._answered = 0
         self._now = 0
         self._date = b""
         self.closing = False
@@ -66,6 +72,8 @@ class ChatCompletions:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; every error is an answer too."""
         try:
+            if self._api_keys:
+                self._check_key(request)
             if request.raw_path != PATH or request.method != "POST":
                 self._check_route(request)
             if "Content-Encoding" in request.headers:
@@ -75,13 +83,24 @@ class ChatCompletions:
             if len(body) > self._max_body_size:
                 raise self._too_large()
             found = protocol.read_request(body, self._index)
+            if found.settings.stream:
+                return self._stream(request, protocol.stream(found, int(time.time())))
             return self._answer(request, HTTPStatus.OK, protocol.completion(found, int(time.time())))
         except ApiError as error:
             return self.error(request, error)
         except web.RequestPayloadError:
-            return WholeAnswer(b"", True)  # aiohttp's own error about it is next in the connection's queue.
+            return ReadyAnswer((), True)  # aiohttp's own error about it is next in the connection's queue.
         except OSError:
-            return WholeAnswer(b"", False)  # The client went while it was sending; nobody reads this.
+            return ReadyAnswer((), False)  # The client went while it was sending; nobody reads this.
+
+    def _check_key(self, request: web.BaseRequest) -> None:
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        given = key.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""
+        # Every key is compared, each in constant time: how long it takes tells nothing.
+        matches = [hmac.compare_digest(given, expected) for expected in self._api_keys]
+        if not any(matches):
+            message = "Incorrect API key provided" if given else "No API key provided: send Authorization: Bearer KEY"
+            raise ApiError(HTTPStatus.UNAUTHORIZED, message, code="invalid_api_key")
 
     def _check_route(self, request: web.BaseRequest) -> None:
         if request.path != PATH:
@@ -127,38 +146,66 @@ class ChatCompletions:
             raise web.RequestPayloadError
         return b"".join(blocks)
 
-    def error(self, request: web.BaseRequest, error: ApiError) -> WholeAnswer:
+    def error(self, request: web.BaseRequest, error: ApiError) -> ReadyAnswer:
         """An error as OpenAI's object; a miss is plain text for a client that does not ask for JSON."""
-        if isinstance(error, protocol.NotRecorded) and "json" not in request.headers.get("Accept", "").lower():
-            return self._answer(request, error.status, str(error).encode(), b"text/plain; charset=utf-8")
+        if isinstance(error, protocol.NotRecorded):
+            accepted = request.headers.get("Accept", "").lower()
+            if "json" not in accepted and "event-stream" not in accepted:
+                return self._answer(request, error.status, str(error).encode(), b"text/plain; charset=utf-8")
         return self._answer(request, error.status, error.body())
 
     def _answer(
         self, request: web.BaseRequest, status: int, body: bytes, content_type: bytes = b"application/json"
-    ) -> WholeAnswer:
+    ) -> ReadyAnswer:
+        # What is left of a refused body is not worth reading.
+        keep_alive = request.keep_alive and not self.closing and request.content.is_eof()
+        head = self._head(request, status, content_type, keep_alive) + b"Content-Length: %d\r\n\r\n" % len(body)
+        return ReadyAnswer((head if request.method == "HEAD" else head + body,), keep_alive)
+
+    def _stream(self, request: web.BaseRequest, events: Iterator[bytes]) -> ReadyAnswer:
+        """Server-sent events in chunks, or up to the connection's end for a client of HTTP/1.0."""
+        chunked = request.version >= HttpVersion11
+        keep_alive = request.keep_alive and not self.closing and chunked
+        head = self._head(request, HTTPStatus.OK, b"text/event-stream; charset=utf-8", keep_alive)
+        head += b"Cache-Control: no-cache\r\n" + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
+
+        def parts() -> Iterator[bytes]:
+            part = head  # Goes out with the first events, as the end does with the last.
+            for block in events:
+                if part is not head:
+                    yield part
+                    part = b""
+                part += b"%x\r\n%b\r\n" % (len(block), block) if chunked else block
+            yield part + b"0\r\n\r\n" if chunked else part
+
+        return ReadyAnswer(parts(), keep_alive)
+
+    def _head(self, request: web.BaseRequest, status: int, content_type: bytes, keep_alive: bool) -> bytes:
+        """The status line and the headers that every answer has."""
         now = int(time.time())
         if now != self._now:
             self._now = now
             self._date = formatdate(now, usegmt=True).encode()
-        # What is left of a refused body is not worth reading.
-        keep_alive = request.keep_alive and not self.closing and request.content.is_eof()
-        connection = b""
+        self._answered += 1
+        special = _SPECIAL_HEADERS.get(status, b"")
         if not keep_alive:
-            connection = b"Connection: close\r\n"
+            special += b"Connection: close\r\n"
         elif request.version < HttpVersion11:
-            connection = b"Connection: keep-alive\r\n"
-        if status == HTTPStatus.METHOD_NOT_ALLOWED:
-            connection += b"Allow: POST\r\n"
-        head = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nDate: %b\r\n%b\r\n" % (
+            special += b"Connection: keep-alive\r\n"
+        return b"HTTP/1.1 %b\r\nContent-Type: %b\r\nDate: %b\r\nx-request-id: req_%b%08x\r\n%b" % (
             _STATUS_LINES[status],
             content_type,
-            len(body),
             self._date,
-            connection,
+            self._run_id,
+            self._answered,
+            special,
         )
-        return WholeAnswer(head if request.method == "HEAD" else head + body, keep_alive)
 
 
+_SPECIAL_HEADERS = {
+    HTTPStatus.UNAUTHORIZED.value: b"WWW-Authenticate: Bearer\r\n",
+    HTTPStatus.METHOD_NOT_ALLOWED.value: b"Allow: POST\r\n",
+}
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}
 
 
@@ -203,8 +250,7 @@ class _Connection(web.RequestHandler):
         else:
             self.log_exception("Error handling a request", exc_info=exc)
             error = ApiError(500, "The server failed; its log says how")
-        answer = self._chat.error(request, error)
-        return WholeAnswer(answer._data, False)
+        return self._chat.error(request, error)
 
 
 class ChatServer(web.Server):

@@ -48,6 +48,14 @@ def serve(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--max-body-mb", type=_positive, default=64, metavar="N", help="refuse larger requests (default %(default)s)"
     )
+    parser.add_argument(
+        "--api-key",
+        type=_api_key,
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="ask for this key; repeatable (default: any key or none is welcome)",
+    )
     return _run(_serve, parser.parse_args(arguments))
 
 
@@ -62,12 +70,13 @@ def requester(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N requests")
     parser.add_argument("--keep-going", action="store_true", help="count failures instead of stopping at the first")
+    parser.add_argument("--stream", action="store_true", help="ask for streams, and time their first tokens")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     parser.add_argument("--model", metavar="NAME", help="the model to ask for (default: none is named)")
     parser.add_argument(
         "--api-key",
         type=_api_key,
-        default=os.environ.get("OPENAI_API_KEY"),
+        default=os.environ.get("OPENAI_API_KEY") or None,
         metavar="KEY",
         help="sent as a bearer token (default: OPENAI_API_KEY)",
     )
@@ -101,7 +110,7 @@ def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespa
 
 
 def _serve(options: argparse.Namespace) -> int:
-    chat = app.ChatCompletions(_load(options)[1], options.max_body_mb * 1024 * 1024)
+    chat = app.ChatCompletions(_load(options)[1], options.max_body_mb * 1024 * 1024, options.api_key)
 
     def ready(base_url: str) -> None:
         print(f"Serving {base_url} (Ctrl-C stops)", flush=True)
@@ -119,7 +128,7 @@ def _replay(options: argparse.Namespace) -> int:
     if options.json:
         _check_writable(options.json, options.data)
     loaded, index = _load(options)
-    asked = itertools.islice(questions(loaded.conversations, index, options.model), options.limit)
+    asked = itertools.islice(questions(loaded.conversations, index, options.model, options.stream), options.limit)
 
     async def run() -> Result:
         running = asyncio.create_task(
@@ -129,6 +138,7 @@ def _replay(options: argparse.Namespace) -> int:
                 concurrency=options.concurrency,
                 keep_going=options.keep_going,
                 api_key=options.api_key,
+                stream=options.stream,
             )
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, running.cancel)
@@ -207,7 +217,7 @@ def _host(value: str) -> str:
 
 
 def _api_key(value: str) -> str:
-    return value if value.isprintable() else _refuse("it has characters that no header can carry")
+    return value if value and value.isprintable() else _refuse("it is empty or has characters that no header can carry")
 
 
 def _base_url(value: str) -> str:

@@ -13,6 +13,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import ujson
+
 from mockchat import wire
 from mockchat.dataset import Conversation
 
@@ -45,6 +47,7 @@ class ResponseIndex:
         for conversation in conversations:
             self._add(conversation)
         self._leading.append(_BRANCH)  # What follows the last prefix.
+        self._sorted_branches = sorted(self._branches)
 
     def _add(self, conversation: Conversation) -> None:
         leading = self._leading
@@ -122,8 +125,26 @@ class ResponseIndex:
         further = self._further.get(prefix, [])
         if not wire.is_assistant(message):
             return further
-        run = bisect_right(self._run_starts, prefix + 1) - 1
-        return [Reply(message, self._run_ids[run]), *further]
+        return [Reply(message, self._conversation_of(prefix + 1)), *further]
+
+    def _conversation_of(self, prefix: int) -> bytes:
+        return self._run_ids[bisect_right(self._run_starts, prefix) - 1]
+
+    def conversation_id(self, prefix: int) -> str:
+        """The id of the first conversation that goes through a prefix other than the empty one."""
+        conversation_id: str = ujson.loads(self._conversation_of(prefix))
+        return conversation_id
+
+    def neighbours(self, prefix: int, message: bytes) -> list[tuple[int, bytes]]:
+        """Messages recorded after a prefix, each behind the prefix to which it leads; none if no recording goes on.
+
+        Among them is the one closest to `message`: that with the longest beginning in common, in wire form.
+        """
+        first = (prefix + 1, self._leading[prefix + 1])
+        position = bisect_right(self._sorted_branches, (prefix, message))
+        around = self._sorted_branches[max(0, position - 1) : position + 1]
+        branches = [(self._branches[branch], branch[1]) for branch in around if branch[0] == prefix]
+        return [first, *branches] if first[1] else branches
 
     @property
     def ambiguous(self) -> int:

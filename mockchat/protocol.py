@@ -9,12 +9,17 @@ that has usable `messages`; there are two ways to read one, and they are the sam
 """
 
 import random
+import re
+from collections.abc import Iterator
+from functools import lru_cache
 from http import HTTPStatus
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import ujson
 
 from mockchat import wire
+from mockchat.diagnosis import diagnose
 from mockchat.index import Reply, ResponseIndex
 
 DEFAULT_MODEL = "mockchat"
@@ -22,6 +27,7 @@ NOT_RECORDED = "No valid response exists for the given request"
 
 _MESSAGES_KEY = b'"messages":'
 _ARRAY = _MESSAGES_KEY + wire.OPENING
+_CACHED_SIZE = 1024  # bytes
 
 _ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -46,33 +52,47 @@ class ApiError(Exception):
 
 
 class NotRecorded(ApiError):
-    """404: no recording has this history, or none goes on with a reply."""
+    """404: no recording has this history, or none goes on with a reply. As an object it says where and how."""
 
-    def __init__(self) -> None:
-        super().__init__(HTTPStatus.NOT_FOUND, NOT_RECORDED, param="messages", code="no_recorded_response")
+    def __init__(self, index: ResponseIndex, messages: list[bytes]) -> None:
+        super().__init__(HTTPStatus.NOT_FOUND, NOT_RECORDED, code="no_recorded_response")
+        self._history = index, messages
+
+    def body(self) -> bytes:
+        """The error object, with a diagnosis that costs nothing where only the plain text is sent."""
+        found = diagnose(*self._history)
+        return ApiError(self.status, f"{self}: {found.text}", param=found.param, code=self.code).body()
+
+
+class Settings(NamedTuple):
+    """The parameters that matter beside the messages."""
+
+    model: str = DEFAULT_MODEL
+    stream: bool = False
+    include_usage: bool = False
+    n: int = 1
+    seed: int | None = None
 
 
 class ChatRequest(NamedTuple):
-    """What was asked: the replies recorded after the history, the history's size in wire form, other parameters."""
+    """What was asked: the replies recorded after the history, the history's size in wire form, the settings."""
 
     replies: list[Reply]
     history_size: int
-    parameters: dict[str, Any]
+    settings: Settings
 
 
 def read_request(body: bytes, index: ResponseIndex) -> ChatRequest:
     """Read the body of `POST /v1/chat/completions`.
 
-    Raises `ApiError` 400 where it is not JSON or has no usable messages, `NotRecorded` where no reply is recorded.
+    Raises `ApiError` 400 where it is not JSON, has no usable messages or a parameter of the wrong type or range, and
+    `NotRecorded` where no reply is recorded.
     """
-    request = shortcut(body, index) or general(body, index)
-    if not request.replies:
-        raise NotRecorded
-    return request
+    return shortcut(body, index) or general(body, index)
 
 
 def shortcut(body: bytes, index: ResponseIndex) -> ChatRequest | None:
-    """Read a request whose messages are in wire form and recorded; None for any other, good or bad."""
+    """Read a request whose messages are in wire form and have a recorded reply; None for any other, good or bad."""
     start = body.find(_ARRAY)
     if start < 0:
         return None
@@ -80,16 +100,17 @@ def shortcut(body: bytes, index: ResponseIndex) -> ChatRequest | None:
     if found is None:
         return None
     prefix, end = found
-    parameters = _around(body[:start], body[end:])
-    if parameters is None:
+    replies = index.replies(prefix)
+    before, after = body[:start], body[end:]
+    read = _settings_around if len(before) + len(after) > _CACHED_SIZE else _known_settings_around
+    settings = read(before, after)
+    if settings is None or not replies:
         return None
-    return ChatRequest(index.replies(prefix), end - start - len(_MESSAGES_KEY), parameters)
+    return ChatRequest(replies, end - start - len(_MESSAGES_KEY), settings)
 
 
-def _around(before: bytes, after: bytes) -> dict[str, Any] | None:
-    """The parameters before and after the messages; None where these are not the object's own, last `messages`."""
-    if before == b"{" and after == b"}":
-        return {}
+def _settings_around(before: bytes, after: bytes) -> Settings | None:
+    """The settings before and after the messages; None where these are not the object's own, last `messages`."""
     parameters: dict[str, Any] = {}
     try:
         if before != b"{":
@@ -101,28 +122,56 @@ def _around(before: bytes, after: bytes) -> dict[str, Any] | None:
         following: dict[str, Any] = ujson.loads(b'{"":[]' + after)
     except ValueError:
         return None
-    if "messages" in following:
-        return None
-    parameters.pop("messages", None)
-    return parameters | following
+    return None if "messages" in following else _settings(parameters | following)
+
+
+_known_settings_around = lru_cache(maxsize=256)(_settings_around)  # A client sends the same settings always.
 
 
 def general(body: bytes, index: ResponseIndex) -> ChatRequest:
-    """Read a request in any spelling; raises `ApiError` 400."""
+    """Read a request in any spelling; raises as `read_request` does."""
     try:
         parameters = ujson.loads(body)
     except ValueError as error:
         raise ApiError(400, f"The request body is not JSON: {error}") from None
     if not isinstance(parameters, dict):
         raise ApiError(400, "The request body must be a JSON object with messages")
-    given = parameters.pop("messages", None)
+    given = parameters.get("messages")
     if not isinstance(given, list):
         problem = "is missing" if given is None else "must be an array"
         raise ApiError(400, f"messages {problem}: send the history as a list of role and content", param="messages")
     messages = [_message(message, f"messages[{number}]") for number, message in enumerate(given)]
+    settings = _settings(parameters)
     prefix, known = index.find(messages)
     replies = index.replies(prefix) if known == len(messages) else []
-    return ChatRequest(replies, len(wire.join(messages)), parameters)
+    if not replies:
+        raise NotRecorded(index, messages)
+    return ChatRequest(replies, len(wire.join(messages)), settings)
+
+
+def _settings(parameters: dict[str, Any]) -> Settings:
+    options = _parameter(parameters, "stream_options", dict, "an object") or {}
+    include_usage = _parameter(options, "include_usage", bool, "a boolean", "stream_options.")
+    model = _parameter(parameters, "model", str, "a string")
+    n = _parameter(parameters, "n", int, "a whole number from 1 to 128", least=1, most=128)
+    return Settings(
+        model=DEFAULT_MODEL if model is None else model,
+        stream=_parameter(parameters, "stream", bool, "a boolean") or False,
+        include_usage=include_usage or False,
+        n=1 if n is None else n,
+        seed=_parameter(parameters, "seed", int, "a signed 64-bit integer", least=-(2**63), most=2**63 - 1),
+    )
+
+
+def _parameter(
+    parameters: dict[str, Any], name: str, kind: type, expected: str, place: str = "", least: int = 0, most: int = 0
+) -> Any:
+    """A parameter of the type that it must have; null counts as absent. `least` and `most` are those of a number."""
+    value = parameters.get(name)
+    right = value is None or type(value) is kind
+    if right and (kind is not int or value is None or least <= value <= most):
+        return value
+    raise ApiError(400, f"{place}{name} must be {expected}", param=place + name)
 
 
 def _message(message: Any, place: str) -> bytes:
@@ -157,45 +206,106 @@ def _content(content: Any, place: str) -> str:
     return "".join(texts)
 
 
-def choose(request: ChatRequest) -> Reply:
-    """One of the recorded replies: always the same one for the same `seed`, otherwise by chance."""
-    if len(request.replies) == 1:
-        return request.replies[0]
-    seed = request.parameters.get("seed")
-    chance = random.Random(seed).random() if isinstance(seed, int) else random.random()
-    return request.replies[int(chance * len(request.replies))]
+def choose(request: ChatRequest) -> list[Reply]:
+    """`n` of the recorded replies, drawn by chance: always the same ones for the same `seed`."""
+    replies, settings = request.replies, request.settings
+    if len(replies) == 1:
+        return replies * settings.n
+    chance = random if settings.seed is None else random.Random(settings.seed)
+    return [replies[int(chance.random() * len(replies))] for _ in range(settings.n)]
 
 
 def completion(request: ChatRequest, created: int) -> bytes:
     """The answer to a request: a `chat.completion` object; `created` is the Unix time in seconds.
 
-    `usage` is an estimate that is the same everywhere: four bytes of the wire form a token, rounded up, of the
-    messages' array for the prompt and of the reply's JSON string for the completion. The top-level `message` is the
-    answer's shape in the original program.
+    The top-level `message` is the answer's shape in the original program.
     """
-    message, conversation_id = choose(request)
-    model = request.parameters.get("model")
-    prompt_tokens = _tokens(request.history_size)
-    completion_tokens = _tokens(len(message) - len(_BEFORE_REPLY))
+    replies = choose(request)
+    choices = [_CHOICE % (number, reply.message) for number, reply in enumerate(replies)]
     return _COMPLETION % (
-        conversation_id,
+        replies[0].conversation_id,
         created,
-        wire.text(model if isinstance(model, str) else DEFAULT_MODEL),
-        message,
-        prompt_tokens,
-        completion_tokens,
-        prompt_tokens + completion_tokens,
-        message[len(wire.ASSISTANT) :],
+        wire.text(request.settings.model),
+        b",".join(choices),
+        _usage(request, replies),
+        replies[0].message[len(wire.ASSISTANT) :],
     )
 
 
-_BEFORE_REPLY = wire.ASSISTANT + b',"content":'
+_CHOICE = b'{"index":%d,"message":{"role":"%b},"logprobs":null,"finish_reason":"stop"}'
 _COMPLETION = (
-    b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,'
-    b'"choices":[{"index":0,"message":{"role":"%b},"logprobs":null,"finish_reason":"stop"}],'
-    b'"usage":{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d},'
+    b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":[%b],"usage":%b,'
     b'"message":{"role":"Assistant"%b}}'
 )
+
+
+def stream(request: ChatRequest, created: int) -> Iterator[bytes]:
+    """The answer to a request as server-sent events, as many at a time as one write should carry.
+
+    Follows https://platform.openai.com/docs/api-reference/chat-streaming: `chat.completion.chunk` objects, the role
+    first, then the reply in pieces like tokens, then the reason why it ended, the usage if asked for, and `[DONE]`.
+    Several choices are interleaved. `created` is as in `completion`.
+    """
+    waiting = b""
+    for events in _events(request, created):
+        waiting += events
+        if len(waiting) >= _WRITE_SIZE:
+            yield waiting
+            waiting = b""
+    yield waiting
+
+
+def _events(request: ChatRequest, created: int) -> Iterator[bytes]:
+    replies = choose(request)
+    about = replies[0].conversation_id, created, wire.text(request.settings.model)
+    before = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":[' % about
+    after = b'],"usage":null}\n\n' if request.settings.include_usage else b"]}\n\n"
+
+    def for_each(delta: bytes) -> list[bytes]:
+        return [before + delta % number for number in range(len(replies))]
+
+    opening, closing = for_each(_PIECE_OPENING), _PIECE_CLOSING + after
+    contents = [wire.text_of(reply.message)[1:-1] for reply in replies]
+    pieces = [_PIECE.findall(content) for content in contents]
+    yield b"".join([event + after for event in for_each(_FIRST_DELTA)])
+    if len(replies) == 1:
+        joint = closing + opening[0]
+        for start in range(0, len(pieces[0]), _PIECES_AT_ONCE):
+            yield opening[0] + joint.join(pieces[0][start : start + _PIECES_AT_ONCE]) + closing
+    else:
+        for row in zip_longest(*pieces):
+            yield b"".join([opening[n] + piece + closing for n, piece in enumerate(row) if piece is not None])
+    yield b"".join([event + after for event in for_each(_LAST_DELTA)])
+    if request.settings.include_usage:
+        yield before + b'],"usage":%b}\n\n' % _usage(request, replies)
+    yield b"data: [DONE]\n\n"
+
+
+# A piece is a word with the space before it, or a part of a long one; an escape or a character is never cut.
+_PIECE = re.compile(
+    rb"[ ]?(?:[^ \\\x80-\xff]{1,16}|(?:[\xc0-\xff][\x80-\xbf]+){1,8})|\\(?:u[0-9a-f]{4}|.)| +", re.DOTALL
+)
+_PIECES_AT_ONCE = 512
+_WRITE_SIZE = 65536  # bytes
+_FIRST_DELTA = (
+    b'{"index":%d,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}'
+)
+_PIECE_OPENING = b'{"index":%d,"delta":{"content":"'
+_PIECE_CLOSING = b'"},"logprobs":null,"finish_reason":null}'
+_LAST_DELTA = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":"stop"}'
+
+
+def _usage(request: ChatRequest, replies: list[Reply]) -> bytes:
+    """An estimate that is the same everywhere: four bytes of the wire form a token, rounded up.
+
+    Of the messages' array for the prompt, and of each reply's JSON string for the completion; never 0.
+    """
+    prompt = _tokens(request.history_size)
+    completed = sum(_tokens(len(reply.message) - len(_BEFORE_REPLY)) for reply in replies)
+    return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (prompt, completed, prompt + completed)
+
+
+_BEFORE_REPLY = wire.ASSISTANT + b',"content":'
 
 
 def _tokens(size: int) -> int:

@@ -32,8 +32,8 @@ def latency_ms(latencies: Sequence[float]) -> dict[str, float]:
 
 
 def as_json(result: Result, conversations: int, concurrency: int) -> dict[str, Any]:
-    """The run as JSON data; `elapsed_s` is in seconds, the latencies are in milliseconds."""
-    return {
+    """The run as JSON data: `elapsed_s` in seconds, the latencies and (of streams) times to first token in ms."""
+    report = {
         "requests": result.requests,
         "conversations": conversations,
         "passed": result.passed,
@@ -46,6 +46,9 @@ def as_json(result: Result, conversations: int, concurrency: int) -> dict[str, A
         "latency_ms": latency_ms(result.latencies),
         "failures": [failure._asdict() for failure in result.failures],
     }
+    if result.first_tokens:
+        report["ttft_ms"] = latency_ms(result.first_tokens)
+    return report
 
 
 def rate(result: Result) -> float:
@@ -55,23 +58,28 @@ def rate(result: Result) -> float:
 
 def summary(result: Result, conversations: int, concurrency: int) -> str:
     """The run as lines of text."""
-    figures = latency_ms(result.latencies)
     rows = [
         ("Requests", f"{result.requests:,} over {conversations:,} conversations"),
         ("Elapsed", f"{result.elapsed:.3f} s"),
         ("Requests/s", f"{rate(result):,.0f} with {concurrency} in flight"),
-        ("Latency", ", ".join(f"{name} {figures[name]:.2f}" for name in ("p50", "p90", "p99", "max")) + " ms"),
+        ("Latency", _percentiles(result.latencies)),
+        *([("First token", _percentiles(result.first_tokens))] if result.first_tokens else []),
         ("Verified", f"{result.passed:,}"),
         ("Not found", f"{result.count(NOT_FOUND):,}"),
         ("Mismatched", f"{result.count(MISMATCHED):,}"),
         ("Errors", f"{result.count(ERROR):,}"),
     ]
-    lines = [f"{name:<12}{value}" for name, value in rows]
+    lines = [f"{name:<13}{value}" for name, value in rows]
     shown = result.failures[:SHOWN_FAILURES]
     if shown:
         more = f" (the first {len(shown)} of {len(result.failures):,})" if len(shown) < len(result.failures) else ""
         lines += ["", f"Failures{more}:", *map(describe, shown)]
     return "\n".join([*lines, "", verdict(result)])
+
+
+def _percentiles(latencies: Sequence[float]) -> str:
+    figures = latency_ms(latencies)
+    return ", ".join(f"{name} {figures[name]:.2f}" for name in ("p50", "p90", "p99", "max")) + " ms"
 
 
 def describe(failure: Failure) -> str:

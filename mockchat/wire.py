@@ -75,6 +75,11 @@ def role_of(message: bytes) -> str:
     return message[: message.index(b'"')].decode()
 
 
+def with_role(message: bytes, role: str) -> bytes:
+    """The same content in the mouth of another role."""
+    return _BEFORE_TEXT[role] + text_of(message)
+
+
 def text_of(message: bytes) -> bytes:
     """The content of a message in wire form, still as a JSON string literal."""
     return message[message.index(b":") + 1 :]

@@ -1,7 +1,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import aiohttp
@@ -29,12 +29,17 @@ Client = TestClient
 class MockServer(BaseTestServer):
     """The server of `app.serve` on a free port of the test's loop."""
 
-    def __init__(self, index: ResponseIndex, chat: type[app.ChatCompletions] = app.ChatCompletions) -> None:
+    def __init__(
+        self,
+        index: ResponseIndex,
+        chat: type[app.ChatCompletions] = app.ChatCompletions,
+        api_keys: Sequence[str] = (),
+    ) -> None:
         super().__init__()
-        self.chat = chat(index, MAX_BODY_SIZE)
+        self.chat = chat(index, MAX_BODY_SIZE, api_keys)
 
     async def _make_runner(self, **options: Any) -> web.ServerRunner:
-        return web.ServerRunner(app.ChatServer(self.chat), shutdown_timeout=1)
+        return web.ServerRunner(app.ChatServer(self.chat), shutdown_timeout=0.5)
 
 
 @pytest.fixture
@@ -152,6 +157,51 @@ async def test_other_routes_are_errors(client: Client, method: str, path: str, s
         assert response.status == status
         assert app.PATH in (await response.json())["error"]["message"]
         assert response.headers.get("Allow") == ("POST" if status == 405 else None)
+
+
+async def test_every_answer_has_a_request_id_of_its_own(client: Client) -> None:
+    found = set()
+    for method, path, body in (
+        ("POST", app.PATH, GOOD),
+        ("POST", app.PATH, MISS),
+        ("GET", "/", b""),
+        ("POST", app.PATH, b""),
+    ):
+        async with client.request(method, path, data=body) as response:
+            found.add(response.headers["x-request-id"])
+    assert len(found) == 4
+    assert all(re.fullmatch(r"req_[0-9a-f]{20}", request_id) for request_id in found)
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        ("Bearer one", 200),
+        ("bearer zwei-ü", 200),
+        ("Bearer three", 401),
+        ("Bearer", 401),
+        ("Basic one", 401),
+        ("one", 401),
+        ("Bearer one two", 401),
+        ("Bearer \x80", 401),
+        (None, 401),
+    ],
+)
+@pytest.mark.parametrize("path", [app.PATH, "/"])
+async def test_keys(aiohttp_client: Any, authorization: str | None, status: int, path: str) -> None:
+    client = await aiohttp_client(MockServer(INDEX, api_keys=["one", "zwei-ü"]))
+    headers = {"Authorization": authorization} if authorization else {}
+    async with client.post(path, data=GOOD, headers=headers) as response:
+        assert response.status == (status if path == app.PATH or status == 401 else 404)
+        if status == 401:
+            error = (await response.json())["error"]
+            assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_without_keys_any_is_welcome(client: Client) -> None:
+    async with client.post(app.PATH, data=GOOD, headers={"Authorization": "Bearer whatever"}) as response:
+        assert response.status == 200
 
 
 async def test_a_body_that_is_no_json_is_a_400(client: Client) -> None:
@@ -348,6 +398,88 @@ async def test_an_unforeseen_error_is_a_500_error_object(client: Client, monkeyp
         assert response.status == 500
         assert (await response.json())["error"]["type"] == "server_error"
     assert "ZeroDivisionError" in caplog.text
+
+
+# Streams
+
+
+async def chunked(raw: Raw) -> bytes:
+    """The body of a chunked answer whose head has been read."""
+    body = b""
+    async with asyncio.timeout(10):
+        while size := int(await raw.reader.readline(), 16):
+            body += await raw.reader.readexactly(size)
+            assert await raw.reader.readline() == b"\r\n"
+        assert await raw.reader.readline() == b"\r\n"
+    return body
+
+
+STREAMED = request_body(("user", "hi"), stream=True)
+STREAMED_BIG = request_body(("user", "write a lot"), stream=True)
+
+
+async def test_a_stream_is_chunked_and_the_connection_stays(raw: Raw) -> None:
+    for _ in range(2):
+        await raw.send(post(STREAMED) + post(GOOD))
+        status, headers, _ = await raw.answer()
+        assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+        assert (headers["transfer-encoding"], headers["cache-control"]) == ("chunked", "no-cache")
+        body = await chunked(raw)
+        assert body.count(b"data: ") == 4
+        assert body.endswith(b"data: [DONE]\n\n")
+        assert content((await raw.answer())[2]) == "hello"
+
+
+async def test_a_stream_to_http_1_0_ends_with_the_connection(raw: Raw) -> None:
+    await raw.send(post(STREAMED, "Connection: keep-alive\r\n", "1.0"))
+    _, headers, _ = await raw.answer()
+    assert "transfer-encoding" not in headers
+    assert headers["connection"] == "close"
+    assert (await raw.reader.read()).endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_long_stream_is_whole(client: Client) -> None:
+    async with client.post(app.PATH, data=STREAMED_BIG) as response:
+        events = (await response.read()).split(b"\n\n")
+    pieces = [json.loads(event[6:])["choices"][0]["delta"].get("content", "") for event in events[:-2]]
+    assert "".join(pieces) == BIG
+
+
+async def test_a_miss_is_no_stream(client: Client) -> None:
+    body = request_body(("user", "hix"), stream=True)
+    async with client.post(app.PATH, data=body, headers={"Accept": "text/event-stream"}) as response:
+        assert (response.status, response.content_type) == (404, "application/json")
+        assert (await response.json())["error"]["param"] == "messages[0]"
+
+
+async def test_a_stream_whose_client_goes_away_ends_quietly(client: Client, raw: Raw, caplog: Any) -> None:
+    await raw.send(post(STREAMED_BIG))
+    await raw.reader.readexactly(1000)
+    raw.writer.transport.abort()
+    await asyncio.sleep(0.05)
+    async with client.post(app.PATH, data=GOOD) as response:
+        assert response.status == 200
+    assert not caplog.records
+
+
+async def test_a_stream_to_a_slow_reader_waits_and_others_do_not(client: Client, monkeypatch: Any) -> None:
+    made = 0
+    events = app.protocol.stream
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal made
+        for block in events(*arguments):
+            made += len(block)
+            yield block
+
+    monkeypatch.setattr(app.protocol, "stream", counting)
+    slow = Raw(*await asyncio.open_connection(client.host, client.port, limit=1000))
+    await slow.send(post(STREAMED_BIG))
+    await asyncio.sleep(0.3)
+    assert 0 < made < 20_000_000  # Of some 85 MB.
+    async with client.post(app.PATH, data=GOOD) as response:
+        assert response.status == 200
+    slow.writer.transport.abort()
 
 
 # Shutdown

@@ -59,7 +59,35 @@ def test_a_clean_run(base_url: str, tmp_path: Path) -> None:
 def test_limit(base_url: str) -> None:
     ended = run_requester("--base-url", base_url, "--data", str(SAMPLE), "--limit", "7", env=ENV)
     assert ended.returncode == 0
-    assert "Requests    7 over 70 conversations" in ended.stdout
+    assert "Requests     7 over 70 conversations" in ended.stdout
+
+
+def test_streams(base_url: str, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--stream", "--json", str(output))
+    ended = run_requester(*arguments, env=ENV)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "First token  p50" in ended.stdout
+    assert json.loads(output.read_text())["ttft_ms"]["min"] > 0
+
+
+def test_a_server_that_asks_for_a_key() -> None:
+    with running_server("--data", str(SAMPLE), "--api-key", "one", "--api-key", "two", env=ENV) as (url, _):
+        arguments = ("--base-url", url, "--data", str(SAMPLE))
+        assert run_requester(*arguments, "--api-key", "two", env=ENV).returncode == 0
+        assert run_requester(*arguments, env=environment(OPENAI_API_KEY="one")).returncode == 0
+        refused = run_requester(*arguments, "--api-key", "three", env=ENV)
+    assert refused.returncode == 1
+    assert "status 401: Incorrect API key provided" in refused.stdout
+
+
+def test_a_miss_is_explained(base_url: str, write_dataset: WriteDataset) -> None:
+    path = write_dataset([entry("a_0", "tell me a joke\u00a0", "no")])
+    ended = run_requester("--base-url", base_url, "--data", str(path), env=ENV)
+    assert ended.returncode == 1
+    assert (
+        "status 404: No valid response exists for the given request: messages[0] differs at character" in ended.stdout
+    )
 
 
 def test_failures_are_told_and_exit_1(base_url: str, tmp_path: Path) -> None:
@@ -266,8 +294,11 @@ def test_on_a_terminal_a_bar_runs_while_a_big_file_loads(write_dataset: WriteDat
 
 def test_help_names_every_option() -> None:
     for program, options in (
-        (SERVER, "--host --port --data --no-stitch --max-body-mb"),
-        (REQUESTER, "--base-url --data --no-stitch --concurrency --limit --keep-going --json --model --api-key"),
+        (SERVER, "--host --port --data --no-stitch --max-body-mb --api-key"),
+        (
+            REQUESTER,
+            "--base-url --data --no-stitch --concurrency --limit --keep-going --stream --json --model --api-key",
+        ),
     ):
         command = [sys.executable, str(program), "--help"]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=STOP_TIMEOUT, check=False, env=ENV)

@@ -11,7 +11,7 @@ from test_app import MockServer
 from mockchat import wire
 from mockchat.dataset import load
 from mockchat.index import ResponseIndex
-from mockchat.replay import ERROR, MISMATCHED, NOT_FOUND, Question, Result, difference, questions, replay, verify
+from mockchat.replay import ERROR, MISMATCHED, NOT_FOUND, Question, Result, questions, replay, verify
 
 CONVERSATIONS = [
     conversation("one", "hi", "hello", "how are you?", "fine"),
@@ -92,10 +92,20 @@ def test_right_answers(answer: bytes) -> None:
         (200, b'{"choices": []}', ERROR, "no choices[0].message.content"),
         (200, b'{"choices": [{"message": {"content": null}}]}', ERROR, "no choices[0].message.content"),
         (200, b'{"choices": {"0": 1}}', ERROR, "no choices[0].message.content"),
-        (200, completion("hello!"), MISMATCHED, "differs at character 5: got 'hello!', expected 'hello'"),
+        (
+            200,
+            completion("hello!"),
+            MISMATCHED,
+            "differs at character 5: got 'hello!' (U+0021), recorded 'hello' (its end)",
+        ),
         (200, completion("Hello"), MISMATCHED, "differs at character 0"),
-        (200, completion(""), MISMATCHED, "got '', expected"),
-        (200, completion("so\u00a0long"), MISMATCHED, "got 'so\\xa0long', expected 'so \"}] long'"),
+        (200, completion(""), MISMATCHED, "got '' (its end), recorded 'hello' (U+0068)"),
+        (
+            200,
+            completion("so\u00a0long"),
+            MISMATCHED,
+            "character 2: got 'so\\xa0long' (U+00A0), recorded 'so \"}] long' (U+0020)",
+        ),
     ],
 )
 def test_wrong_answers(status: int, answer: bytes, kind: str, detail: str) -> None:
@@ -106,9 +116,54 @@ def test_wrong_answers(status: int, answer: bytes, kind: str, detail: str) -> No
     assert problem[1].isprintable()
 
 
-def test_a_difference_shows_what_is_around_it() -> None:
-    text = difference("a" * 100 + "X" + "b" * 100, ["q", "a" * 100 + "Y" + "b" * 100])
-    assert text == (f"differs at character 100: got '{'a' * 30}X{'b' * 29}', expected '{'a' * 30}Y{'b' * 29}'")
+def events(*data: Any, newline: str = "\n") -> bytes:
+    lines = [f"data: {item if isinstance(item, str) else json.dumps(item)}{newline * 2}" for item in data]
+    return "".join(lines).encode()
+
+
+def delta(content: Any, finish_reason: str | None = None, number: int = 0) -> dict[str, Any]:
+    found = {} if content is None else {"content": content}
+    return {"choices": [{"index": number, "delta": found, "finish_reason": finish_reason}]}
+
+
+LAST = delta(None, "stop")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        events(delta(""), delta("hel"), delta("lo"), LAST, "[DONE]"),
+        events(delta("hello"), LAST, "[DONE]", newline="\r\n"),
+        events(delta("hello", "stop"), {"choices": [], "usage": {}}, "[DONE]"),
+        b": a comment\n\n" + events(delta("x", None, 1), delta("hello"), delta("y", None, 1), LAST, "[DONE]"),
+        b"event: message\nid: 3\n" + events(delta("hello"), LAST, "[DONE]") + b"data: ignored\n\n",
+    ],
+)
+def test_right_streams(answer: bytes) -> None:
+    assert verify(200, answer, EXPECTED, stream=True) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "detail"),
+    [
+        (b"", ERROR, "ended without a finish_reason"),
+        (events(delta("hello")), ERROR, "ended without a finish_reason"),
+        (events(delta("hello"), LAST), ERROR, "ended without [DONE]"),
+        (events(delta("hello"), "[DONE]"), ERROR, "ended without a finish_reason"),
+        (events(delta("hello"), LAST, "[DONE]")[:-1], ERROR, "ended without [DONE]"),
+        (events(delta("hel"), {"error": {"message": "overloaded"}}), ERROR, "broke off with an error: overloaded"),
+        (events(delta("hel"), "oops", "[DONE]"), ERROR, "not JSON: oops"),
+        (events(delta(3), delta(None), LAST, "[DONE]"), MISMATCHED, "got ''"),
+        (events(delta("hel"), LAST, "[DONE]"), MISMATCHED, "differs at character 3"),
+        (completion("hello"), ERROR, "ended without a finish_reason"),
+    ],
+)
+def test_wrong_streams(answer: bytes, kind: str, detail: str) -> None:
+    problem = verify(200, answer, EXPECTED, stream=True)
+    assert problem is not None
+    assert problem[0] == kind
+    assert detail in problem[1]
+    assert problem[1].isprintable()
 
 
 # A run
@@ -155,18 +210,20 @@ async def run(base_url: str, **options: Any) -> Result:
         return await replay(asked(), base_url, **{"concurrency": 2, "keep_going": True, **options})
 
 
-@pytest.mark.parametrize("concurrency", [1, 3, 100])
-async def test_the_sample_is_verified(aiohttp_server: Any, concurrency: int) -> None:
+@pytest.mark.parametrize(("concurrency", "stream"), [(1, False), (3, True), (100, False)])
+async def test_the_sample_is_verified(concurrency: int, stream: bool) -> None:
     conversations = load(SAMPLE).conversations
     index = ResponseIndex(conversations)
     server = MockServer(index)
     await server.start_server()
     for slash in ("", "/"):
         url = f"http://127.0.0.1:{server.port}/v1{slash}"
-        result = await replay(questions(conversations, index, "gpt-4o"), url, concurrency=concurrency, api_key="key")
+        given = questions(conversations, index, "gpt-4o", stream)
+        result = await replay(given, url, concurrency=concurrency, api_key="key", stream=stream)
         assert (result.passed, result.failures, result.interrupted) == (169, [], False)
         assert len(result.latencies) == result.requests == 169
         assert 0 < max(result.latencies) < result.elapsed
+        assert len(result.first_tokens) == (169 if stream else 0)
     await server.close()
 
 
@@ -235,6 +292,29 @@ async def test_a_request_that_can_not_be_sent_is_an_error(options: dict[str, str
     result = await run(**{"base_url": "http://127.0.0.1:1/v1", **options})
     assert (result.passed, result.count(ERROR)) == (0, 4)
     assert all(failure.detail.isprintable() for failure in result.failures)
+
+
+async def test_the_time_to_the_first_token_is_that_of_the_first_text() -> None:
+    parts = [
+        events(delta("")),
+        events(delta("hel"))[:10],
+        events(delta("hel"))[10:],
+        events(delta("lo"), LAST, "[DONE]"),
+    ]
+
+    async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0.1)
+
+    async with answering(answerer) as url:
+        async with asyncio.timeout(20):
+            result = await replay(asked()[:1], url, concurrency=1, stream=True)
+    assert result.passed == 1
+    assert 0.2 <= result.first_tokens[0] <= result.latencies[0] - 0.1
 
 
 async def test_it_stops_at_the_first_failure() -> None:

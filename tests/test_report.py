@@ -65,6 +65,14 @@ def test_json_has_the_promised_keys() -> None:
     assert as_json(Result(), 0, 1)["requests_per_s"] == 0
 
 
+def test_streams_have_the_time_to_the_first_token() -> None:
+    found = result()
+    found.first_tokens.extend([0.002, 0.004])
+    assert as_json(found, 9, 2)["ttft_ms"]["max"] == 4.0
+    assert "First token  p50 2.00, p90 4.00" in summary(found, 9, 2)
+    assert "First token" not in summary(result(), 9, 2)
+
+
 def test_the_summary_of_a_clean_run() -> None:
     lines = summary(result(), 9, 2).splitlines()
     assert lines[0].split() == ["Requests", "3", "over", "9", "conversations"]
