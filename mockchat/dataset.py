@@ -87,7 +87,7 @@ def load(
     finally:
         if collecting:
             gc.enable()
-    if not any(wire.is_assistant(message) for found in dataset.conversations for message in found.messages):
+    if not dataset.replies:
         raise DatasetError(f"{path}: holds no assistant message, so there is nothing to answer with")
     return dataset
 

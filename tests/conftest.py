@@ -18,12 +18,6 @@ SHARED = ROOT.parent / "shared" / "data"
 WriteDataset = Callable[[Any], Path]
 
 
-def shared(name: str) -> Any:
-    """A real recording as a pytest parameter, skipped where the folder is missing."""
-    path = SHARED / name
-    return pytest.param(path, id=name, marks=pytest.mark.skipif(not path.exists(), reason="no shared recordings here"))
-
-
 def conversation(conversation_id: str, *turns: str, first: str = "user") -> Conversation:
     """Turns of user and assistant, alternating; a turn like `system:text` names its role."""
     roles = ("user", "assistant") if first == "user" else ("assistant", "user")
