@@ -14,6 +14,8 @@ from email.utils import formatdate
 from http import HTTPStatus
 
 from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp.http import HttpRequestParser, RawRequestMessage
+from aiohttp.log import server_logger
 
 from mockchat import protocol
 from mockchat.index import ResponseIndex
@@ -24,39 +26,40 @@ MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
 SHUTDOWN_TIMEOUT = 5.0  # seconds
 
 
-class ReadyAnswer(web.StreamResponse):
+class Answer(web.StreamResponse):
     """An answer of ready-made bytes: status line, headers and body are written as they are, part by part.
 
-    It takes the place of `web.Response`, whose headers cost more than finding the reply. It is written in `write_eof`,
-    where aiohttp forgives a client that has gone, and waits there while the client does not read.
+    It takes the place of `web.Response`, whose headers cost more than finding the reply. What was not
+    written at once is written in `write_eof`, where aiohttp forgives a client that has gone, and waits there while the
+    client does not read. `persistent` tells whether the connection stays open afterwards.
     """
 
-    def __init__(self, parts: Iterable[bytes], keep_alive: bool) -> None:
-        self._parts = parts
-        self._persistent = keep_alive
+    def __init__(self, parts: Iterable[bytes], persistent: bool) -> None:
+        self.parts = iter(parts)
+        self.persistent = persistent
 
     @property
     def keep_alive(self) -> bool:
         """Whether the connection stays open after this answer; asked for when it is written."""
         connection = self._request.protocol
-        return self._persistent and not (isinstance(connection, _Connection) and connection.is_last())
+        return self.persistent and not (isinstance(connection, _Connection) and connection.is_last())
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Remember where to write; there are no headers to make."""
         self._request = request
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Write each part as soon as the transport's buffer has room for more."""
-        for part in self._parts:
+        """Write each part as soon as the transport's buffer has room for it."""
+        for part in self.parts:
+            await self._request.writer.drain()
             transport = self._request.transport
             if transport is None or transport.is_closing():
                 raise ConnectionResetError("the client has gone")
             transport.write(part)
-            await self._request.writer.drain()
 
 
 class ChatCompletions:
-    """The handler of every request: `POST /v1/chat/completions`, and errors for anything else."""
+    """What becomes of each request: `POST /v1/chat/completions`, and errors for anything else."""
 
     def __init__(self, index: ResponseIndex, max_body_size: int = MAX_BODY_SIZE, api_keys: Sequence[str] = ()) -> None:
         self._index = index
@@ -65,63 +68,85 @@ class ChatCompletions:
         self._run_id = secrets.token_hex(6).encode()
         self._answered = 0
         self._now = 0
-        self._date = b""
+        self._heads: dict[tuple[int, bytes, bytes], bytes] = {}  # Of this second.
         self.closing = False
         self.receiving: dict[web.RequestHandler, StreamReader] = {}  # Bodies on their way.
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request; every error is an answer too."""
+    def answer(self, message: RawRequestMessage, content: StreamReader) -> Answer:
+        """Answer a request that is there to its end; every error is an answer too."""
         try:
-            if self._api_keys:
-                self._check_key(request)
-            if request.raw_path != PATH or request.method != "POST":
-                self._check_route(request)
-            if "Content-Encoding" in request.headers:
-                self._check_encoding(request)
-            content = request.content
-            body = content.read_nowait() if content.is_eof() else await self._receive(request)
-            if len(body) > self._max_body_size:
-                raise self._too_large()
-            found = protocol.read_request(body, self._index)
-            if found.settings.stream:
-                return self._stream(request, protocol.stream(found, int(time.time())))
-            return self._answer(request, HTTPStatus.OK, protocol.completion(found, int(time.time())))
+            self._check(message)
+            return self._reply(message, content.read_nowait())
         except ApiError as error:
-            return self.error(request, error)
-        except web.RequestPayloadError:
-            return ReadyAnswer((), True)  # aiohttp's own error about it is next in the connection's queue.
-        except OSError:
-            return ReadyAnswer((), False)  # The client went while it was sending; nobody reads this.
+            return self.error(message, error)
+        except Exception as error:
+            return self.failure(message, error)
 
-    def _check_key(self, request: web.BaseRequest) -> None:
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request whose end may still be on its way: the handler that aiohttp calls."""
+        connection, message = request.protocol, request._message
+        if isinstance(connection, _Connection) and connection.prepared:
+            answer, connection.prepared = connection.prepared, None
+            return answer
+        try:
+            self._check(message)
+            return self._reply(message, await self._receive(request))
+        except ApiError as error:
+            # What is left of a refused body is not worth reading.
+            return self.error(message, error, keep_alive=request.content.is_eof())
+        except web.RequestPayloadError:
+            return Answer((), True)  # aiohttp's own error about it is next in the connection's queue.
+        except OSError:
+            return Answer((), False)  # The client went while it was sending; nobody reads this.
+
+    def _reply(self, message: RawRequestMessage, body: bytes) -> Answer:
+        if len(body) > self._max_body_size:
+            raise self._too_large()
+        found = protocol.read_request(body, self._index)
+        if found.settings.stream:
+            return self._stream(message, protocol.stream(found, int(time.time())))
+        return self._whole(message, 200, protocol.completion(found, int(time.time())))
+
+    def _check(self, message: RawRequestMessage) -> None:
+        """Refuse what need not be read."""
+        if self._api_keys:
+            self._check_key(message.headers.get("Authorization", ""))
+        if message.path != PATH or message.method != "POST":
+            self._check_route(message)
+        if "Content-Encoding" in message.headers:
+            self._check_encoding(", ".join(message.headers.getall("Content-Encoding")))
+
+    def _check_key(self, authorization: str) -> None:
+        scheme, _, key = authorization.partition(" ")
         given = key.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""
         # Every key is compared, each in constant time: how long it takes tells nothing.
         matches = [hmac.compare_digest(given, expected) for expected in self._api_keys]
         if not any(matches):
-            message = "Incorrect API key provided" if given else "No API key provided: send Authorization: Bearer KEY"
-            raise ApiError(HTTPStatus.UNAUTHORIZED, message, code="invalid_api_key")
+            problem = "Incorrect API key provided" if given else "No API key provided: send Authorization: Bearer KEY"
+            raise ApiError(HTTPStatus.UNAUTHORIZED, problem, code="invalid_api_key")
 
-    def _check_route(self, request: web.BaseRequest) -> None:
-        if request.path != PATH:
-            message = f"Unknown path {request.path[:200]}: this server has one route, POST {PATH}"
-            raise ApiError(HTTPStatus.NOT_FOUND, message)
-        if request.method != "POST":
-            message = f"Method {request.method} is not allowed on {PATH}: use POST"
-            raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, message)
+    def _check_route(self, message: RawRequestMessage) -> None:
+        path = message.url.path
+        if path != PATH:
+            problem = f"Unknown path {path[:200]}: this server has one route, POST {PATH}"
+            raise ApiError(HTTPStatus.NOT_FOUND, problem)
+        if message.method != "POST":
+            problem = f"Method {message.method} is not allowed on {PATH}: use POST"
+            raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, problem)
 
-    def _check_encoding(self, request: web.BaseRequest) -> None:
-        encoding = ", ".join(request.headers.getall("Content-Encoding"))
+    def _check_encoding(self, encoding: str) -> None:
         if encoding.lower() != "identity":
-            message = f"Content-Encoding {encoding!r} is not supported: send the body uncompressed"
-            raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, message)
+            problem = f"Content-Encoding {encoding!r} is not supported: send the body uncompressed"
+            raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, problem)
 
     def _too_large(self) -> ApiError:
-        message = f"The request body is larger than {self._max_body_size} bytes (see --max-body-mb)"
-        return ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
+        problem = f"The request body is larger than {self._max_body_size} bytes (see --max-body-mb)"
+        return ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem)
 
     async def _receive(self, request: web.BaseRequest) -> bytes:
         """Wait for a body that is not there yet; refuse it as soon as it is known to be too large."""
+        if request.content.is_eof():
+            return request.content.read_nowait()
         if (request.content_length or 0) > self._max_body_size:
             raise self._too_large()
         expectation = request.headers.get("Expect", "")
@@ -146,60 +171,73 @@ class ChatCompletions:
             raise web.RequestPayloadError
         return b"".join(blocks)
 
-    def error(self, request: web.BaseRequest, error: ApiError) -> ReadyAnswer:
+    def error(self, message: RawRequestMessage, error: ApiError, keep_alive: bool = True) -> Answer:
         """An error as OpenAI's object; a miss is plain text for a client that does not ask for JSON."""
         if isinstance(error, protocol.NotRecorded):
-            accepted = request.headers.get("Accept", "").lower()
+            accepted = message.headers.get("Accept", "").lower()
             if "json" not in accepted and "event-stream" not in accepted:
-                return self._answer(request, error.status, str(error).encode(), b"text/plain; charset=utf-8")
-        return self._answer(request, error.status, error.body())
+                return self._whole(message, error.status, str(error).encode(), keep_alive, b"text/plain; charset=utf-8")
+        return self._whole(message, error.status, error.body(), keep_alive)
 
-    def _answer(
-        self, request: web.BaseRequest, status: int, body: bytes, content_type: bytes = b"application/json"
-    ) -> ReadyAnswer:
-        # What is left of a refused body is not worth reading.
-        keep_alive = request.keep_alive and not self.closing and request.content.is_eof()
-        head = self._head(request, status, content_type, keep_alive) + b"Content-Length: %d\r\n\r\n" % len(body)
-        return ReadyAnswer((head if request.method == "HEAD" else head + body,), keep_alive)
+    def failure(self, message: RawRequestMessage, error: BaseException | None) -> Answer:
+        """A bug of ours, logged and told."""
+        server_logger.error("Error handling a request", exc_info=error)
+        return self.error(message, ApiError(500, "The server failed; its log says how"), keep_alive=False)
 
-    def _stream(self, request: web.BaseRequest, events: Iterator[bytes]) -> ReadyAnswer:
+    def _whole(
+        self,
+        message: RawRequestMessage,
+        status: int,
+        body: bytes,
+        keep_alive: bool = True,
+        content_type: bytes = b"application/json",
+    ) -> Answer:
+        keep_alive = keep_alive and not (message.should_close or self.closing)
+        head = self._head(message, status, content_type, keep_alive)
+        body = b"" if message.method == "HEAD" else body
+        whole = b"%b%08x\r\nContent-Length: %d\r\n\r\n%b" % (head, self._answered, len(body), body)
+        return Answer((whole,), keep_alive)
+
+    def _stream(self, message: RawRequestMessage, events: Iterator[bytes]) -> Answer:
         """Server-sent events in chunks, or up to the connection's end for a client of HTTP/1.0."""
-        chunked = request.version >= HttpVersion11
-        keep_alive = request.keep_alive and not self.closing and chunked
-        head = self._head(request, HTTPStatus.OK, b"text/event-stream; charset=utf-8", keep_alive)
+        chunked = message.version >= HttpVersion11
+        keep_alive = chunked and not (message.should_close or self.closing)
+        head = self._head(message, 200, b"text/event-stream; charset=utf-8", keep_alive) + b"%08x\r\n" % self._answered
         head += b"Cache-Control: no-cache\r\n" + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
 
         def parts() -> Iterator[bytes]:
-            part = head  # Goes out with the first events, as the end does with the last.
+            before = head  # Goes out with the first events, as the end does with the last.
             for block in events:
-                if part is not head:
-                    yield part
-                    part = b""
-                part += b"%x\r\n%b\r\n" % (len(block), block) if chunked else block
-            yield part + b"0\r\n\r\n" if chunked else part
+                end = b"0\r\n\r\n" if block.endswith(protocol.STREAM_END) else b""
+                chunk = (before, b"%x\r\n" % len(block), block, b"\r\n", end)
+                yield b"".join(chunk) if chunked else before + block
+                before = b""
 
-        return ReadyAnswer(parts(), keep_alive)
+        return Answer(parts(), keep_alive)
 
-    def _head(self, request: web.BaseRequest, status: int, content_type: bytes, keep_alive: bool) -> bytes:
-        """The status line and the headers that every answer has."""
+    def _head(self, message: RawRequestMessage, status: int, content_type: bytes, keep_alive: bool) -> bytes:
+        """The status line and the headers that every answer has, up to the request's number."""
+        self._answered += 1
         now = int(time.time())
         if now != self._now:
             self._now = now
-            self._date = formatdate(now, usegmt=True).encode()
-        self._answered += 1
-        special = _SPECIAL_HEADERS.get(status, b"")
+            self._heads.clear()
+        connection = b""
         if not keep_alive:
-            special += b"Connection: close\r\n"
-        elif request.version < HttpVersion11:
-            special += b"Connection: keep-alive\r\n"
-        return b"HTTP/1.1 %b\r\nContent-Type: %b\r\nDate: %b\r\nx-request-id: req_%b%08x\r\n%b" % (
-            _STATUS_LINES[status],
-            content_type,
-            self._date,
-            self._run_id,
-            self._answered,
-            special,
-        )
+            connection = b"Connection: close\r\n"
+        elif message.version < HttpVersion11:
+            connection = b"Connection: keep-alive\r\n"
+        key = status, content_type, connection
+        if key not in self._heads:
+            self._heads[key] = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nDate: %b\r\n%b%bx-request-id: req_%b" % (
+                _STATUS_LINES[status],
+                content_type,
+                formatdate(now, usegmt=True).encode(),
+                connection,
+                _SPECIAL_HEADERS.get(status, b""),
+                self._run_id,
+            )
+        return self._heads[key]
 
 
 _SPECIAL_HEADERS = {
@@ -210,27 +248,32 @@ _STATUS_LINES = {status.value: f"{status.value} {status.phrase}".encode() for st
 
 
 class _Connection(web.RequestHandler):
-    """aiohttp's connection, with errors that are answers like any other."""
+    """aiohttp's connection, with errors that are answers like any other, and the last answer for who half-closes it."""
 
     def __init__(self, server: "ChatServer", chat: ChatCompletions) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), access_log=None, auto_decompress=False)  # type: ignore[arg-type]
         self._chat = chat
         self.half_closed = False
+        self.prepared: Answer | None = None  # To the next request in the queue.
 
     def data_received(self, data: bytes) -> None:
-        """Pass data on, and end the wait for a body that turned out not to be HTTP.
+        """Have aiohttp read the data, and end the wait for a body that turned out not to be HTTP.
 
         aiohttp queues that error behind the request whose body it is, which then would wait for ever.
         """
         super().data_received(data)
-        if self._messages and self in self._chat.receiving:
+        body = self._chat.receiving.get(self)
+        if body is not None and self._messages and not body.is_eof():
             self._chat.receiving.pop(self).feed_eof()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection open while a client that has sent its last request waits for the answer."""
         self.half_closed = True
-        idle = self._request_count == 0 or (self._waiter is not None and not self._waiter.done())
-        return not idle and self not in self._chat.receiving
+        return self._request_count > 0 and not self._is_idle() and self not in self._chat.receiving
+
+    def _is_idle(self) -> bool:
+        """Whether aiohttp's task waits for the next request."""
+        return self._waiter is not None and not self._waiter.done()
 
     def is_last(self) -> bool:
         """Whether no request can follow the one that was answered."""
@@ -244,13 +287,75 @@ class _Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what is not HTTP with 400; anything else is a bug of ours, logged and answered with 500."""
-        if status < 500:
-            reason = (message or "").partition("\n")[0].partition(": bytearray")[0].rstrip(":")
-            error = ApiError(status, f"The request is not well-formed HTTP: {reason}")
-        else:
-            self.log_exception("Error handling a request", exc_info=exc)
-            error = ApiError(500, "The server failed; its log says how")
-        return self._chat.error(request, error)
+        if status >= 500:
+            return self._chat.failure(request._message, exc)
+        reason = (message or "").partition("\n")[0].partition(": bytearray")[0].rstrip(":")
+        error = ApiError(status, f"The request is not well-formed HTTP: {reason}")
+        return self._chat.error(request._message, error)
+
+
+class _PromptConnection(_Connection):
+    """A connection that answers at once what can be answered at once.
+
+    aiohttp wakes a task for each connection, which starts a task for each request: that costs more than all that we do.
+    So a request that is there to its end when its bytes arrive is answered then and there. Whatever has to wait (for
+    the rest of a body, for a slow reader, for what is before it) or closes the connection goes aiohttp's way.
+
+    This needs to know how aiohttp queues requests, and aiohttp may change that: it is used only where all that it
+    needs is there, and tests/test_app.py tells whether it still means the same.
+    """
+
+    POSSIBLE = hasattr(HttpRequestParser, "message_consumed") and all(
+        hasattr(web.RequestHandler, name)
+        for name in ("_messages", "_waiter", "_buffer_paused", "_reading_paused", "_next_keepalive_close_time")
+    )
+
+    def data_received(self, data: bytes) -> None:
+        """Have aiohttp read the data, and answer what is complete."""
+        if not self._is_idle():
+            super().data_received(data)
+            return
+        waiter, self._waiter = self._waiter, None  # Lest the task is woken for what is answered here.
+        super().data_received(data)
+        while self._messages and self._answer_at_once():
+            pass
+        self._waiter = waiter
+        if self._messages and self._is_idle():
+            waiter.set_result(None)  # type: ignore[union-attr]
+
+    def _answer_at_once(self) -> bool:
+        """Answer the next request in the queue, if that needs no waiting."""
+        message, content = self._messages[0]
+        if (
+            not isinstance(message, RawRequestMessage)
+            or message.upgrade
+            or not content.is_eof()
+            or self.transport is None
+            or self._paused
+            or self._buffer_paused
+        ):
+            return False
+        answer = self._chat.answer(message, content)
+        if not (answer.persistent and self._write(answer.parts)):
+            self.prepared = answer
+            return False
+        self._messages.popleft()
+        self._parser.message_consumed()  # type: ignore[union-attr]
+        self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout
+        return True
+
+    def _write(self, parts: Iterator[bytes]) -> bool:
+        """Write as much as the transport takes; true if that is all."""
+        for part in parts:
+            self.transport.write(part)  # type: ignore[union-attr]
+            if self._paused:
+                return False
+        return True
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Resume if reading was paused: aiohttp asks for it twice a request, and each time has nothing parsed again."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
 
 class ChatServer(web.Server):
@@ -262,7 +367,7 @@ class ChatServer(web.Server):
 
     def __call__(self) -> web.RequestHandler:
         """A new connection's protocol."""
-        return _Connection(self, self._chat)
+        return (_PromptConnection if _PromptConnection.POSSIBLE else _Connection)(self, self._chat)
 
     def pre_shutdown(self) -> None:
         """Take no further requests; one whose body is on its way is still answered."""

@@ -22,7 +22,7 @@ from mockchat import wire
 from mockchat.diagnosis import diagnose
 from mockchat.index import Reply, ResponseIndex
 
-DEFAULT_MODEL = "mockchat"
+DEFAULT_MODEL = b'"mockchat"'  # As JSON.
 NOT_RECORDED = "No valid response exists for the given request"
 
 _MESSAGES_KEY = b'"messages":'
@@ -65,9 +65,9 @@ class NotRecorded(ApiError):
 
 
 class Settings(NamedTuple):
-    """The parameters that matter beside the messages."""
+    """The parameters that matter beside the messages; `model` is a JSON string."""
 
-    model: str = DEFAULT_MODEL
+    model: bytes = DEFAULT_MODEL
     stream: bool = False
     include_usage: bool = False
     n: int = 1
@@ -140,13 +140,18 @@ def general(body: bytes, index: ResponseIndex) -> ChatRequest:
     if not isinstance(given, list):
         problem = "is missing" if given is None else "must be an array"
         raise ApiError(400, f"messages {problem}: send the history as a list of role and content", param="messages")
-    messages = [_message(message, f"messages[{number}]") for number, message in enumerate(given)]
+    messages = []
+    for number, message in enumerate(given):
+        try:
+            messages.append(wire.message(message["role"], message["content"]))
+        except (KeyError, TypeError, AttributeError):
+            messages.append(_unusual_message(message, f"messages[{number}]"))
     settings = _settings(parameters)
     prefix, known = index.find(messages)
     replies = index.replies(prefix) if known == len(messages) else []
     if not replies:
         raise NotRecorded(index, messages)
-    return ChatRequest(replies, len(wire.join(messages)), settings)
+    return ChatRequest(replies, wire.joined_size(messages), settings)
 
 
 def _settings(parameters: dict[str, Any]) -> Settings:
@@ -155,7 +160,7 @@ def _settings(parameters: dict[str, Any]) -> Settings:
     model = _parameter(parameters, "model", str, "a string")
     n = _parameter(parameters, "n", int, "a whole number from 1 to 128", least=1, most=128)
     return Settings(
-        model=DEFAULT_MODEL if model is None else model,
+        model=DEFAULT_MODEL if model is None else wire.text(model),
         stream=_parameter(parameters, "stream", bool, "a boolean") or False,
         include_usage=include_usage or False,
         n=1 if n is None else n,
@@ -174,7 +179,8 @@ def _parameter(
     raise ApiError(400, f"{place}{name} must be {expected}", param=place + name)
 
 
-def _message(message: Any, place: str) -> bytes:
+def _unusual_message(message: Any, place: str) -> bytes:
+    """A message whose role is written otherwise or whose content is no string; anything else is refused."""
     if not isinstance(message, dict):
         raise ApiError(400, f"{place} must be an object with role and content", param=place)
     name = message.get("role")
@@ -225,7 +231,7 @@ def completion(request: ChatRequest, created: int) -> bytes:
     return _COMPLETION % (
         replies[0].conversation_id,
         created,
-        wire.text(request.settings.model),
+        request.settings.model,
         b",".join(choices),
         _usage(request, replies),
         replies[0].message[len(wire.ASSISTANT) :],
@@ -244,20 +250,24 @@ def stream(request: ChatRequest, created: int) -> Iterator[bytes]:
 
     Follows https://platform.openai.com/docs/api-reference/chat-streaming: `chat.completion.chunk` objects, the role
     first, then the reply in pieces like tokens, then the reason why it ended, the usage if asked for, and `[DONE]`.
-    Several choices are interleaved. `created` is as in `completion`.
+    Several choices are interleaved. `created` is as in `completion`. The last block ends with `STREAM_END`.
     """
-    waiting = b""
-    for events in _events(request, created):
-        waiting += events
-        if len(waiting) >= _WRITE_SIZE:
-            yield waiting
-            waiting = b""
-    yield waiting
+    block, size = [], 0
+    for part in _event_parts(request, created):
+        block.append(part)
+        size += len(part)
+        if size >= _WRITE_SIZE:
+            yield b"".join(block)
+            block, size = [], 0
+    yield b"".join([*block, STREAM_END])
 
 
-def _events(request: ChatRequest, created: int) -> Iterator[bytes]:
+STREAM_END = b"data: [DONE]\n\n"
+
+
+def _event_parts(request: ChatRequest, created: int) -> Iterator[bytes]:
     replies = choose(request)
-    about = replies[0].conversation_id, created, wire.text(request.settings.model)
+    about = replies[0].conversation_id, created, request.settings.model
     before = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":[' % about
     after = b'],"usage":null}\n\n' if request.settings.include_usage else b"]}\n\n"
 
@@ -271,20 +281,17 @@ def _events(request: ChatRequest, created: int) -> Iterator[bytes]:
     if len(replies) == 1:
         joint = closing + opening[0]
         for start in range(0, len(pieces[0]), _PIECES_AT_ONCE):
-            yield opening[0] + joint.join(pieces[0][start : start + _PIECES_AT_ONCE]) + closing
+            yield from (opening[0], joint.join(pieces[0][start : start + _PIECES_AT_ONCE]), closing)
     else:
         for row in zip_longest(*pieces):
             yield b"".join([opening[n] + piece + closing for n, piece in enumerate(row) if piece is not None])
     yield b"".join([event + after for event in for_each(_LAST_DELTA)])
     if request.settings.include_usage:
         yield before + b'],"usage":%b}\n\n' % _usage(request, replies)
-    yield b"data: [DONE]\n\n"
 
 
 # A piece is a word with the space before it, or a part of a long one; an escape or a character is never cut.
-_PIECE = re.compile(
-    rb"[ ]?(?:[^ \\\x80-\xff]{1,16}|(?:[\xc0-\xff][\x80-\xbf]+){1,8})|\\(?:u[0-9a-f]{4}|.)| +", re.DOTALL
-)
+_PIECE = re.compile(rb" ?[^ \\\x80-\xff]{1,16}|\\(?:u[0-9a-f]{4}|.)| ?(?:[\xc0-\xff][\x80-\xbf]+){1,8}| +", re.DOTALL)
 _PIECES_AT_ONCE = 512
 _WRITE_SIZE = 65536  # bytes
 _FIRST_DELTA = (
@@ -301,7 +308,9 @@ def _usage(request: ChatRequest, replies: list[Reply]) -> bytes:
     Of the messages' array for the prompt, and of each reply's JSON string for the completion; never 0.
     """
     prompt = _tokens(request.history_size)
-    completed = sum(_tokens(len(reply.message) - len(_BEFORE_REPLY)) for reply in replies)
+    completed = 0
+    for reply in replies:
+        completed += _tokens(len(reply.message) - len(_BEFORE_REPLY))
     return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (prompt, completed, prompt + completed)
 
 

@@ -94,3 +94,8 @@ def content_of(message: bytes) -> str:
 def join(messages: list[bytes]) -> bytes:
     """The JSON array of the messages: what a client sends as `messages`."""
     return OPENING + BETWEEN.join(messages) + CLOSING if messages else b"[]"
+
+
+def joined_size(messages: list[bytes]) -> int:
+    """The size in bytes of the JSON array of the messages."""
+    return sum(map(len, messages)) + len(BETWEEN) * len(messages) + 1 if messages else len(b"[]")

@@ -26,17 +26,22 @@ MISS = request_body(("user", "hix"))
 Client = TestClient
 
 
+class Chat(app.ChatCompletions):
+    """Counts the requests that go aiohttp's way, through a task of their own."""
+
+    tasks = 0
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.tasks += 1
+        return await super().__call__(request)
+
+
 class MockServer(BaseTestServer):
     """The server of `app.serve` on a free port of the test's loop."""
 
-    def __init__(
-        self,
-        index: ResponseIndex,
-        chat: type[app.ChatCompletions] = app.ChatCompletions,
-        api_keys: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, index: ResponseIndex, api_keys: Sequence[str] = (), max_body_size: int = MAX_BODY_SIZE) -> None:
         super().__init__()
-        self.chat = chat(index, MAX_BODY_SIZE, api_keys)
+        self.chat = Chat(index, max_body_size, api_keys)
 
     async def _make_runner(self, **options: Any) -> web.ServerRunner:
         return web.ServerRunner(app.ChatServer(self.chat), shutdown_timeout=0.5)
@@ -282,6 +287,13 @@ async def test_a_body_that_arrives_in_pieces(raw: Raw) -> None:
     assert content((await raw.answer())[2]) == "hello"
 
 
+async def test_the_end_of_a_body_may_bring_the_next_request(raw: Raw) -> None:
+    await raw.send(post(GOOD)[:-5])
+    await asyncio.sleep(0.02)
+    await raw.send(GOOD[-5:] + post(MISS) + post(GOOD))
+    assert [(await raw.answer())[0] for _ in range(3)] == [200, 404, 200]
+
+
 async def test_a_chunked_body(raw: Raw) -> None:
     await raw.send(f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
     for start in range(0, len(GOOD), 7):
@@ -367,25 +379,53 @@ async def test_a_client_that_goes_away_is_forgotten(client: Client, raw: Raw, se
     assert not caplog.records
 
 
-async def test_a_reader_that_does_not_read_holds_back_the_writer(aiohttp_client: Any) -> None:
-    """Twenty answers of 2.4 MB are asked for: all but the first few wait until the client reads."""
-    served = 0
+@pytest.fixture
+def made(monkeypatch: Any) -> list[int]:
+    """The sizes of the answers made so far."""
+    sizes: list[int] = []
+    completion = app.protocol.completion
 
-    class Counting(app.ChatCompletions):
-        async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-            nonlocal served
-            served += 1
-            return await super().__call__(request)
+    def counting(*arguments: Any) -> bytes:
+        answer = completion(*arguments)
+        sizes.append(len(answer))
+        return answer
 
-    client = await aiohttp_client(MockServer(INDEX, Counting))
+    monkeypatch.setattr(app.protocol, "completion", counting)
+    return sizes
+
+
+async def test_a_reader_that_does_not_read_holds_back_the_writer(aiohttp_client: Any, made: list[int]) -> None:
+    """Twenty answers of 2.4 MB are asked for: all but the first few wait until the client reads.
+
+    So does what is asked for later, and a body that is larger than what aiohttp keeps of one that nobody takes.
+    """
+    client = await aiohttp_client(MockServer(INDEX, max_body_size=10_000_000))
     stalled = Raw(*await asyncio.open_connection(client.host, client.port, limit=1000))
-    await stalled.send(post(request_body(("user", "write a lot"))) * 20)
+    stalled.writer.write(post(request_body(("user", "write a lot"))) * 20)
     await asyncio.sleep(0.3)
-    assert 1 <= served < 10
-    for _ in range(20):
+    assert 1 <= len(made) < 10
+    stalled.writer.write(post(GOOD[:-1] + b" " * 5_000_000 + b"}") + post(GOOD) * 20)
+    await asyncio.sleep(0.1)
+    assert len(made) < 10
+    for number in range(41):
         status, _, body = await stalled.answer()
-        assert (status, content(body)) == (200, BIG)
-    assert served == 20
+        assert (status, content(body)) == (200, BIG if number < 20 else "hello")
+    assert len(made) == 41
+    stalled.writer.close()
+
+
+async def test_what_is_asked_while_an_answer_waits_for_its_reader_waits_too(client: Client, made: list[int]) -> None:
+    stalled = Raw(*await asyncio.open_connection(client.host, client.port, limit=1000))
+    asked = 0
+    while len(made) == asked:  # Until one is not answered, the sockets' buffers being full.
+        asked += 1
+        await stalled.send(post(request_body(("user", "write a lot"))))
+        await asyncio.sleep(0.1)
+    await stalled.send(post(GOOD) * 3)
+    await asyncio.sleep(0.1)
+    assert len(made) == asked - 1
+    for number in range(asked + 3):
+        assert content((await stalled.answer())[2]) == (BIG if number < asked else "hello")
     stalled.writer.close()
 
 
@@ -398,6 +438,111 @@ async def test_an_unforeseen_error_is_a_500_error_object(client: Client, monkeyp
         assert response.status == 500
         assert (await response.json())["error"]["type"] == "server_error"
     assert "ZeroDivisionError" in caplog.text
+
+
+# What is answered at once: these tests tell when a new aiohttp breaks what `_PromptConnection` relies on
+
+
+prompt = pytest.mark.skipif(not app._PromptConnection.POSSIBLE, reason="this aiohttp queues requests otherwise")
+
+
+async def test_where_aiohttp_changed_requests_go_its_way(raw: Raw, client: Client, monkeypatch: Any) -> None:
+    monkeypatch.setattr(app._PromptConnection, "POSSIBLE", False)
+    other = Raw(*await asyncio.open_connection(client.host, client.port))
+    await other.send(post(GOOD) + post(STREAMED) + post(MISS))
+    assert content((await other.answer())[2]) == "hello"
+    assert (await other.answer())[0] == 200
+    assert (await chunked(other)).endswith(b"data: [DONE]\n\n")
+    assert (await other.answer())[0] == 404
+    assert tasks(client) == 3
+    other.writer.close()
+
+
+def tasks(client: Client) -> int:
+    """How many requests went aiohttp's way so far."""
+    assert isinstance(client.server, MockServer)
+    return client.server.chat.tasks
+
+
+@prompt
+async def test_a_request_that_is_there_to_its_end_needs_no_task(client: Client, raw: Raw) -> None:
+    for body, status in ((GOOD, 200), (MISS, 404), (b"{", 400), (GOOD, 200)):
+        await raw.send(post(body))
+        assert (await raw.answer())[0] == status
+    await raw.send(post(GOOD).replace(b"/v1/", b"/v2/"))
+    assert (await raw.answer())[0] == 404
+    await raw.send(post(STREAMED))
+    assert (await raw.answer())[0] == 200
+    assert (await chunked(raw)).endswith(b"data: [DONE]\n\n")
+    assert tasks(client) == 0
+
+
+@pytest.mark.parametrize(
+    ("parts", "status"),
+    [
+        ((post(GOOD)[:-5], GOOD[-5:]), 200),
+        ((post(GOOD)[:50], post(GOOD)[50:-5], GOOD[-5:]), 200),
+        ((post(GOOD, "Connection: close\r\n"),), 200),
+        ((post(GOOD, version="1.0"),), 200),
+        ((post(MISS, "Connection: close\r\n"),), 404),
+        ((post(GOOD, "Connection: Upgrade\r\nUpgrade: websocket\r\n"),), 200),
+    ],
+)
+async def test_what_must_wait_or_closes_goes_through_a_task(
+    client: Client, raw: Raw, parts: Sequence[bytes], status: int
+) -> None:
+    for part in parts:
+        await raw.send(part)
+        await asyncio.sleep(0.02)
+    assert (await raw.answer())[0] == status
+    assert tasks(client) == 1
+
+
+async def test_a_pipeline_after_many_requests(raw: Raw) -> None:
+    """More of them than aiohttp queues, which counts those that are not taken from it."""
+    for _ in range(40):
+        await raw.send(post(GOOD))
+        assert (await raw.answer())[0] == 200
+    await raw.send(post(GOOD) * 5)
+    for _ in range(5):
+        assert content((await raw.answer())[2]) == "hello"
+
+
+async def test_more_pipelined_requests_than_aiohttp_queues(client: Client, raw: Raw) -> None:
+    """In one piece, and with one in the middle that must wait: the order stays."""
+    streamed = request_body(("user", "how?"), stream=True)
+    await raw.send(post(GOOD) * 500 + post(streamed) + post(MISS) * 500 + post(GOOD, "Connection: close\r\n"))
+    statuses = [(await raw.answer())[0] for _ in range(1002)]
+    assert statuses == [200] * 500 + [404] * 501 + [200]
+    assert await raw.closed()
+
+
+@prompt
+async def test_answers_keep_a_connection_from_being_idle(client: Client, raw: Raw) -> None:
+    """As seldom as it is: aiohttp closes a connection on which nothing has come for an hour."""
+    await raw.send(post(GOOD))
+    await raw.answer()
+    (connection,) = client.server.runner.server.connections
+    before = connection._next_keepalive_close_time
+    await raw.send(post(GOOD))
+    await raw.answer()
+    assert connection._next_keepalive_close_time > before
+    assert tasks(client) == 0
+
+
+@pytest.mark.parametrize("size", [200_000, 600_000, 5_000_000])
+@pytest.mark.parametrize("headers", ["Content-Length: {}\r\n", "Transfer-Encoding: chunked\r\n"])
+async def test_bodies_larger_than_any_buffer(aiohttp_client: Any, size: int, headers: str) -> None:
+    """Long enough for aiohttp to pause reading, several times, and in one piece as far as the socket takes it."""
+    client = await aiohttp_client(MockServer(INDEX, max_body_size=10_000_000))
+    raw = Raw(*await asyncio.open_connection(client.host, client.port))
+    body = GOOD[:-1] + b" " * (size - len(GOOD)) + b"}"
+    head = f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\n{headers.format(size)}\r\n".encode()
+    blocks = [body] if "{" in headers else [b"%x\r\n%b\r\n" % (len(body), body), b"0\r\n\r\n"]
+    for _ in range(3):
+        await raw.send(head + b"".join(blocks))
+        assert content((await raw.answer())[2]) == "hello"
+    raw.writer.close()
 
 
 # Streams

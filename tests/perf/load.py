@@ -1,0 +1,108 @@
+"""A load that costs next to nothing: ready-made requests over raw connections, and the servers that answer them."""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import PIPE, Popen
+from typing import Any
+from urllib.parse import urlsplit
+
+HEAD = (
+    "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    "Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\nUser-Agent: perf\r\nContent-Length: {}\r\n\r\n"
+)
+
+
+def http(body: bytes) -> bytes:
+    """The whole request, with the headers that clients send."""
+    return HEAD.format(len(body)).encode() + body
+
+
+def cpu_ns(pid: int) -> int:
+    """User and system time of a process's main thread so far, in nanoseconds (proc(5), schedstat)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+
+
+def memory(pid: int, name: str) -> int:
+    """A figure of /proc/PID/status in bytes: `VmRSS` is the memory now, `VmHWM` its peak."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+class Connection(asyncio.Protocol):
+    """Sends one request after the other, each as soon as the last one is answered."""
+
+    def __init__(self, requests: Iterator[bytes], sizes: list[int], statuses: set[bytes]) -> None:
+        self.requests, self.sizes, self.statuses = requests, sizes, statuses
+        self.done = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+        self._next()
+
+    def _next(self) -> None:
+        self.received, self.expected, self.chunked = 0, 0, False
+        request = next(self.requests, None)
+        if request is None:
+            self.transport.close()
+        else:
+            self.transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.received:
+            head, _, _ = data.partition(b"\r\n\r\n")
+            _, found, length = head.partition(b"Content-Length: ")
+            self.chunked = not found
+            self.expected = len(head) + 4 + int(length.partition(b"\r\n")[0] or 0)
+            self.body_size = self.expected - len(head) - 4
+            self.statuses.add(head[9:12])
+        self.received += len(data)
+        if data.endswith(b"0\r\n\r\n") if self.chunked else self.received >= self.expected:
+            self.sizes.append(self.received if self.chunked else self.body_size)
+            self._next()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.done.set_result(None)
+
+
+class Server:
+    """A server's process, and what it takes to answer."""
+
+    def __init__(self, pid: int, port: int) -> None:
+        self.pid, self.port = pid, port
+
+    async def answer(self, requests: Sequence[bytes], connections: int) -> dict[str, Any]:
+        """Have it answer all requests: CPU in microseconds a request, the answers' mean size, their statuses."""
+        sizes: list[int] = []
+        statuses: set[bytes] = set()
+        waiting = iter(requests)
+        loop = asyncio.get_running_loop()
+        started, clock = cpu_ns(self.pid), time.perf_counter()
+        made = [
+            await loop.create_connection(lambda: Connection(waiting, sizes, statuses), "127.0.0.1", self.port)
+            for _ in range(connections)
+        ]
+        await asyncio.gather(*[connection.done for _, connection in made])
+        elapsed = time.perf_counter() - clock
+        cpu = (cpu_ns(self.pid) - started) / 1000
+        if len(sizes) != len(requests):
+            raise RuntimeError(f"{len(sizes)} answers to {len(requests)} requests")
+        return {"cpu_us": cpu / len(sizes), "size": sum(sizes) // len(sizes), "statuses": statuses, "s": elapsed}
+
+
+@contextmanager
+def running(*command: str | os.PathLike[str]) -> Iterator[Server]:
+    """A server in a process of its own, once it has printed its port (or its URL)."""
+    with Popen(command, stdout=PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            for line in process.stdout:
+                if line.startswith("Serving "):
+                    yield Server(process.pid, urlsplit(line.split()[1]).port or 0)
+                    return
+            raise RuntimeError(f"{command} ended before it served")
+        finally:
+            process.terminate()
