@@ -5,23 +5,24 @@ import asyncio
 import errno
 import gc
 import io
-import itertools
 import json
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 from yarl import URL
 
-from mockchat import app, dataset, report, seeding
+from mockchat import app, dataset, plot, report, seeding
 from mockchat.dataset import Dataset, DatasetError
 from mockchat.index import ResponseIndex
-from mockchat.replay import Result, questions, replay
+from mockchat.replay import TIMEOUT, Load, Result, replay
 
 try:
     from uvloop import new_event_loop as new_loop
@@ -62,24 +63,40 @@ def serve(arguments: Sequence[str] | None = None) -> int:
 def requester(arguments: Sequence[str] | None = None) -> int:
     """The requester's command line; returns the exit status."""
     parser = _parser("Ask for every recorded reply and verify every answer.")
-    parser.add_argument(
+    server = parser.add_argument_group("the server")
+    server.add_argument(
         "--base-url", type=_base_url, default="http://127.0.0.1:8000/v1", metavar="URL", help="(default %(default)s)"
     )
-    parser.add_argument(
-        "--concurrency", type=_positive, default=os.cpu_count() or 1, metavar="N", help="in flight (default: CPUs)"
-    )
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N requests")
-    parser.add_argument("--keep-going", action="store_true", help="count failures instead of stopping at the first")
-    parser.add_argument("--stream", action="store_true", help="ask for streams, and time their first tokens")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
-    parser.add_argument("--model", metavar="NAME", help="the model to ask for (default: none is named)")
-    parser.add_argument(
+    server.add_argument("--model", metavar="NAME", help="the model to ask for (default: none is named)")
+    server.add_argument(
         "--api-key",
         type=_api_key,
         default=os.environ.get("OPENAI_API_KEY") or None,
         metavar="KEY",
         help="sent as a bearer token (default: OPENAI_API_KEY)",
     )
+    server.add_argument(
+        "--header", type=_header, action="append", default=[], metavar="'K: V'", help="send this header; repeatable"
+    )
+    load = parser.add_argument_group("the load (default: everything once, in order, at full speed)")
+    load.add_argument(
+        "--concurrency", type=_positive, default=os.cpu_count() or 1, metavar="N", help="in flight (default: CPUs)"
+    )
+    load.add_argument("--rate", type=_positive_number, metavar="R", help="requests a second, each due at its time")
+    load.add_argument("--duration", type=_positive_number, metavar="S", help="go round and round for S seconds")
+    load.add_argument("--limit", type=_positive, metavar="N", help="only the first N requests")
+    load.add_argument("--shuffle", action="store_true", help="in random order")
+    load.add_argument("--random-seed", type=int, metavar="N", help="the same random order again")
+    load.add_argument("--stream", action="store_true", help="ask for streams, and time their tokens")
+    load.add_argument(
+        "--timeout", type=_positive_number, default=TIMEOUT, metavar="S", help="of a request (default %(default)g s)"
+    )
+    load.add_argument("--keep-going", action="store_true", help="count failures instead of stopping at the first")
+    output = parser.add_argument_group("the report")
+    output.add_argument("--quiet", action="store_true", help="print the verdict alone")
+    output.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    output.add_argument("--failures", type=Path, metavar="FILE", help="write all failures, a JSON line each")
+    output.add_argument("--plot", type=_picture, metavar="FILE", help="draw the latencies (.png, .svg or .pdf)")
     return _run(_replay, parser.parse_args(arguments))
 
 
@@ -125,59 +142,99 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    if options.json:
-        _check_writable(options.json, options.data)
-    loaded, index = _load(options)
-    asked = itertools.islice(questions(loaded.conversations, index, options.model, options.stream), options.limit)
+    for path in filter(None, (options.json, options.failures, options.plot)):
+        _check_writable(path, options.data)
+    if options.plot and not plot.is_possible():
+        raise CommandError("--plot needs matplotlib: pip install 'mockchat[plot]', or pip install matplotlib")
+    loaded, index = _load(options, quiet=options.quiet)
+    if loaded.unanswered and not options.quiet:
+        print(f"{loaded.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
+    load = Load(**{field.name: getattr(options, field.name) for field in fields(Load)})
+    headers = dict(options.header)
+    if options.api_key:
+        headers["Authorization"] = f"Bearer {options.api_key}"
+    conversations = len(loaded.conversations)
+    total = None if options.duration else min(loaded.replies, options.limit or loaded.replies)
 
     async def run() -> Result:
-        running = asyncio.create_task(
-            replay(
-                asked,
-                options.base_url,
-                concurrency=options.concurrency,
-                keep_going=options.keep_going,
-                api_key=options.api_key,
-                stream=options.stream,
+        with tqdm(total=total, unit=" requests", leave=False, disable=options.quiet or not sys.stderr.isatty()) as bar:
+
+            def progress(result: Result) -> None:
+                bar.set_postfix(failed=len(result.failures), refresh=False)
+                bar.update(result.requests - bar.n)
+
+            running = asyncio.create_task(
+                replay(
+                    loaded.conversations,
+                    index,
+                    options.base_url,
+                    load,
+                    model=options.model,
+                    headers=headers,
+                    progress=lambda result: None if bar.disable else progress(result),
+                )
             )
-        )
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, running.cancel)
-        return await running
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, running.cancel)
+            return await running
 
     result = _on_loop(run())
-    conversations = len(loaded.conversations)
-    print(report.summary(result, conversations, options.concurrency), flush=True)
+    if not options.quiet:
+        print(report.summary(result, conversations, load), end="\n\n")
+    print(_coloured(report.verdict(result), bool(result.failures)), flush=True)
     if options.json:
-        text = json.dumps(report.as_json(result, conversations, options.concurrency), indent=2)
+        _write(options.json, json.dumps(report.as_json(result, conversations, load), indent=2) + "\n")
+    if options.failures:
+        lines = [json.dumps(report.failure_json(failure)) + "\n" for failure in result.failures]
+        _write(options.failures, "".join(lines))
+    if options.plot:
+        title = f"{result.requests:,} requests to {options.base_url}, {report.rate(result):,.0f} a second"
         try:
-            options.json.write_text(text + "\n", encoding="utf-8")
+            plot.draw(result, title, options.plot)
         except OSError as error:
-            raise CommandError(f"can't write {options.json}: {error.strerror}") from None
+            raise CommandError(f"can't write {options.plot}: {error.strerror}") from None
     if result.interrupted:
         return INTERRUPTED
-    return FAILED if result.failures else OK
+    return FAILED if result.failures or not result.passed else OK
 
 
-def _load(options: argparse.Namespace) -> tuple[Dataset, ResponseIndex]:
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"can't write {path}: {error.strerror}") from None
+
+
+def _coloured(text: str, failed: bool) -> str:
+    """Red or green on a terminal, unless NO_COLOR (https://no-color.org) is set."""
+    if os.environ.get("NO_COLOR") or not sys.stdout.isatty():
+        return text
+    return f"\033[{31 if failed else 32}m{text}\033[0m"
+
+
+def _load(options: argparse.Namespace, quiet: bool = False) -> tuple[Dataset, ResponseIndex]:
     path: Path = options.data or next(filter(Path.exists, DATASETS), DATASETS[-1])
-    print(f"Reading {path}", flush=True)
+
+    def tell(line: str) -> None:
+        if not quiet:
+            print(line, flush=True)
+
+    tell(f"Reading {path}")
     started = time.perf_counter()
     size = path.stat().st_size if path.is_file() else None
-    with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=quiet or not sys.stderr.isatty()) as bar:
         loaded = dataset.load(path, stitch=not options.no_stitch, progress=bar.update)
     altered = seeding.seed_errors(loaded.conversations, os.environ.get("SEED_ERRORS", ""))
     index = ResponseIndex(loaded.conversations)
     gc.freeze()  # The recordings stay for good: no collection need look at them.
-    print(
+    tell(
         f"Parsed {len(loaded.conversations):,} conversations ({loaded.entries:,} entries, {loaded.replies:,} replies; "
         f"{loaded.joined:,} pieces joined, {loaded.misaligned:,} of them do not line up; "
-        f"{index.ambiguous:,} histories with several replies) in {time.perf_counter() - started:.2f} s",
-        flush=True,
+        f"{index.ambiguous:,} histories with several replies) in {time.perf_counter() - started:.2f} s"
     )
     if loaded.misaligned * 2 > loaded.joined:
-        print("Most pieces do not line up: if the ids only look like pieces, use --no-stitch", flush=True)
+        tell("Most pieces do not line up: if the ids only look like pieces, use --no-stitch")
     if altered:
-        print(f"SEED_ERRORS: {altered:,} messages altered", flush=True)
+        tell(f"SEED_ERRORS: {altered:,} messages altered")
     return loaded, index
 
 
@@ -189,7 +246,7 @@ def _on_loop(main: Coroutine[Any, Any, T]) -> T:
 def _check_writable(path: Path, data: Path | None) -> None:
     """Find out before the run, not after it, and leave what is there until there is something to replace it."""
     if data and path.exists() and data.exists() and path.samefile(data):
-        raise CommandError(f"--json {path} is the file of the recordings: give another")
+        raise CommandError(f"{path} is the file of the recordings: give another")
     try:
         path.open("a").close()
     except OSError as error:
@@ -210,6 +267,26 @@ def _positive(value: str) -> int:
     if value.isascii() and value.isdigit() and len(value) < 10 and int(value) > 0:
         return int(value)
     _refuse(f"{value!r} is no whole number of at least 1")
+
+
+def _positive_number(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    return number if 0 < number < 1e9 else _refuse(f"{value!r} is no number above 0")
+
+
+def _header(value: str) -> tuple[str, str]:
+    name, colon, content = (part.strip() for part in value.partition(":"))
+    if colon and re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) and content.isprintable():
+        return name, content
+    _refuse(f"{value!r} is no header: give one like 'X-Team: search'")
+
+
+def _picture(value: str) -> Path:
+    path = Path(value)
+    return path if path.suffix in plot.SUFFIXES else _refuse(f"{value!r} must end in one of {', '.join(plot.SUFFIXES)}")
 
 
 def _host(value: str) -> str:

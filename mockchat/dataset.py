@@ -61,6 +61,11 @@ class Dataset:
         """The number of assistant messages."""
         return sum(wire.is_assistant(message) for found in self.conversations for message in found.messages)
 
+    @property
+    def unanswered(self) -> int:
+        """The number of conversations without an assistant message."""
+        return sum(not any(map(wire.is_assistant, found.messages)) for found in self.conversations)
+
 
 def load(
     path: Path,

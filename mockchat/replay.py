@@ -4,56 +4,90 @@ Follows https://platform.openai.com/docs/api-reference/chat/create as a client.
 """
 
 import asyncio
-import re
+import random
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice, pairwise
 from typing import NamedTuple
 
 import aiohttp
-import ujson
+from yarl import URL
 
 from mockchat import wire
 from mockchat.dataset import Conversation
-from mockchat.diagnosis import common_length, difference
 from mockchat.index import ResponseIndex
+from mockchat.verify import ERROR, Problem, excerpt, verify, verify_stream
 
-NOT_FOUND, MISMATCHED, ERROR = KINDS = ("not_found", "mismatched", "error")
 TIMEOUT = 60.0  # seconds
+TICK = 0.1  # seconds
+
+
+class Place(NamedTuple):
+    """Where a recorded reply stands: its conversation, its message's number, and the prefix before it."""
+
+    conversation: Conversation
+    number: int
+    prefix: int
 
 
 class Question(NamedTuple):
-    """A request to make: the place of the reply it asks for, its body, and the replies that are right."""
+    """A request to make: the place of the reply it asks for, its body, and the replies that are right (wire form)."""
 
-    conversation_id: str
-    message_index: int
+    place: Place
     body: bytes
     expected: list[bytes]
 
 
 class Failure(NamedTuple):
-    """A request that was not answered as recorded; `kind` is one of `KINDS`, `detail` is for people."""
+    """A request that was not answered as recorded; `at` is when it was due, in seconds from the start of the run."""
 
     conversation_id: str
     message_index: int
-    kind: str
-    detail: str
+    at: float
+    problem: Problem
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """How to ask: by default everything once, in order, as fast as `concurrency` requests in flight allow.
+
+    `rate` is in requests a second, `duration` (round and round until then) and `timeout` (of a request) in seconds.
+    """
+
+    concurrency: int
+    keep_going: bool = False
+    stream: bool = False
+    limit: int | None = None
+    rate: float | None = None
+    duration: float | None = None
+    shuffle: bool = False
+    random_seed: int | None = None
+    timeout: float = TIMEOUT
 
 
 @dataclass(slots=True)
 class Result:
-    """What a run found: times are in seconds, latencies those of the requests that were answered.
+    """What a run found: times are in seconds, sizes in bytes of bodies, latencies those of the answered requests.
 
-    `first_tokens` are the times to the first token of the requests that were answered by a stream.
+    `due` has, for each latency, the moment from which it counts, from the start of the run. Of streams, `first_tokens`
+    are the times to the first token and `gaps` those between tokens that did not arrive together. `cpu` is the time
+    that this process computed.
     """
 
     passed: int = 0
     failures: list[Failure] = field(default_factory=list)
+    counts: "Counter[str]" = field(default_factory=Counter)  # Of the failures' kinds.
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    due: "array[float]" = field(default_factory=lambda: array("d"))
     latencies: "array[float]" = field(default_factory=lambda: array("d"))
     first_tokens: "array[float]" = field(default_factory=lambda: array("d"))
+    gaps: "array[float]" = field(default_factory=lambda: array("d"))
     elapsed: float = 0.0
+    cpu: float = 0.0
     interrupted: bool = False
 
     @property
@@ -61,205 +95,209 @@ class Result:
         """The number of requests that ended, one way or the other."""
         return self.passed + len(self.failures)
 
-    def count(self, kind: str) -> int:
-        """The number of failures of a kind."""
-        return sum(failure.kind == kind for failure in self.failures)
 
-
-def questions(
-    conversations: Iterable[Conversation], index: ResponseIndex, model: str | None = None, stream: bool = False
-) -> Iterator[Question]:
-    """One question for every assistant message, in order; `model` and `stream` are sent if given."""
-    after = b"" if model is None else b',"model":%b' % wire.text(model)
-    after += b',"stream":true}' if stream else b"}"
+def places(conversations: Sequence[Conversation], index: ResponseIndex) -> Iterator[Place]:
+    """The place of every assistant message, in order."""
     for conversation in conversations:
         prefix = 0
         for number, message in enumerate(conversation.messages):
             if wire.is_assistant(message):
-                body = b'{"messages":%b%b' % (wire.join(conversation.messages[:number]), after)
-                expected = [reply.message for reply in index.replies(prefix)]
-                yield Question(conversation.id, number, body, expected)
+                yield Place(conversation, number, prefix)
             prefix = index.step(prefix, message)
 
 
+def rounds(conversations: Sequence[Conversation], index: ResponseIndex, load: Load) -> Iterator[Place]:
+    """The places in the order in which to ask for them: once, or without end where a duration is to be filled."""
+    chance = random.Random(load.random_seed)
+    while True:
+        if load.shuffle:
+            shuffled = list(places(conversations, index))
+            chance.shuffle(shuffled)
+            yield from shuffled
+        else:
+            yield from places(conversations, index)
+        if load.duration is None:
+            return
+
+
+def questions(given: Iterator[Place], index: ResponseIndex, model: str | None, stream: bool) -> Iterator[Question]:
+    """The request for each place; `model` and `stream` are sent if given."""
+    after = b"" if model is None else b',"model":%b' % wire.text(model)
+    after += b',"stream":true}' if stream else b"}"
+    opening, closing = b'{"messages":' + wire.OPENING, wire.CLOSING + after
+    for place in given:
+        history = place.conversation.messages[: place.number]
+        if history:
+            # Bodies are long: this copies each of their bytes once.
+            history[0] = opening + history[0]
+            history[-1] += closing
+            body = wire.BETWEEN.join(history)
+        else:
+            body = b'{"messages":[]%b' % after
+        yield Question(place, body, [reply.message for reply in index.replies(place.prefix)])
+
+
 async def replay(
-    asked: Iterable[Question],
+    conversations: Sequence[Conversation],
+    index: ResponseIndex,
     base_url: str,
+    load: Load,
     *,
-    concurrency: int,
-    keep_going: bool = False,
-    api_key: str | None = None,
-    timeout: float = TIMEOUT,
-    stream: bool = False,
+    model: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    progress: Callable[[Result], object] = lambda result: None,
 ) -> Result:
-    """Send the questions, at most `concurrency` at a time, and verify the answers (streams, if they ask for them).
+    """Ask for the recorded replies and verify the answers.
 
     Stops at the first failure unless told to keep going. Cancelled, it returns what was done so far, as interrupted.
+    `progress` is called now and then while it runs.
     """
-    result = Result()
-    semaphore = asyncio.Semaphore(concurrency)
-    tasks: set[asyncio.Task[None]] = set()
-    url = base_url.rstrip("/") + "/chat/completions"
-    headers = {"Content-Type": "application/json", "Accept": "application/json"}
-    if api_key:
-        headers["Authorization"] = f"Bearer {api_key}"
-
-    def done() -> bool:
-        return bool(result.failures) and not keep_going
-
-    async def ask(question: Question) -> None:
-        sent = time.perf_counter()
-        try:
-            async with session.post(url, data=question.body, allow_redirects=False) as response:
-                blocks = [(time.perf_counter(), block) async for block in response.content.iter_any()]
-            result.latencies.append(time.perf_counter() - sent)
-            answer = b"".join([block for _, block in blocks])
-            problem = verify(response.status, answer, question.expected, stream=stream)
-            if stream and problem is None:
-                result.first_tokens.append(_first_token(blocks, answer) - sent)
-        except Exception as error:  # Whatever it is, the request failed: an answer is verified or it is a failure.
-            problem = ERROR, explain(error, timeout)
-        finally:
-            semaphore.release()
-        if problem is None:
-            result.passed += 1
-        elif not done():
-            result.failures.append(Failure(question.conversation_id, question.message_index, *problem))
-
+    asked = questions(rounds(conversations, index, load), index, model, load.stream)
+    all_headers = {"Content-Type": "application/json", "Accept": "application/json", **(headers or {})}
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=concurrency),
+        connector=aiohttp.TCPConnector(limit=load.concurrency),
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=timeout),
-        headers=headers,
+        timeout=aiohttp.ClientTimeout(),  # `_Run` has its own, which costs less.
+        headers=all_headers,
     ) as session:
-        started = time.perf_counter()
+        run = _Run(session, URL(base_url.rstrip("/") + "/chat/completions"), load, progress)
+        return await run.all(islice(asked, load.limit))
+
+
+class _Run:
+    """A run under way."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, url: URL, load: Load, progress: Callable[[Result], object]
+    ) -> None:
+        self._session = session
+        self._url = url
+        self._load = load
+        self._progress = progress
+        self._result = Result()
+        self._semaphore = asyncio.Semaphore(load.concurrency)
+        self._in_flight: dict[asyncio.Task[None], float] = {}  # Since when; the oldest first.
+        self._timed_out: set[asyncio.Task[None]] = set()
+
+    async def all(self, asked: Iterator[Question]) -> Result:
+        result = self._result
+        cpu, self._started = time.process_time(), time.perf_counter()
+        ticking = asyncio.create_task(self._tick())
         try:
-            for question in asked:
-                await semaphore.acquire()
-                if done():
-                    break
-                task = asyncio.create_task(ask(question))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-            while tasks and not done():
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._send(asked)
+            while self._in_flight and not self._is_over():
+                await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             result.interrupted = True
-        result.elapsed = time.perf_counter() - started
-        for task in tasks:
+        result.elapsed = time.perf_counter() - self._started
+        result.cpu = time.process_time() - cpu
+        left = [ticking, *self._in_flight]
+        for task in left:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return result
+        await asyncio.gather(*left, return_exceptions=True)
+        return result
+
+    async def _send(self, asked: Iterator[Question]) -> None:
+        """Start a request as soon as it is due and one of the places in flight is free."""
+        load, acquire, clock, loop = self._load, self._semaphore.acquire, time.perf_counter, asyncio.get_running_loop()
+        for number, question in enumerate(asked):
+            due = None
+            if load.rate is not None:
+                due = self._started + number / load.rate
+                if (early := due - clock()) > 0:
+                    await asyncio.sleep(early)
+            await acquire()
+            now = clock()
+            if self._is_over() or (load.duration is not None and (due or now) - self._started >= load.duration):
+                return
+            task = loop.create_task(self._ask(question, due or now))
+            self._in_flight[task] = now
+
+    def _is_over(self) -> bool:
+        return bool(self._result.failures) and not self._load.keep_going
+
+    async def _tick(self) -> None:
+        """Now and then: end the requests that took too long, and tell how far it is."""
+        timeout = self._load.timeout
+        while True:
+            await asyncio.sleep(min(TICK, timeout / 10))
+            now = time.perf_counter()
+            for task, since in self._in_flight.items():
+                if now - since < timeout:
+                    break
+                self._timed_out.add(task)
+                task.cancel()
+            self._progress(self._result)
+
+    async def _ask(self, question: Question, due: float) -> None:
+        result = self._result
+        place, body, expected = question
+        task = asyncio.current_task()
+        assert task is not None
+        problem: Problem | None
+        try:
+            async with self._session.post(self._url, data=body, allow_redirects=False) as response:
+                if self._load.stream:
+                    blocks = [(time.perf_counter(), block) async for block in response.content.iter_any()]
+                    answer = b"".join([block for _, block in blocks])
+                else:
+                    answer = await response.read()
+            latency = time.perf_counter() - due
+            result.due.append(due - self._started)
+            result.latencies.append(latency)
+            result.bytes_sent += len(body)
+            result.bytes_received += len(answer)
+            if self._load.stream:
+                problem, positions = verify_stream(response.status, answer, expected)
+                if problem is None:
+                    self._time_tokens(due, due + latency, blocks, positions)
+            else:
+                problem = verify(response.status, answer, expected)
+            if problem and (pause := response.headers.get("Retry-After")):
+                problem = problem._replace(detail=f"{problem.detail} (Retry-After: {excerpt(pause)})")
+        except asyncio.CancelledError:
+            if task not in self._timed_out:
+                raise
+            self._timed_out.remove(task)
+            problem = Problem(ERROR, "no answer in time", f"none within {self._load.timeout:g} s (see --timeout)")
+        except Exception as error:  # Whatever it is, the request failed: an answer is verified or it is a failure.
+            problem = explain(error)
+        finally:
+            del self._in_flight[task]
+            self._semaphore.release()
+        if problem is None:
+            result.passed += 1
+        elif not self._is_over():
+            result.failures.append(Failure(place.conversation.id, place.number, due - self._started, problem))
+            result.counts[problem.kind] += 1
+
+    def _time_tokens(self, due: float, end: float, blocks: list[tuple[float, bytes]], positions: list[int]) -> None:
+        """Take down when the tokens arrived that are complete at these positions; an empty reply's first is its end."""
+        arrivals = []
+        waiting = iter(positions)
+        position = next(waiting, None)
+        for (moment, _), received in zip(blocks, accumulate(len(block) for _, block in blocks), strict=True):
+            if position is not None and position <= received:
+                arrivals.append(moment)
+                while position is not None and position <= received:
+                    position = next(waiting, None)
+        self._result.first_tokens.append((arrivals[0] if arrivals else end) - due)
+        self._result.gaps.extend([after - before for before, after in pairwise(arrivals)])
 
 
-def verify(status: int, answer: bytes, expected: list[bytes], *, stream: bool = False) -> tuple[str, str] | None:
-    """Compare an answer with the recorded replies; None if it is one of them, else the kind of failure and why."""
-    if status != 200:
-        return (NOT_FOUND if status == 404 else ERROR), f"status {status}: {_error_message(answer)}"
-    try:
-        content = streamed_content(answer) if stream else _content(answer)
-    except _BadAnswer as error:
-        return ERROR, str(error)
-    if wire.message("assistant", content) in expected:
-        return None
-    recorded = [wire.content_of(message) for message in expected]
-    closest = max(recorded, key=lambda text: common_length(content, text))
-    return MISMATCHED, difference(content, closest, "got")
-
-
-class _BadAnswer(Exception):
-    """An answer that is none of the API's; the text says why."""
-
-
-def _content(answer: bytes) -> str:
-    """The reply in an answer of OpenAI's shape, or of the original program's."""
-    match _parse(answer):
-        case {"choices": [{"message": {"content": str(content)}}, *_]} | {"message": {"content": str(content)}}:
-            return content
-    raise _BadAnswer(f"the answer has no choices[0].message.content: {_excerpt(answer)}")
-
-
-def streamed_content(answer: bytes) -> str:
-    """The reply in a stream of `chat.completion.chunk` objects, of its first choice: the deltas joined.
-
-    Follows https://platform.openai.com/docs/api-reference/chat-streaming.
-    """
-    deltas = []
-    finished = done = False
-    for _, data in _events(answer):
-        if data == b"[DONE]":
-            done = True
-            break
-        chunk = _parse(data)
-        match chunk:
-            case {"error": _}:
-                raise _BadAnswer(f"the stream broke off with an error: {_error_message(data)}")
-            case {"choices": [{"index": 0, "delta": delta, **rest}, *_]}:
-                finished = finished or rest.get("finish_reason") is not None
-                if isinstance(delta, dict) and isinstance(delta.get("content"), str):
-                    deltas.append(delta["content"])
-    if not (done and finished):
-        missing = "[DONE]" if finished else "a finish_reason"
-        raise _BadAnswer(f"the stream ended without {missing}: {_excerpt(answer[-200:])}")
-    return "".join(deltas)
-
-
-def _events(answer: bytes) -> Iterator[tuple[int, bytes]]:
-    """The data of each server-sent event, and the position at which the event is complete."""
-    for event in _EVENT.finditer(answer):
-        data = [line[5:].strip() for line in event[1].splitlines() if line.startswith(b"data:")]
-        if data:
-            yield event.end(), b"\n".join(data)
-
-
-_EVENT = re.compile(rb"(.+?)(?:\r?\n){2}", re.DOTALL)
-
-
-def _first_token(blocks: list[tuple[float, bytes]], answer: bytes) -> float:
-    """When the first delta with text was there; the end of the answer if it is empty."""
-    complete = next((end for end, data in _events(answer) if _HAS_TEXT.search(data)), len(answer))
-    ends = accumulate(len(block) for _, block in blocks)
-    return next(moment for (moment, _), end in zip(blocks, ends, strict=True) if end >= complete)
-
-
-_HAS_TEXT = re.compile(rb'"delta"\s*:\s*\{[^}]*"content"\s*:\s*"[^"]')
-
-
-def _parse(data: bytes) -> object:
-    try:
-        parsed: object = ujson.loads(data)
-    except ValueError:
-        raise _BadAnswer(f"the answer is not JSON: {_excerpt(data)}") from None
-    return parsed
-
-
-def explain(error: Exception, timeout: float) -> str:
+def explain(error: Exception) -> Problem:
     """What a request that got no answer died of, and what to check."""
     match error:
-        case TimeoutError():
-            return f"no answer within {timeout:g} s"
         case aiohttp.ClientConnectorError():
-            return f"no connection to {error.host}:{error.port} ({error.strerror}): is the server running there?"
+            cause, detail = (
+                "no connection",
+                f"to {error.host}:{error.port} ({error.strerror}): does a server listen there?",
+            )
         case aiohttp.ServerDisconnectedError():
-            return "the server closed the connection before it answered"
+            cause, detail = "closed connection", "the server closed it before it answered: its log may say why"
         case aiohttp.ClientPayloadError():
-            return "the answer was cut off or is damaged"
-    return f"the connection failed, or the answer is no HTTP: {_excerpt(str(error) or type(error).__name__)}"
-
-
-def _error_message(answer: bytes) -> str:
-    try:
-        match ujson.loads(answer):
-            case {"error": {"message": str(message)}}:
-                return _excerpt(message)
-    except ValueError:
-        pass
-    return _excerpt(answer)
-
-
-def _excerpt(text: str | bytes) -> str:
-    """The beginning of what a server sent, as it can be printed."""
-    if isinstance(text, bytes):
-        text = text[:2000].decode(errors="replace")
-    short = text if len(text) <= 1000 else text[:1000] + "…"
-    return short if short.isprintable() and short else ascii(short)
+            cause, detail = "cut-off answer", "it ended before its end, or is damaged: look at what is between"
+        case _:
+            cause = "no HTTP, or no connection"
+            detail = excerpt(str(error) or type(error).__name__)
+    return Problem(ERROR, cause, detail)

@@ -69,7 +69,7 @@ def test_streams(base_url: str, tmp_path: Path) -> None:
     arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--stream", "--json", str(output))
     ended = run_requester(*arguments, env=ENV)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert "First token  p50" in ended.stdout
+    assert "Time to first token, ms" in ended.stdout
     assert json.loads(output.read_text())["ttft_ms"]["min"] > 0
 
 
@@ -80,16 +80,18 @@ def test_a_server_that_asks_for_a_key() -> None:
         assert run_requester(*arguments, env=environment(OPENAI_API_KEY="one")).returncode == 0
         refused = run_requester(*arguments, "--api-key", "three", env=ENV)
     assert refused.returncode == 1
-    assert "status 401: Incorrect API key provided" in refused.stdout
+    assert "1 x error: status 401\n" in refused.stdout
+    assert "  Incorrect API key provided\n" in refused.stdout
 
 
 def test_a_miss_is_explained(base_url: str, write_dataset: WriteDataset) -> None:
     path = write_dataset([entry("a_0", "tell me a joke\u00a0", "no")])
     ended = run_requester("--base-url", base_url, "--data", str(path), env=ENV)
     assert ended.returncode == 1
-    assert (
-        "status 404: No valid response exists for the given request: messages[0] differs at character" in ended.stdout
-    )
+    assert "1 x not_found: status 404\n  first in conversation a, message 1:\n" in ended.stdout
+    told = " ".join(ended.stdout.split())
+    assert "No valid response exists for the given request: messages[0] differs at character" in told
+    assert "\\xa0" in told
 
 
 def test_failures_are_told_and_exit_1(base_url: str, tmp_path: Path) -> None:
@@ -115,7 +117,8 @@ def test_no_server_is_a_failure(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
         ended = run_requester("--base-url", url, "--data", str(SAMPLE), env=ENV)
     assert (ended.returncode, ended.stderr) == (1, "")
-    assert "is the server running there?" in ended.stdout
+    assert "1 x error: no connection" in ended.stdout
+    assert "does a server listen there?" in " ".join(ended.stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -135,6 +138,17 @@ def test_no_server_is_a_failure(tmp_path: Path) -> None:
         ("--api-key", "sk-abc\r"),
         ("--base-url", "http://127.0.0.1:8000/v1?x=1"),
         ("--base-url", "http://exa mple/v1"),
+        ("--rate", "0"),
+        ("--rate", "nan"),
+        ("--duration", "-1"),
+        ("--duration", "soon"),
+        ("--timeout", "0"),
+        ("--header", "no colon"),
+        ("--header", "X: a\nb"),
+        ("--header", ": b"),
+        ("--plot", "picture.gif"),
+        ("--plot", "/nowhere/picture.png"),
+        ("--failures", "/nowhere/failures"),
         ("--unknown",),
     ],
 )
@@ -280,12 +294,11 @@ def test_files_whose_ids_only_look_like_pieces_get_a_hint(write_dataset: WriteDa
     assert "Parsed 9 conversations" in apart
 
 
-def test_on_a_terminal_a_bar_runs_while_a_big_file_loads(write_dataset: WriteDataset) -> None:
-    path = write_dataset([entry(f"c{number}_0", f"question {number}", "answer " * 3000) for number in range(1000)])
+def on_a_terminal(command: list[str], env: dict[str, str] = ENV) -> tuple[int, str]:
+    """Run a program on a terminal of 80 columns: its exit status, and all that was shown."""
     terminal, side = pty.openpty()
     termios.tcsetwinsize(side, (24, 80))
-    command = [sys.executable, str(SERVER), "--data", str(path), "--host", "no.such.host.invalid"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=side, env=ENV, text=True) as process:
+    with subprocess.Popen(command, stdout=side, stderr=side, env=env, text=True) as process:
         os.close(side)
         shown = b""
         try:
@@ -294,9 +307,72 @@ def test_on_a_terminal_a_bar_runs_while_a_big_file_loads(write_dataset: WriteDat
         except OSError:  # The other side is closed.
             pass
         os.close(terminal)
-        assert process.wait(STOP_TIMEOUT) == 2
-    assert b"%|" in shown
-    assert b"21.1M" in shown
+        return process.wait(STOP_TIMEOUT), shown.decode()
+
+
+def test_on_a_terminal_a_bar_runs_while_a_big_file_loads(write_dataset: WriteDataset) -> None:
+    path = write_dataset([entry(f"c{number}_0", f"question {number}", "answer " * 3000) for number in range(1000)])
+    command = [sys.executable, str(SERVER), "--data", str(path), "--host", "no.such.host.invalid"]
+    status, shown = on_a_terminal(command)
+    assert status == 2
+    assert "%|" in shown
+    assert "21.1M" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "bar", "colour"),
+    [([], {}, True, True), ([], {"NO_COLOR": "1"}, True, False), (["--quiet"], {}, False, True)],
+)
+def test_on_a_terminal_the_requester_shows_how_far_it_is(
+    base_url: str, options: list[str], env: dict[str, str], bar: bool, colour: bool
+) -> None:
+    command = [sys.executable, str(REQUESTER), "--base-url", base_url, "--data", str(SAMPLE), "--rate", "300", *options]
+    status, shown = on_a_terminal(command, ENV | env)
+    assert status == 0
+    assert ("/169 [" in shown) == bar
+    assert ("failed=0" in shown) == bar
+    assert ("\033[32mAll 169 replies verified.\033[0m" in shown) == colour
+    assert ("Elapsed" in shown) == (not options)
+
+
+def test_quiet_in_a_pipe_is_one_line(base_url: str) -> None:
+    ended = run_requester("--base-url", base_url, "--data", str(SAMPLE), "--quiet", env=ENV)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "All 169 replies verified.\n", "")
+
+
+def test_all_failures_are_written_a_line_each(base_url: str, tmp_path: Path) -> None:
+    output = tmp_path / "failures.jsonl"
+    arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--keep-going", "--failures", str(output))
+    ended = run_requester(*arguments, env=environment(SEED_ERRORS="1"))
+    assert ended.returncode == 1
+    failures = [json.loads(line) for line in output.read_text().splitlines()]
+    assert f"FAILED: {len(failures)} of 169 requests." in ended.stdout
+    assert {failure["kind"] for failure in failures} == {"not_found", "mismatched"}
+    assert run_requester(*arguments, env=ENV).returncode == 0
+    assert output.read_text() == ""
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_a_picture(base_url: str, tmp_path: Path, suffix: str, start: bytes) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / f"run.{suffix}"
+    arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--keep-going", "--plot", str(path))
+    ended = run_requester(*arguments, env=environment(SEED_ERRORS="1"))
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert path.read_bytes().startswith(start)
+
+
+def test_a_picture_without_matplotlib_is_a_hint(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert cli.requester(["--plot", str(tmp_path / "run.png")]) == 2
+    assert "pip install 'mockchat[plot]'" in capsys.readouterr().err
+
+
+def test_it_says_what_is_not_asked_for(base_url: str) -> None:
+    ended = run_requester("--base-url", base_url, "--data", str(SAMPLE), "--duration", "0.2", "--shuffle", env=ENV)
+    assert ended.returncode == 0
+    assert "2 conversations have no assistant message: nothing is asked of them" in ended.stdout
+    assert re.search(r"^All [\d,]+ replies verified\.$", ended.stdout, re.MULTILINE)
 
 
 def test_help_names_every_option() -> None:
@@ -304,7 +380,8 @@ def test_help_names_every_option() -> None:
         (SERVER, "--host --port --data --no-stitch --max-body-mb --api-key"),
         (
             REQUESTER,
-            "--base-url --data --no-stitch --concurrency --limit --keep-going --stream --json --model --api-key",
+            "--base-url --data --no-stitch --concurrency --limit --keep-going --stream --json --model --api-key "
+            "--header --rate --duration --shuffle --random-seed --timeout --quiet --failures --plot",
         ),
     ):
         command = [sys.executable, str(program), "--help"]

@@ -2,16 +2,18 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any
 
 import pytest
 from conftest import SAMPLE, conversation, index_of
 from test_app import MockServer
+from test_verify import LAST, completion, delta, events
 
-from mockchat import wire
-from mockchat.dataset import load
+from mockchat import dataset, wire
 from mockchat.index import ResponseIndex
-from mockchat.replay import ERROR, MISMATCHED, NOT_FOUND, Question, Result, questions, replay, verify
+from mockchat.replay import Load, Question, Result, places, questions, replay, rounds
+from mockchat.verify import ERROR, MISMATCHED, NOT_FOUND
 
 CONVERSATIONS = [
     conversation("one", "hi", "hello", "how are you?", "fine"),
@@ -20,150 +22,54 @@ CONVERSATIONS = [
     conversation("start", "welcome", first="assistant"),
 ]
 INDEX = index_of(*CONVERSATIONS)
-EXPECTED = [wire.message("assistant", "hello"), wire.message("assistant", 'so "}] long')]
-
-
-def completion(content: Any) -> bytes:
-    return json.dumps({"choices": [{"message": {"content": content}}]}).encode()
 
 
 # What is asked
 
 
+def asked(model: str | None = None, stream: bool = False) -> list[Question]:
+    return list(questions(places(CONVERSATIONS, INDEX), INDEX, model, stream))
+
+
 def test_a_question_for_every_assistant_message_in_order() -> None:
-    asked = list(questions(CONVERSATIONS, INDEX))
-    assert [(question.conversation_id, question.message_index) for question in asked] == [
+    found = asked()
+    assert [(question.place.conversation.id, question.place.number) for question in found] == [
         ("one", 1),
         ("one", 3),
         ("two", 1),
         ("start", 0),
     ]
-    assert [json.loads(question.body) for question in asked][1] == {
+    assert [json.loads(question.body) for question in found][1] == {
         "messages": [
             {"role": "user", "content": "hi"},
             {"role": "assistant", "content": "hello"},
             {"role": "user", "content": "how are you?"},
         ]
     }
-    assert asked[0].expected == [wire.message("assistant", "hello"), wire.message("assistant", "good day")]
-    assert json.loads(asked[3].body) == {"messages": []}
+    assert found[0].expected == [wire.message("assistant", "hello"), wire.message("assistant", "good day")]
+    assert json.loads(found[3].body) == {"messages": []}
 
 
-def test_a_model_is_sent_if_given() -> None:
-    assert json.loads(next(questions(CONVERSATIONS, INDEX, 'gp"t')).body)["model"] == 'gp"t'
+def test_the_model_and_that_a_stream_is_wanted_are_sent_if_given() -> None:
+    for question in asked('gp"t', stream=True):
+        body = json.loads(question.body)
+        assert (body["model"], body["stream"]) == ('gp"t', True)
+    assert json.loads(asked()[0].body).keys() == {"messages"}
 
 
-# What is verified
+def order(count: int, **options: Any) -> list[tuple[str, int]]:
+    load = Load(concurrency=1, **options)
+    return [(place.conversation.id, place.number) for place in islice(rounds(CONVERSATIONS, INDEX, load), count)]
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        completion("hello"),
-        completion('so "}] long'),
-        b'{"message": {"role": "Assistant", "content": "hello"}}',
-        b' {"choices" : [ {"index": 0, "message": {"content": "h\\u0065llo"}} , 3]}',
-    ],
-)
-def test_right_answers(answer: bytes) -> None:
-    assert verify(200, answer, EXPECTED) is None
-
-
-@pytest.mark.parametrize(
-    ("status", "answer", "kind", "detail"),
-    [
-        (404, b"No valid response", NOT_FOUND, "status 404: No valid response"),
-        (404, b'{"error": {"message": "no such history"}}', NOT_FOUND, "no such history"),
-        (500, b"", ERROR, "status 500: ''"),
-        (500, b"<html>\n\x00", ERROR, "'<html>\\n\\x00'"),
-        (503, b'{"error": {"message": "\\u001b[2J \\n"}}', ERROR, "status 503: '\\x1b[2J \\n'"),
-        (503, b'{"error": {"message": "' + b"long " * 1000 + b'"}}', ERROR, "long long …"),
-        (201, completion("hello"), ERROR, "status 201"),
-        (301, b"", ERROR, "status 301"),
-        (429, b'{"error": {"message": "slow down"}}', ERROR, "status 429: slow down"),
-        (200, b"", ERROR, "not JSON"),
-        (200, b"<html>", ERROR, "not JSON: <html>"),
-        (200, completion("hello")[:-1], ERROR, "not JSON"),
-        (200, b"\xff", ERROR, "not JSON"),
-        (200, b"[" * 5000, ERROR, "not JSON"),
-        (200, b"{}", ERROR, "no choices[0].message.content"),
-        (200, b"null", ERROR, "no choices[0].message.content"),
-        (200, b"[3]", ERROR, "no choices[0].message.content"),
-        (200, b'{"choices": []}', ERROR, "no choices[0].message.content"),
-        (200, b'{"choices": [{"message": {"content": null}}]}', ERROR, "no choices[0].message.content"),
-        (200, b'{"choices": {"0": 1}}', ERROR, "no choices[0].message.content"),
-        (
-            200,
-            completion("hello!"),
-            MISMATCHED,
-            "differs at character 5: got 'hello!' (U+0021), recorded 'hello' (its end)",
-        ),
-        (200, completion("Hello"), MISMATCHED, "differs at character 0"),
-        (200, completion(""), MISMATCHED, "got '' (its end), recorded 'hello' (U+0068)"),
-        (
-            200,
-            completion("so\u00a0long"),
-            MISMATCHED,
-            "character 2: got 'so\\xa0long' (U+00A0), recorded 'so \"}] long' (U+0020)",
-        ),
-    ],
-)
-def test_wrong_answers(status: int, answer: bytes, kind: str, detail: str) -> None:
-    problem = verify(status, answer, EXPECTED)
-    assert problem is not None
-    assert problem[0] == kind
-    assert detail in problem[1]
-    assert problem[1].isprintable()
-
-
-def events(*data: Any, newline: str = "\n") -> bytes:
-    lines = [f"data: {item if isinstance(item, str) else json.dumps(item)}{newline * 2}" for item in data]
-    return "".join(lines).encode()
-
-
-def delta(content: Any, finish_reason: str | None = None, number: int = 0) -> dict[str, Any]:
-    found = {} if content is None else {"content": content}
-    return {"choices": [{"index": number, "delta": found, "finish_reason": finish_reason}]}
-
-
-LAST = delta(None, "stop")
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        events(delta(""), delta("hel"), delta("lo"), LAST, "[DONE]"),
-        events(delta("hello"), LAST, "[DONE]", newline="\r\n"),
-        events(delta("hello", "stop"), {"choices": [], "usage": {}}, "[DONE]"),
-        b": a comment\n\n" + events(delta("x", None, 1), delta("hello"), delta("y", None, 1), LAST, "[DONE]"),
-        b"event: message\nid: 3\n" + events(delta("hello"), LAST, "[DONE]") + b"data: ignored\n\n",
-    ],
-)
-def test_right_streams(answer: bytes) -> None:
-    assert verify(200, answer, EXPECTED, stream=True) is None
-
-
-@pytest.mark.parametrize(
-    ("answer", "kind", "detail"),
-    [
-        (b"", ERROR, "ended without a finish_reason"),
-        (events(delta("hello")), ERROR, "ended without a finish_reason"),
-        (events(delta("hello"), LAST), ERROR, "ended without [DONE]"),
-        (events(delta("hello"), "[DONE]"), ERROR, "ended without a finish_reason"),
-        (events(delta("hello"), LAST, "[DONE]")[:-1], ERROR, "ended without [DONE]"),
-        (events(delta("hel"), {"error": {"message": "overloaded"}}), ERROR, "broke off with an error: overloaded"),
-        (events(delta("hel"), "oops", "[DONE]"), ERROR, "not JSON: oops"),
-        (events(delta(3), delta(None), LAST, "[DONE]"), MISMATCHED, "got ''"),
-        (events(delta("hel"), LAST, "[DONE]"), MISMATCHED, "differs at character 3"),
-        (completion("hello"), ERROR, "ended without a finish_reason"),
-    ],
-)
-def test_wrong_streams(answer: bytes, kind: str, detail: str) -> None:
-    problem = verify(200, answer, EXPECTED, stream=True)
-    assert problem is not None
-    assert problem[0] == kind
-    assert detail in problem[1]
-    assert problem[1].isprintable()
+def test_rounds() -> None:
+    once = order(100)
+    assert len(once) == 4
+    assert order(10, duration=1.0) == (once * 3)[:10]
+    shuffled = order(8, duration=1.0, shuffle=True, random_seed=1)
+    assert shuffled == order(8, duration=1.0, shuffle=True, random_seed=1)
+    assert sorted(shuffled[:4]) == sorted(shuffled[4:]) == sorted(once)
+    assert len({tuple(order(4, shuffle=True, random_seed=seed)) for seed in range(20)}) > 5
 
 
 # A run
@@ -201,25 +107,22 @@ def always(answer: bytes) -> Answerer:
     return answerer
 
 
-def asked() -> list[Question]:
-    return list(questions(CONVERSATIONS, INDEX))
-
-
-async def run(base_url: str, **options: Any) -> Result:
+async def run(base_url: str, *, headers: dict[str, str] | None = None, **options: Any) -> Result:
     async with asyncio.timeout(20):
-        return await replay(asked(), base_url, **{"concurrency": 2, "keep_going": True, **options})
+        load = Load(**{"concurrency": 2, "keep_going": True, **options})
+        return await replay(CONVERSATIONS, INDEX, base_url, load, headers=headers)
 
 
 @pytest.mark.parametrize(("concurrency", "stream"), [(1, False), (3, True), (100, False)])
 async def test_the_sample_is_verified(concurrency: int, stream: bool) -> None:
-    conversations = load(SAMPLE).conversations
+    conversations = dataset.load(SAMPLE).conversations
     index = ResponseIndex(conversations)
     server = MockServer(index)
     await server.start_server()
     for slash in ("", "/"):
         url = f"http://127.0.0.1:{server.port}/v1{slash}"
-        given = questions(conversations, index, "gpt-4o", stream)
-        result = await replay(given, url, concurrency=concurrency, api_key="key", stream=stream)
+        load = Load(concurrency=concurrency, stream=stream)
+        result = await replay(conversations, index, url, load, model="gpt-4o", headers={"Authorization": "Bearer key"})
         assert (result.passed, result.failures, result.interrupted) == (169, [], False)
         assert len(result.latencies) == result.requests == 169
         assert 0 < max(result.latencies) < result.elapsed
@@ -240,39 +143,45 @@ async def test_no_more_than_allowed_are_in_flight() -> None:
         writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
     async with answering(answerer) as url:
-        result = await replay(asked() * 10, url, concurrency=5, keep_going=True)
-    assert result.count(NOT_FOUND) == 40
+        result = await run(url, concurrency=5, limit=40, duration=60)
+    assert result.counts == {NOT_FOUND: 40}
     assert most == 5
 
 
 @pytest.mark.parametrize(
     ("answer", "detail"),
     [
-        (b"", "closed the connection"),
-        (b"garbage\r\n\r\n", "the connection failed, or"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "cut off"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "no HTTP: 400"),
+        (b"", "closed connection: "),
+        (b"garbage\r\n\r\n", "no HTTP, or"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "cut-off answer"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "no HTTP, or no connection: 400"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>", "not JSON"),
+        (
+            b"HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 4\r\nConnection: close\r\n\r\nslow",
+            "status 429: slow (Retry-After: 7)",
+        ),
         (b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", "status 302"),
-        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", "cut off"),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "the connection failed, or"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", "cut-off answer"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "no HTTP, or"),
     ],
 )
 async def test_a_broken_server_is_an_error_each(answer: bytes, detail: str) -> None:
     async with answering(always(answer)) as url:
         result = await run(url)
     assert result.passed == 0
-    assert result.count(ERROR) == result.requests == 4
-    assert all(detail in failure.detail for failure in result.failures), result.failures
-    assert all(failure.detail.isprintable() for failure in result.failures)
+    assert result.counts == {ERROR: 4}
+    assert result.requests == 4
+    problems = [f"{failure.problem.cause}: {failure.problem.detail}" for failure in result.failures]
+    assert all(detail in problem and problem.isprintable() for problem in problems), problems
 
 
 async def test_nobody_there() -> None:
     async with answering(always(b"")) as url:
         pass
     result = await run(url)
-    assert result.count(ERROR) == 4
-    assert "is the server running there?" in result.failures[0].detail
+    assert result.counts == {ERROR: 4}
+    assert result.failures[0].problem.cause == "no connection"
+    assert "does a server listen there?" in result.failures[0].problem.detail
 
 
 async def test_a_server_that_never_answers() -> None:
@@ -281,20 +190,22 @@ async def test_a_server_that_never_answers() -> None:
 
     async with answering(hang) as url:
         result = await run(url, timeout=0.1)
-    assert [failure.detail for failure in result.failures] == ["no answer within 0.1 s"] * 4
+    assert [failure.problem.cause for failure in result.failures] == ["no answer in time"] * 4
+    assert "none within 0.1 s" in result.failures[0].problem.detail
     assert len(result.latencies) == 0
+    assert not result.interrupted
 
 
 @pytest.mark.parametrize(
-    "options", [{"api_key": "a\nb"}, {"base_url": "http://a..b/v1"}, {"base_url": "http://" + "x" * 300}]
+    "options", [{"headers": {"X": "a\nb"}}, {"base_url": "http://a..b/v1"}, {"base_url": "http://" + "x" * 300}]
 )
-async def test_a_request_that_can_not_be_sent_is_an_error(options: dict[str, str]) -> None:
+async def test_a_request_that_can_not_be_sent_is_an_error(options: dict[str, Any]) -> None:
     result = await run(**{"base_url": "http://127.0.0.1:1/v1", **options})
-    assert (result.passed, result.count(ERROR)) == (0, 4)
-    assert all(failure.detail.isprintable() for failure in result.failures)
+    assert (result.passed, result.counts) == (0, {ERROR: 4})
+    assert all(failure.problem.detail.isprintable() for failure in result.failures)
 
 
-async def test_the_time_to_the_first_token_is_that_of_the_first_text() -> None:
+async def test_the_times_of_tokens_are_those_of_texts() -> None:
     parts = [
         events(delta("")),
         events(delta("hel"))[:10],
@@ -311,17 +222,18 @@ async def test_the_time_to_the_first_token_is_that_of_the_first_text() -> None:
             await asyncio.sleep(0.1)
 
     async with answering(answerer) as url:
-        async with asyncio.timeout(20):
-            result = await replay(asked()[:1], url, concurrency=1, stream=True)
+        result = await run(url, concurrency=1, stream=True, limit=1)
     assert result.passed == 1
     assert 0.2 <= result.first_tokens[0] <= result.latencies[0] - 0.1
+    assert len(result.gaps) == 1
+    assert 0.1 <= result.gaps[0] <= result.latencies[0] - result.first_tokens[0]
 
 
 async def test_it_stops_at_the_first_failure() -> None:
     async with answering(always(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")) as url:
         result = await run(url, keep_going=False)
     assert len(result.failures) == result.requests == 1
-    assert result.failures[0][:3] == ("one", 1, ERROR)
+    assert (*result.failures[0][:2], result.failures[0].problem.kind) == ("one", 1, ERROR)
 
 
 async def test_wrong_answers_are_counted_by_kind_and_place() -> None:
@@ -330,8 +242,11 @@ async def test_wrong_answers_are_counted_by_kind_and_place() -> None:
     await server.start_server()
     found = await run(f"http://127.0.0.1:{server.port}/v1")
     await server.close()
-    places = {failure[:3] for failure in found.failures} - {("one", 1, MISMATCHED), ("two", 1, MISMATCHED)}
-    assert places == {("one", 3, NOT_FOUND), ("start", 0, NOT_FOUND)}
+    found_at = {(*failure[:2], failure.problem.kind) for failure in found.failures} - {
+        ("one", 1, MISMATCHED),
+        ("two", 1, MISMATCHED),
+    }
+    assert found_at == {("one", 3, NOT_FOUND), ("start", 0, NOT_FOUND)}
     assert found.passed + len(found.failures) == 4
 
 
@@ -355,3 +270,70 @@ async def test_cancelled_it_returns_what_was_done() -> None:
         running.cancel()
         result = await running
     assert (result.passed, result.failures, result.interrupted) == (2, [], True)
+
+
+async def test_progress_is_told_while_it_runs() -> None:
+    seen: list[int] = []
+    server = MockServer(INDEX)
+    await server.start_server()
+    load = Load(concurrency=1, rate=10)
+    url = f"http://127.0.0.1:{server.port}/v1"
+    await replay(CONVERSATIONS, INDEX, url, load, progress=lambda result: seen.append(result.requests))
+    await server.close()
+    assert seen == sorted(seen)
+    assert 0 < min(seen) < max(seen)
+
+
+async def test_a_rate_spreads_the_requests() -> None:
+    server = MockServer(INDEX)
+    await server.start_server()
+    result = await run(f"http://127.0.0.1:{server.port}/v1", rate=20)
+    await server.close()
+    assert result.passed == 4
+    assert [round(due, 9) for due in sorted(result.due)] == [0.0, 0.05, 0.1, 0.15]
+    assert result.elapsed >= 0.15
+
+
+async def test_at_a_rate_a_stalled_server_can_not_hide() -> None:
+    """One answer takes long: those that were due in the meantime count their waiting, though they were sent later."""
+    answered = 0
+
+    async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal answered
+        while True:
+            await read_request(reader)
+            answered += 1
+            if answered == 1:
+                await asyncio.sleep(0.5)
+            writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+    async with answering(answerer) as url:
+        result = await run(url, concurrency=1, rate=20)
+    assert result.counts == {NOT_FOUND: 4}
+    assert all(latency >= 0.5 - due for due, latency in zip(result.due, result.latencies, strict=True))
+
+
+async def test_a_duration_is_filled_round_and_round() -> None:
+    server = MockServer(INDEX)
+    await server.start_server()
+    result = await run(f"http://127.0.0.1:{server.port}/v1", duration=0.2)
+    await server.close()
+    assert result.passed > 4
+    assert not result.failures
+    assert max(result.due) < 0.2 <= result.elapsed
+
+
+async def test_bytes_are_counted_and_headers_sent() -> None:
+    received: list[bytes] = []
+
+    async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.readuntil(b"\r\n\r\n"))
+        body = completion("hello")
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    async with answering(answerer) as url:
+        result = await run(url, limit=1, headers={"X-Team": "search"})
+    assert result.bytes_sent == len(asked()[0].body)
+    assert result.bytes_received == len(completion("hello"))
+    assert b"\r\nX-Team: search\r\n" in received[0]
+    assert result.cpu > 0

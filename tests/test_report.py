@@ -1,23 +1,29 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mockchat.replay import ERROR, MISMATCHED, NOT_FOUND, Failure, Result
-from mockchat.report import as_json, latency_ms, percentile, summary
+from mockchat.replay import Failure, Load, Result
+from mockchat.report import as_json, latency_ms, percentile, summary, verdict
+from mockchat.verify import ERROR, MISMATCHED, NOT_FOUND, Problem
+
+LOAD = Load(concurrency=2)
+STREAMS = Load(concurrency=2, stream=True)
+FAILURES = [
+    Failure("a", 1, 0.5, Problem(NOT_FOUND, "status 404", "nothing")),
+    Failure("b", 3, 0.6, Problem(MISMATCHED, "another text", "differs")),
+    Failure("c", 5, 0.7, Problem(ERROR, "cut-off answer", "word " * 100)),
+    Failure("d", 7, 0.8, Problem(ERROR, "cut-off answer", "again")),
+    Failure("e", 9, 0.9, Problem(ERROR, "status 500", "oh")),
+]
 
 
 def result(passed: int = 3, *failures: Failure) -> Result:
-    found = Result(passed=passed, failures=list(failures), elapsed=2.0)
+    found = Result(passed=passed, failures=list(failures), elapsed=2.0, bytes_sent=12_345, bytes_received=999)
+    found.counts.update(failure.problem.kind for failure in failures)
     found.latencies.extend([0.001 * number for number in range(1, 101)])
     return found
-
-
-FAILURES = [
-    Failure("a", 1, NOT_FOUND, "status 404: nothing"),
-    Failure("b", 3, MISMATCHED, "differs"),
-    Failure("c", 5, ERROR, "cut off"),
-    Failure("d", 7, ERROR, "cut off"),
-]
 
 
 def test_percentiles() -> None:
@@ -49,47 +55,105 @@ def test_latencies_are_milliseconds() -> None:
 
 
 def test_json_has_the_promised_keys() -> None:
-    assert as_json(result(3, *FAILURES), 9, 2) == {
-        "requests": 7,
+    found = as_json(result(3, *FAILURES), 9, LOAD)
+    assert json.loads(json.dumps(found)) == {
+        "version": 1,
+        "requests": 8,
         "conversations": 9,
         "passed": 3,
         "not_found": 1,
         "mismatched": 1,
-        "errors": 2,
+        "errors": 3,
+        "interrupted": False,
         "elapsed_s": 2.0,
-        "requests_per_s": 3.5,
+        "cpu_s": 0.0,
+        "requests_per_s": 4.0,
         "concurrency": 2,
+        "rate": None,
+        "bytes_sent": 12345,
+        "bytes_received": 999,
         "latency_ms": latency_ms(result().latencies),
-        "failures": [dict(zip(Failure._fields, failure, strict=True)) for failure in FAILURES],
+        "failures": found["failures"],
     }
-    assert as_json(Result(), 0, 1)["requests_per_s"] == 0
+    assert found["failures"][0] == {
+        "conversation_id": "a",
+        "message_index": 1,
+        "at_s": 0.5,
+        "kind": "not_found",
+        "cause": "status 404",
+        "detail": "nothing",
+    }
+    assert as_json(Result(), 0, LOAD)["requests_per_s"] == 0
 
 
-def test_streams_have_the_time_to_the_first_token() -> None:
+def test_streams_have_the_times_of_their_tokens() -> None:
     found = result()
     found.first_tokens.extend([0.002, 0.004])
-    assert as_json(found, 9, 2)["ttft_ms"]["max"] == 4.0
-    assert "First token  p50 2.00, p90 4.00" in summary(found, 9, 2)
-    assert "First token" not in summary(result(), 9, 2)
+    found.gaps.extend([0.01, 0.02, 0.03])
+    report = as_json(found, 9, STREAMS)
+    assert (report["ttft_ms"]["max"], report["itl_ms"]["mean"]) == (4.0, 20.0)
+    text = summary(found, 9, STREAMS)
+    assert "Time to first token, ms" in text
+    assert "Inter-token latency, ms" in text
+    assert "token" not in summary(result(), 9, LOAD)
 
 
 def test_the_summary_of_a_clean_run() -> None:
-    lines = summary(result(), 9, 2).splitlines()
+    lines = summary(result(), 9, LOAD).splitlines()
     assert lines[0].split() == ["Requests", "3", "over", "9", "conversations"]
-    assert lines[-1] == "All 3 replies verified."
-    assert "Failures" not in summary(result(), 9, 2)
-    assert max(map(len, lines)) <= 80
+    assert "Bytes        12.3 kB sent, 999 B received" in lines
+    assert "not_found" not in "".join(lines)
+    assert verdict(result()) == "All 3 replies verified."
 
 
-def test_the_summary_shows_the_first_ten_failures() -> None:
-    text = summary(result(3, *FAILURES * 5), 9, 2)
-    assert "Failures (the first 10 of 20):" in text
-    assert text.count(" in conversation ") == 10
-    assert "  mismatched in conversation b, message 3: differs" in text
-    assert text.endswith("FAILED: 20 of 23 requests.")
+def bars(text: str) -> list[tuple[float, int]]:
+    """The rows of a histogram: the upper edge in ms, and the number of requests."""
+    rows = [line.split() for line in text.splitlines() if " |" in line]
+    return [(float(row[0]), int(row[-1].replace(",", ""))) for row in rows]
+
+
+@given(st.lists(st.floats(0, 1000), min_size=1, max_size=300))
+def test_every_latency_stands_in_one_row_of_the_histogram(latencies: list[float]) -> None:
+    found = Result(passed=len(latencies), elapsed=1.0)
+    found.latencies.extend(latencies)
+    text = summary(found, 1, LOAD)
+    rows = bars(text)
+    assert sum(count for _, count in rows) == len(latencies)
+    assert [edge for edge, _ in rows] == sorted(edge for edge, _ in rows)
+    assert rows[-1][0] == pytest.approx(1000 * max(latencies), abs=0.01)
+    assert max(map(len, text.splitlines())) < 80
+
+
+def test_a_slow_answer_does_not_squeeze_the_others() -> None:
+    found = result()
+    found.latencies.extend([0.001 * number for number in range(1, 101)] * 2 + [100.0])
+    rows = bars(summary(found, 9, LOAD))
+    assert len([count for _, count in rows if count]) == 11
+    assert rows[-1] == (100_000.0, 1)
+
+
+def test_failures_are_grouped_and_the_first_of_each_is_told_in_full() -> None:
+    text = summary(result(3, *FAILURES), 9, LOAD)
+    assert "1 x not_found: status 404\n  first in conversation a, message 1:\n  nothing" in text
+    assert "2 x error: cut-off answer\n  first in conversation c, message 5:\n  word word" in text
+    assert "1 x error: status 500" in text
+    assert "again" not in text
+    assert text.count("word") == 100
+    assert max(map(len, text.splitlines())) < 80
+    assert verdict(result(3, *FAILURES)) == "FAILED: 5 of 8 requests."
+
+
+@pytest.mark.parametrize(("cpu", "told"), [(1.7, False), (1.9, True), (2.1, True)])
+def test_it_says_when_the_requester_was_the_limit(cpu: float, told: bool) -> None:
+    found = result()
+    found.cpu = cpu
+    assert ("it was the limit, not the server" in summary(found, 9, LOAD)) == told
+
+
+def test_the_rate_asked_for_stands_beside_the_one_reached() -> None:
+    assert "Requests/s   2 of 50 asked for with 2 in flight" in summary(result(), 9, Load(concurrency=2, rate=50))
 
 
 @pytest.mark.parametrize(("passed", "text"), [(0, "the 0 answers so far"), (5, "the 5 answers so far are verified.")])
-def test_the_summary_of_an_interrupted_run(passed: int, text: str) -> None:
-    found = Result(passed=passed, interrupted=True)
-    assert text in summary(found, 9, 2)
+def test_the_verdict_on_an_interrupted_run(passed: int, text: str) -> None:
+    assert text in verdict(Result(passed=passed, interrupted=True))

@@ -12,11 +12,14 @@ BROKEN = {
     "takes any answer for right": "replay.verify = lambda status, answer, expected: None",
     "does not compare the content": (
         "verify = replay.verify\n"
-        "replay.verify = lambda *given: None if (verify(*given) or ['']) [0] == replay.MISMATCHED else verify(*given)"
+        "def blind(*given):\n"
+        "    problem = verify(*given)\n"
+        "    return None if problem and problem.kind == 'mismatched' else problem\n"
+        "replay.verify = blind"
     ),
     "skips a request": (
-        "questions = cli.questions\n"
-        "cli.questions = lambda *given: [q for q in questions(*given) if q.message_index != 1]"
+        "places = replay.places\n"
+        "replay.places = lambda *given: (place for place in places(*given) if place.number != 1)"
     ),
 }
 
