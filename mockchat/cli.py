@@ -174,7 +174,13 @@ def _replay(options: argparse.Namespace) -> int:
                     progress=lambda result: None if bar.disable else progress(result),
                 )
             )
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, running.cancel)
+            loop = asyncio.get_running_loop()
+
+            def stop() -> None:
+                loop.remove_signal_handler(signal.SIGINT)  # The next one ends it at once.
+                running.cancel()
+
+            loop.add_signal_handler(signal.SIGINT, stop)
             return await running
 
     result = _on_loop(run())

@@ -22,8 +22,8 @@ def is_possible() -> bool:
 def draw(result: Result, title: str, path: Path) -> None:
     """Write the picture in the form that the path's suffix names.
 
-    Above, the latency of each request at the time when it was due, and the failures where they happened; below, how
-    the latencies are distributed, with their percentiles. Raises `OSError` where it can't be written.
+    Above, the latency of each request at the time when it was due, and over it the failures where they happened;
+    below, how the latencies are distributed, with their percentiles. Raises `OSError` where it can't be written.
     """
     from matplotlib.figure import Figure
 
@@ -39,7 +39,7 @@ def draw(result: Result, title: str, path: Path) -> None:
         due = [failure.at for failure in result.failures if failure.problem.kind == kind]
         over_time.plot(
             due,
-            [0.02] * len(due),
+            [1.03] * len(due),
             "x",
             color=COLOURS[kind],
             transform=over_time.get_xaxis_transform(),
@@ -47,7 +47,7 @@ def draw(result: Result, title: str, path: Path) -> None:
             clip_on=False,
         )
     over_time.set(xlabel="due after (s)", ylabel="latency (ms)", ylim=(0, None), xlim=(0, None))
-    over_time.legend(loc="upper right")
+    over_time.legend(loc="upper right", framealpha=1)
     ordered = sorted(latencies)
     distribution.set(xlabel="latency (ms)", ylabel="requests")
     if ordered:
@@ -60,7 +60,7 @@ def draw(result: Result, title: str, path: Path) -> None:
         slower = sum(value > high for value in ordered)
         if slower:
             distribution.plot([], [], " ", label=f"{slower:,} slower, up to {ordered[-1]:.1f} ms")
-        distribution.legend(loc="upper right")
+        distribution.legend(loc="upper right", framealpha=1)
     for axes in (over_time, distribution):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)

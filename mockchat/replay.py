@@ -204,7 +204,7 @@ class _Run:
             due = None
             if load.rate is not None:
                 due = self._started + number / load.rate
-                if (early := due - clock()) > 0:
+                while (early := due - clock()) > 0:  # Again, where the loop's clock is coarser and woke it too soon.
                     await asyncio.sleep(early)
             await acquire()
             now = clock()

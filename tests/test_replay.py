@@ -1,12 +1,17 @@
 import asyncio
 import json
+import shutil
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SAMPLE, conversation, index_of
+from conftest import SAMPLE, WriteDataset, conversation, entry, index_of
+from programs import environment, run_requester
 from test_app import MockServer
 from test_verify import LAST, completion, delta, events
 
@@ -78,7 +83,7 @@ Answerer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None
 
 
 @asynccontextmanager
-async def answering(answerer: Answerer) -> AsyncIterator[str]:
+async def answering(answerer: Answerer, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """A server that does with each connection what it is told; gives its base URL."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,8 +94,8 @@ async def answering(answerer: Answerer) -> AsyncIterator[str]:
         finally:
             writer.close()
 
-    async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    async with await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls) as server:
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
 
 
 async def read_request(reader: asyncio.StreamReader) -> None:
@@ -292,6 +297,7 @@ async def test_a_rate_spreads_the_requests() -> None:
     assert result.passed == 4
     assert [round(due, 9) for due in sorted(result.due)] == [0.0, 0.05, 0.1, 0.15]
     assert result.elapsed >= 0.15
+    assert min(result.latencies) > 0
 
 
 async def test_at_a_rate_a_stalled_server_can_not_hide() -> None:
@@ -337,3 +343,24 @@ async def test_bytes_are_counted_and_headers_sent() -> None:
     assert result.bytes_received == len(completion("hello"))
     assert b"\r\nX-Team: search\r\n" in received[0]
     assert result.cpu > 0
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl to make a certificate with")
+async def test_https_with_a_certificate_that_is_trusted_or_not(write_dataset: WriteDataset, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", "2"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(certificate), "-keyout", str(key)]
+    subprocess.run(command, check=True, capture_output=True)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    body = completion("hello")
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    path = write_dataset([entry("a_0", "hi", "hello")])
+    async with answering(always(head + body), tls) as url:
+        arguments = ("--base-url", url, "--data", str(path))
+        trusting = environment(SSL_CERT_FILE=str(certificate))
+        trusted = await asyncio.to_thread(run_requester, *arguments, env=trusting)
+        refused = await asyncio.to_thread(run_requester, *arguments, env=environment())
+    assert trusted.returncode == 0, trusted.stdout
+    assert refused.returncode == 1
+    assert "certificate verify failed" in " ".join(refused.stdout.split())
