@@ -4,6 +4,7 @@ Follows https://platform.openai.com/docs/api-reference/chat/create as a client.
 """
 
 import asyncio
+import math
 import random
 import time
 from array import array
@@ -200,15 +201,16 @@ class _Run:
     async def _send(self, asked: Iterator[Question]) -> None:
         """Start a request as soon as it is due and one of the places in flight is free."""
         load, acquire, clock, loop = self._load, self._semaphore.acquire, time.perf_counter, asyncio.get_running_loop()
+        end = math.inf if load.duration is None else load.duration
         for number, question in enumerate(asked):
-            due = None
-            if load.rate is not None:
-                due = self._started + number / load.rate
-                while (early := due - clock()) > 0:  # Again, where the loop's clock is coarser and woke it too soon.
-                    await asyncio.sleep(early)
+            due = self._started + number / load.rate if load.rate else 0.0
+            if due - self._started >= end:
+                return
+            while (early := due - clock()) > 0 and not self._is_over():
+                await asyncio.sleep(min(early, TICK))
             await acquire()
             now = clock()
-            if self._is_over() or (load.duration is not None and (due or now) - self._started >= load.duration):
+            if self._is_over() or (not due and now - self._started >= end):
                 return
             task = loop.create_task(self._ask(question, due or now))
             self._in_flight[task] = now

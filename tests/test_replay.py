@@ -329,6 +329,14 @@ async def test_a_duration_is_filled_round_and_round() -> None:
     assert max(result.due) < 0.2 <= result.elapsed
 
 
+@pytest.mark.parametrize("options", [{"duration": 0.1}, {"keep_going": False}])
+async def test_a_low_rate_keeps_nobody_waiting_for_the_end(options: dict[str, Any]) -> None:
+    async with answering(always(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")) as url:
+        result = await run(url, rate=0.05, **options)
+    assert result.requests == 1
+    assert result.elapsed < 10
+
+
 async def test_bytes_are_counted_and_headers_sent() -> None:
     received: list[bytes] = []
 
