@@ -13,7 +13,7 @@ DATASET_URL := https://huggingface.co/datasets/anon8231489123/ShareGPT_Vicuna_un
 DATASET := data/$(notdir $(DATASET_URL))
 BOTH := $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-.PHONY: help install serve bench seed-test test lint data clean
+.PHONY: help install serve bench seed-test perf test lint data clean
 
 help: ## say what there is (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ bench: $(INSTALLED) ## replay everything against a server of its own (DATA=file,
 
 seed-test: $(INSTALLED) ## prove that the requester finds exactly what is wrong (DATA=file)
 	@$(PYTHON) tests/seed_check.py $(BOTH)
+
+perf: $(INSTALLED) ## measure against the least that this machine can do (ARGS=options)
+	@$(PYTHON) tests/perf/perf.py $(ARGS)
 
 test: $(INSTALLED) ## run the tests
 	$(PYTHON) -m pytest --quiet

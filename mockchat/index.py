@@ -39,6 +39,7 @@ class ResponseIndex:
     def __init__(self, conversations: Iterable[Conversation]) -> None:
         self._leading: list[bytes] = [_BRANCH]
         self._branches: dict[tuple[int, bytes], int] = {}
+        self._parting: set[int] = set()  # The prefixes at which recordings part.
         # The replies at a prefix beside the one that leads to the next prefix.
         self._further: dict[int, list[Reply]] = {}
         # Which conversation made a prefix: the first prefix of each run, and the id that goes with it.
@@ -64,6 +65,7 @@ class ResponseIndex:
                     following = self._branches.setdefault((prefix, message), branch)
                     if following == branch:
                         leading.append(_BRANCH)
+                        self._parting.add(prefix)
                 if wire.is_assistant(message):
                     self._further.setdefault(prefix, []).append(Reply(message, conversation_id))
             prefix = following
@@ -104,6 +106,8 @@ class ResponseIndex:
             if message and body.startswith(message, position):
                 prefix += 1
                 position += len(message)
+            elif prefix not in self._parting:
+                return None
             else:
                 end = body.find(_NEXT_MESSAGE, position)
                 if end < 0:

@@ -1,7 +1,10 @@
-"""The least that aiohttp can do: what `perf.py` compares with.
+"""The least that aiohttp and ujson can do: what `perf.py` compares with.
 
 python bare.py server SIZE               reads each body and answers SIZE fixed bytes; prints where
 python bare.py client URL COUNT N < FILE posts bodies made beforehand, N in flight, and looks at nothing
+python bare.py parse FILE                reads and parses it at once
+
+The last two print the seconds it took as JSON: CPU, and of the client also those elapsed.
 """
 
 import asyncio
@@ -9,8 +12,10 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import aiohttp
+import ujson
 import uvloop
 from aiohttp import web
 
@@ -46,9 +51,19 @@ async def post(url: str, bodies: list[bytes], in_flight: int) -> None:
     print(json.dumps(figures))
 
 
+def parse(file: Path) -> None:
+    cpu = time.process_time()
+    parsed = ujson.loads(file.read_bytes())
+    cpu = time.process_time() - cpu  # Before all of it is freed again.
+    del parsed
+    print(json.dumps({"cpu_s": cpu}))
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["server", size]:
             uvloop.run(serve(int(size)))
         case ["client", url, count, in_flight]:
             uvloop.run(post(url, sys.stdin.buffer.read().split(b"\n")[: int(count)], int(in_flight)))
+        case ["parse", file]:
+            parse(Path(file))

@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import PIPE, Popen, TimeoutExpired
+from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -44,7 +45,7 @@ class Connection(asyncio.Protocol):
         self._next()
 
     def _next(self) -> None:
-        self.received, self.expected, self.chunked = 0, 0, False
+        self.received, self.expected, self.chunked, self.end = 0, 0, False, b""
         request = next(self.requests, None)
         if request is None:
             self.transport.close()
@@ -60,12 +61,14 @@ class Connection(asyncio.Protocol):
             self.body_size = self.expected - len(head) - 4
             self.statuses.add(head[9:12])
         self.received += len(data)
-        if data.endswith(b"0\r\n\r\n") if self.chunked else self.received >= self.expected:
+        self.end = self.end[-4:] + data[-5:]  # The end of a stream may come in pieces.
+        if self.end.endswith(b"0\r\n\r\n") if self.chunked else self.received >= self.expected:
             self.sizes.append(self.received if self.chunked else self.body_size)
             self._next()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.done.set_result(None)
+        if not self.done.done():  # It is, if the whole run was cancelled.
+            self.done.set_result(None)
 
 
 class Server:
@@ -95,14 +98,20 @@ class Server:
 
 @contextmanager
 def running(*command: str | os.PathLike[str]) -> Iterator[Server]:
-    """A server in a process of its own, once it has printed its port (or its URL)."""
-    with Popen(command, stdout=PIPE, text=True) as process:
+    """A server in a process of its own, once it has printed its URL; it ends with the block, whatever happens."""
+    with TemporaryFile("w+") as errors, Popen(command, stdout=PIPE, stderr=errors, text=True) as process:
         assert process.stdout
         try:
             for line in process.stdout:
                 if line.startswith("Serving "):
                     yield Server(process.pid, urlsplit(line.split()[1]).port or 0)
                     return
-            raise RuntimeError(f"{command} ended before it served")
+            errors.seek(0)
+            why = errors.read().strip().rpartition("\n")[2]
+            raise RuntimeError(f"{os.fspath(command[1])} ended before it served: {why or 'it does not say why'}")
         finally:
             process.terminate()
+            try:
+                process.wait(10)
+            except TimeoutExpired:
+                process.kill()
