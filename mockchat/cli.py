@@ -16,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from multidict import CIMultiDict
 from tqdm import tqdm
 from yarl import URL
 
@@ -86,7 +87,7 @@ def requester(arguments: Sequence[str] | None = None) -> int:
     load.add_argument("--duration", type=_positive_number, metavar="S", help="go round and round for S seconds")
     load.add_argument("--limit", type=_positive, metavar="N", help="only the first N requests")
     load.add_argument("--shuffle", action="store_true", help="in random order")
-    load.add_argument("--random-seed", type=int, metavar="N", help="the same random order again")
+    load.add_argument("--random-seed", type=int, metavar="N", help="shuffle, and the same way again")
     load.add_argument("--stream", action="store_true", help="ask for streams, and time their tokens")
     load.add_argument(
         "--timeout", type=_positive_number, default=TIMEOUT, metavar="S", help="of a request (default %(default)g s)"
@@ -109,7 +110,12 @@ def _parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _recordings(options: argparse.Namespace) -> Path:
+    return options.data or next(filter(Path.exists, DATASETS), DATASETS[-1])
+
+
 def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -124,6 +130,15 @@ def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespa
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"{Path(sys.argv[0]).name}: can't print: {error.strerror}", file=sys.stderr)
         return COULD_NOT_RUN
+
+
+def _open_what_is_closed() -> None:
+    """Give a closed standard stream (`>&-`) somewhere to go, lest its number becomes a socket's."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115  It takes the free number.
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -142,17 +157,20 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    for path in filter(None, (options.json, options.failures, options.plot)):
-        _check_writable(path, options.data)
+    options.data = _recordings(options)
+    _check_outputs([path for path in (options.json, options.failures, options.plot) if path], options.data)
     if options.plot and not plot.is_possible():
         raise CommandError("--plot needs matplotlib: pip install 'mockchat[plot]', or pip install matplotlib")
     loaded, index = _load(options, quiet=options.quiet)
     if loaded.unanswered and not options.quiet:
         print(f"{loaded.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
+    options.shuffle = options.shuffle or options.random_seed is not None
     load = Load(**{field.name: getattr(options, field.name) for field in fields(Load)})
-    headers = dict(options.header)
+    headers = CIMultiDict(options.header)
     if options.api_key:
-        headers["Authorization"] = f"Bearer {options.api_key}"
+        headers.setdefault("Authorization", f"Bearer {options.api_key}")
+    if URL(options.base_url).user and "Authorization" in headers:
+        raise CommandError("--base-url names a user, and a key or Authorization header is given too: give one of them")
     conversations = len(loaded.conversations)
     total = None if options.duration else min(loaded.replies, options.limit or loaded.replies)
 
@@ -193,7 +211,8 @@ def _replay(options: argparse.Namespace) -> int:
         lines = [json.dumps(report.failure_json(failure)) + "\n" for failure in result.failures]
         _write(options.failures, "".join(lines))
     if options.plot:
-        title = f"{result.requests:,} requests to {options.base_url}, {report.rate(result):,.0f} a second"
+        server = URL(options.base_url).with_user(None)
+        title = f"{result.requests:,} requests to {server}, {report.rate(result):,.0f} a second"
         try:
             plot.draw(result, title, options.plot)
         except OSError as error:
@@ -218,7 +237,7 @@ def _coloured(text: str, failed: bool) -> str:
 
 
 def _load(options: argparse.Namespace, quiet: bool = False) -> tuple[Dataset, ResponseIndex]:
-    path: Path = options.data or next(filter(Path.exists, DATASETS), DATASETS[-1])
+    path = _recordings(options)
 
     def tell(line: str) -> None:
         if not quiet:
@@ -249,14 +268,20 @@ def _on_loop(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-def _check_writable(path: Path, data: Path | None) -> None:
+def _check_outputs(paths: Sequence[Path], data: Path) -> None:
     """Find out before the run, not after it, and leave what is there until there is something to replace it."""
-    if data and path.exists() and data.exists() and path.samefile(data):
-        raise CommandError(f"{path} is the file of the recordings: give another")
-    try:
-        path.open("a").close()
-    except OSError as error:
-        raise CommandError(f"can't write {path}: {error.strerror}") from None
+    taken = {data.resolve()}
+    for path in paths:
+        existed = path.exists()
+        if path.resolve() in taken and (path.is_file() or not existed):
+            raise CommandError(f"{path} is the file of the recordings, or of another option: give another")
+        taken.add(path.resolve())
+        try:
+            path.open("a").close()
+            if not existed:
+                path.unlink()
+        except OSError as error:
+            raise CommandError(f"can't write {path}: {error.strerror}") from None
 
 
 def _refuse(message: str) -> NoReturn:
@@ -292,7 +317,11 @@ def _header(value: str) -> tuple[str, str]:
 
 def _picture(value: str) -> Path:
     path = Path(value)
-    return path if path.suffix in plot.SUFFIXES else _refuse(f"{value!r} must end in one of {', '.join(plot.SUFFIXES)}")
+    return (
+        path
+        if path.suffix.lower() in plot.SUFFIXES
+        else _refuse(f"{value!r} must end in one of {', '.join(plot.SUFFIXES)}")
+    )
 
 
 def _host(value: str) -> str:

@@ -29,7 +29,7 @@ def draw(result: Result, title: str, path: Path) -> None:
 
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     over_time, distribution = figure.subplots(2, 1)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     latencies = [1000 * seconds for seconds in result.latencies]
     every = max(1, len(latencies) // POINTS)
     over_time.plot(

@@ -15,6 +15,7 @@ from itertools import accumulate, islice, pairwise
 from typing import NamedTuple
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from mockchat import wire
@@ -154,7 +155,9 @@ async def replay(
     `progress` is called now and then while it runs.
     """
     asked = questions(rounds(conversations, index, load), index, model, load.stream)
-    all_headers = {"Content-Type": "application/json", "Accept": "application/json", **(headers or {})}
+    all_headers = CIMultiDict(headers or {})
+    for name in ("Content-Type", "Accept"):
+        all_headers.setdefault(name, "application/json")
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=load.concurrency),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -210,10 +213,10 @@ class _Run:
                 await asyncio.sleep(min(early, TICK))
             await acquire()
             now = clock()
-            if self._is_over() or (not due and now - self._started >= end):
+            if self._is_over() or now - self._started >= end:
                 return
             task = loop.create_task(self._ask(question, due or now))
-            self._in_flight[task] = now
+            self._in_flight[task] = math.inf
 
     def _is_over(self) -> bool:
         return bool(self._result.failures) and not self._load.keep_going
@@ -236,6 +239,7 @@ class _Run:
         place, body, expected = question
         task = asyncio.current_task()
         assert task is not None
+        self._in_flight[task] = time.perf_counter()
         problem: Problem | None
         try:
             async with self._session.post(self._url, data=body, allow_redirects=False) as response:
@@ -255,8 +259,10 @@ class _Run:
                     self._time_tokens(due, due + latency, blocks, positions)
             else:
                 problem = verify(response.status, answer, expected)
-            if problem and (pause := response.headers.get("Retry-After")):
-                problem = problem._replace(detail=f"{problem.detail} (Retry-After: {excerpt(pause)})")
+            for name in ("Retry-After", "Location"):
+                if problem and name in response.headers:
+                    told = f"{problem.detail} ({name}: {excerpt(response.headers[name])})"
+                    problem = problem._replace(detail=told)
         except asyncio.CancelledError:
             if task not in self._timed_out:
                 raise
@@ -291,11 +297,10 @@ def explain(error: Exception) -> Problem:
     """What a request that got no answer died of, and what to check."""
     match error:
         case aiohttp.ClientConnectorError():
-            cause, detail = (
-                "no connection",
-                f"to {error.host}:{error.port} ({error.strerror}): does a server listen there?",
-            )
-        case aiohttp.ServerDisconnectedError():
+            cause, detail = "no connection", f"to {error.host}:{error.port} ({error.strerror or error})"
+            if isinstance(error.os_error, ConnectionRefusedError):
+                detail += ": does a server listen there?"
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | ConnectionResetError():
             cause, detail = "closed connection", "the server closed it before it answered: its log may say why"
         case aiohttp.ClientPayloadError():
             cause, detail = "cut-off answer", "it ended before its end, or is damaged: look at what is between"

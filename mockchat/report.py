@@ -101,7 +101,7 @@ def summary(result: Result, conversations: int, load: Load) -> str:
         lines += _distribution("Inter-token latency", result.gaps)
     lines += _failures(result.failures)
     busy = result.cpu / result.elapsed if result.elapsed else 0.0
-    if busy > BUSY:
+    if busy > BUSY and result.passed and result.elapsed > 1:
         note = (
             f"The requester computed {min(busy, 1):.0%} of the time: it was the limit, not the server. To load the "
             "server more, run several requesters side by side, on other cores or machines."

@@ -129,13 +129,16 @@ def _streamed_content(answer: bytes) -> tuple[str, list[int]]:
 
 def _events(answer: bytes) -> Iterator[tuple[int, bytes]]:
     """The data of each server-sent event, and the position at which the event is complete."""
-    for event in _EVENT.finditer(answer):
-        data = [line[5:].strip() for line in event[1].splitlines() if line.startswith(b"data:")]
+    start = 0
+    for blank in _BLANK_LINE.finditer(answer):
+        lines = answer[start : blank.start()].splitlines()
+        start = blank.end()
+        data = [line[5:].strip() for line in lines if line.startswith(b"data:")]
         if data:
-            yield event.end(), b"\n".join(data)
+            yield start, b"\n".join(data)
 
 
-_EVENT = re.compile(rb"(.+?)(?:\r?\n){2}", re.DOTALL)
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 
 
 def _parse(data: bytes, sent: bytes) -> object:

@@ -135,6 +135,9 @@ def test_no_server_is_a_failure(tmp_path: Path) -> None:
         ("--data", "missing.json"),
         ("--json", "/nowhere/result.json"),
         ("--json", str(SAMPLE), "--data", str(SAMPLE)),
+        ("--json", str(cli.DATASETS[-1])),
+        ("--json", "same.json", "--failures", "./same.json"),
+        ("--base-url", "http://me:secret@127.0.0.1:1/v1", "--api-key", "key"),
         ("--api-key", "sk-abc\r"),
         ("--base-url", "http://127.0.0.1:8000/v1?x=1"),
         ("--base-url", "http://exa mple/v1"),
@@ -169,6 +172,22 @@ def test_what_can_not_run_leaves_the_last_result(tmp_path: Path) -> None:
     output.write_text("precious")
     assert run_requester("--data", "missing.json", "--json", str(output), env=ENV).returncode == 2
     assert output.read_text() == "precious"
+    output.unlink()
+    assert run_requester("--data", "missing.json", "--json", str(output), env=ENV).returncode == 2
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(base_url: str, closed: str) -> None:
+    command = f'"{sys.executable}" "{REQUESTER}" --base-url {base_url} --data "{SAMPLE}" {closed}'
+    ended = subprocess.run(command, shell=True, capture_output=True, timeout=STOP_TIMEOUT, check=False, env=ENV)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_a_header_given_wins_over_the_environment_s_key() -> None:
+    with running_server("--data", str(SAMPLE), "--api-key", "mine", env=ENV) as (url, _):
+        arguments = ("--base-url", url, "--data", str(SAMPLE), "--header", "authorization: Bearer mine")
+        assert run_requester(*arguments, env=environment(OPENAI_API_KEY="other")).returncode == 0
 
 
 @pytest.mark.parametrize("program", [SERVER, REQUESTER])
@@ -356,10 +375,12 @@ def test_all_failures_are_written_a_line_each(base_url: str, tmp_path: Path) -> 
 def test_a_picture(base_url: str, tmp_path: Path, suffix: str, start: bytes) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / f"run.{suffix}"
-    arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--keep-going", "--plot", str(path))
+    url = base_url.replace("/v1", "/$x_{$/../v1").replace("//", "//me:secret@") if suffix == "svg" else base_url
+    arguments = ("--base-url", url, "--data", str(SAMPLE), "--keep-going", "--plot", str(path))
     ended = run_requester(*arguments, env=environment(SEED_ERRORS="1"))
     assert (ended.returncode, ended.stderr) == (1, "")
     assert path.read_bytes().startswith(start)
+    assert b"secret" not in path.read_bytes()
 
 
 def test_a_picture_without_matplotlib_is_a_hint(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

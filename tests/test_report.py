@@ -147,6 +147,8 @@ def test_failures_are_grouped_and_the_first_of_each_is_told_in_full() -> None:
 def test_it_says_when_the_requester_was_the_limit(cpu: float, told: bool) -> None:
     found = result()
     found.cpu = cpu
+    nobody = Result(elapsed=2.0, cpu=cpu)
+    assert "the limit" not in summary(nobody, 9, LOAD)
     assert ("it was the limit, not the server" in summary(found, 9, LOAD)) == told
 
 

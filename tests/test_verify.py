@@ -146,3 +146,12 @@ def test_only_the_recorded_text_is_right(recorded: str, sent: str, ascii_only: b
     problem = verify(200, body, [wire.message("assistant", recorded)])
     assert (problem is None) == (sent == recorded)
     assert verify(200, body[:-1], [wire.message("assistant", recorded)]) is not None
+
+
+@pytest.mark.parametrize("start", [b"", events(delta("hel"))])
+def test_a_long_answer_that_is_no_stream_is_looked_at_once(start: bytes) -> None:
+    """It took a minute once: the search for a blank line began anew at each byte."""
+    problem, positions = verify_stream(200, start + b"x" * 3_000_000, EXPECTED)
+    assert problem is not None
+    assert problem.cause == "a stream that ended without a finish_reason"
+    assert positions == []
