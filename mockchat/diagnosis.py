@@ -49,12 +49,12 @@ def _character(text: str, position: int) -> str:
     return f"U+{ord(text[position]):04X}" if position < len(text) else "its end"
 
 
-def diagnose(index: ResponseIndex, messages: list[bytes]) -> Diagnosis:
+def diagnose(index: ResponseIndex, messages: list[bytes], prefix: int, known: int) -> Diagnosis:
     """Say which message of a history left the recordings, and how it differs from the closest recording there.
 
-    `messages` are in wire form, and no reply is recorded after them. Costs no more with more recordings.
+    `messages` are in wire form, and no reply is recorded after them; `prefix` and `known` are what `index.find` said.
+    Costs no more with more recordings.
     """
-    prefix, known = index.find(messages)
     if known == len(messages):
         return Diagnosis("messages", _no_reply(index, prefix, known))
     place, message = f"messages[{known}]", messages[known]

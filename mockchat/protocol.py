@@ -54,9 +54,9 @@ class ApiError(Exception):
 class NotRecorded(ApiError):
     """404: no recording has this history, or none goes on with a reply. As an object it says where and how."""
 
-    def __init__(self, index: ResponseIndex, messages: list[bytes]) -> None:
+    def __init__(self, index: ResponseIndex, messages: list[bytes], prefix: int, known: int) -> None:
         super().__init__(HTTPStatus.NOT_FOUND, NOT_RECORDED, code="no_recorded_response")
-        self._history = index, messages
+        self._history = index, messages, prefix, known
 
     def body(self) -> bytes:
         """The error object, with a diagnosis that costs nothing where only the plain text is sent."""
@@ -150,7 +150,7 @@ def general(body: bytes, index: ResponseIndex) -> ChatRequest:
     prefix, known = index.find(messages)
     replies = index.replies(prefix) if known == len(messages) else []
     if not replies:
-        raise NotRecorded(index, messages)
+        raise NotRecorded(index, messages, prefix, known)
     return ChatRequest(replies, wire.joined_size(messages), settings)
 
 

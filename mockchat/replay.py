@@ -25,6 +25,7 @@ from mockchat.verify import ERROR, Problem, excerpt, verify, verify_stream
 
 TIMEOUT = 60.0  # seconds
 TICK = 0.1  # seconds
+_TOLD = ("Retry-After", "Location")  # What a refusal says in its headers.
 
 
 class Place(NamedTuple):
@@ -259,10 +260,9 @@ class _Run:
                     self._time_tokens(due, due + latency, blocks, positions)
             else:
                 problem = verify(response.status, answer, expected)
-            for name in ("Retry-After", "Location"):
-                if problem and name in response.headers:
-                    told = f"{problem.detail} ({name}: {excerpt(response.headers[name])})"
-                    problem = problem._replace(detail=told)
+            if problem:
+                told = [f" ({name}: {excerpt(response.headers[name])})" for name in _TOLD if name in response.headers]
+                problem = problem._replace(detail=problem.detail + "".join(told))
         except asyncio.CancelledError:
             if task not in self._timed_out:
                 raise

@@ -6,7 +6,7 @@ from test_index import histories, naive_known, recordings
 
 from mockchat import wire
 from mockchat.dataset import Conversation
-from mockchat.diagnosis import common_length, diagnose, difference
+from mockchat.diagnosis import Diagnosis, common_length, diagnose, difference
 from mockchat.index import ResponseIndex
 
 INDEX = index_of(
@@ -17,8 +17,12 @@ INDEX = index_of(
 )
 
 
-def said(*turns: str) -> tuple[str, str]:
-    return diagnose(INDEX, conversation("", *turns).messages)
+def explain(index: ResponseIndex, messages: list[bytes]) -> Diagnosis:
+    return diagnose(index, messages, *index.find(messages))
+
+
+def said(*turns: str) -> Diagnosis:
+    return explain(INDEX, conversation("", *turns).messages)
 
 
 @given(st.text("ab"), st.text("ab"), st.text("ab"))
@@ -100,8 +104,8 @@ def test_a_diagnosis_says_where_and_how(turns: list[str], param: str, text: str)
 
 
 def test_nothing_recorded() -> None:
-    assert diagnose(index_of(), []).text.endswith("nothing is recorded")
-    assert diagnose(index_of(), [wire.message("user", "hi")]).param == "messages[0]"
+    assert explain(index_of(), []).text.endswith("nothing is recorded")
+    assert explain(index_of(), [wire.message("user", "hi")]).param == "messages[0]"
 
 
 @given(recordings(), histories)
@@ -111,7 +115,7 @@ def test_the_position_is_the_first_that_no_recording_has(
     index = ResponseIndex(conversations)
     prefix, known = index.find(history)
     if known < len(history) or not index.replies(prefix):
-        found = diagnose(index, history)
+        found = explain(index, history)
         expected = naive_known(conversations, history)
         place = f"messages[{expected}]" if expected < len(history) else "messages"
         assert found.param in (place, f"{place}.role")
@@ -123,4 +127,4 @@ def test_the_closest_recording_has_the_longest_beginning_in_common(texts: list[s
     index = index_of(*(conversation(str(number), text, "reply") for number, text in enumerate(texts)))
     if sent not in texts:
         longest = max(common_length(text, sent) for text in texts)
-        assert f"differs at character {longest}: " in diagnose(index, [wire.message("user", sent)]).text
+        assert f"differs at character {longest}: " in explain(index, [wire.message("user", sent)]).text
