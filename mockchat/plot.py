@@ -40,7 +40,7 @@ def draw(result: Result, title: str, path: Path) -> None:
         over_time.plot(
             due,
             [1.03] * len(due),
-            "x",
+            "|",
             color=COLOURS[kind],
             transform=over_time.get_xaxis_transform(),
             label=f"{len(due):,} failed: {kind.replace('_', ' ')}",

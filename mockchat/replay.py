@@ -11,7 +11,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, chain, islice, pairwise
 from typing import NamedTuple
 
 import aiohttp
@@ -166,7 +166,9 @@ async def replay(
         headers=all_headers,
     ) as session:
         run = _Run(session, URL(base_url.rstrip("/") + "/chat/completions"), load, progress)
-        return await run.all(islice(asked, load.limit))
+        asked = islice(asked, load.limit)
+        first = list(islice(asked, 1))  # Made before the clock starts: shuffling takes its time.
+        return await run.all(chain(first, asked))
 
 
 class _Run:
