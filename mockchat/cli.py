@@ -161,16 +161,16 @@ def _replay(options: argparse.Namespace) -> int:
     _check_outputs([path for path in (options.json, options.failures, options.plot) if path], options.data)
     if options.plot and not plot.is_possible():
         raise CommandError("--plot needs matplotlib: pip install 'mockchat[plot]', or pip install matplotlib")
-    loaded, index = _load(options, quiet=options.quiet)
-    if loaded.unanswered and not options.quiet:
-        print(f"{loaded.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
-    options.shuffle = options.shuffle or options.random_seed is not None
-    load = Load(**{field.name: getattr(options, field.name) for field in fields(Load)})
     headers = CIMultiDict(options.header)
     if options.api_key:
         headers.setdefault("Authorization", f"Bearer {options.api_key}")
     if URL(options.base_url).user and "Authorization" in headers:
         raise CommandError("--base-url names a user, and a key or Authorization header is given too: give one of them")
+    loaded, index = _load(options, quiet=options.quiet)
+    if loaded.unanswered and not options.quiet:
+        print(f"{loaded.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
+    options.shuffle = options.shuffle or options.random_seed is not None
+    load = Load(**{field.name: getattr(options, field.name) for field in fields(Load)})
     conversations = len(loaded.conversations)
     total = None if options.duration else min(loaded.replies, options.limit or loaded.replies)
 
