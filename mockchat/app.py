@@ -29,9 +29,9 @@ SHUTDOWN_TIMEOUT = 5.0  # seconds
 class Answer(web.StreamResponse):
     """An answer of ready-made bytes: status line, headers and body are written as they are, part by part.
 
-    It takes the place of `web.Response`, whose headers cost more than finding the reply. What was not
-    written at once is written in `write_eof`, where aiohttp forgives a client that has gone, and waits there while the
-    client does not read. `persistent` tells whether the connection stays open afterwards.
+    It takes the place of `web.Response`, whose headers cost more than finding the reply. What was not written at once
+    is written in `write_eof`, where aiohttp forgives a client that has gone, and waits there while the client does not
+    read. `persistent` tells whether the connection stays open afterwards.
     """
 
     def __init__(self, parts: Iterable[bytes], persistent: bool) -> None:
@@ -85,7 +85,7 @@ class ChatCompletions:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request whose end may still be on its way: the handler that aiohttp calls."""
         connection, message = request.protocol, request._message
-        if isinstance(connection, _Connection) and connection.prepared:
+        if isinstance(connection, _Connection) and connection.prepared is not None:
             answer, connection.prepared = connection.prepared, None
             return answer
         try:
@@ -103,9 +103,10 @@ class ChatCompletions:
         if len(body) > self._max_body_size:
             raise self._too_large()
         found = protocol.read_request(body, self._index)
+        created = int(time.time())
         if found.settings.stream:
-            return self._stream(message, protocol.stream(found, int(time.time())))
-        return self._whole(message, 200, protocol.completion(found, int(time.time())))
+            return self._stream(message, protocol.stream(found, created))
+        return self._whole(message, 200, protocol.completion(found, created))
 
     def _check(self, message: RawRequestMessage) -> None:
         """Refuse what need not be read."""
@@ -195,14 +196,14 @@ class ChatCompletions:
         keep_alive = keep_alive and not (message.should_close or self.closing)
         head = self._head(message, status, content_type, keep_alive)
         body = b"" if message.method == "HEAD" else body
-        whole = b"%b%08x\r\nContent-Length: %d\r\n\r\n%b" % (head, self._answered, len(body), body)
+        whole = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
         return Answer((whole,), keep_alive)
 
     def _stream(self, message: RawRequestMessage, events: Iterator[bytes]) -> Answer:
         """Server-sent events in chunks, or up to the connection's end for a client of HTTP/1.0."""
         chunked = message.version >= HttpVersion11
         keep_alive = chunked and not (message.should_close or self.closing)
-        head = self._head(message, 200, b"text/event-stream; charset=utf-8", keep_alive) + b"%08x\r\n" % self._answered
+        head = self._head(message, 200, b"text/event-stream; charset=utf-8", keep_alive)
         head += b"Cache-Control: no-cache\r\n" + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
 
         def parts() -> Iterator[bytes]:
@@ -216,7 +217,7 @@ class ChatCompletions:
         return Answer(parts(), keep_alive)
 
     def _head(self, message: RawRequestMessage, status: int, content_type: bytes, keep_alive: bool) -> bytes:
-        """The status line and the headers that every answer has, up to the request's number."""
+        """The status line and the headers that every answer has."""
         self._answered += 1
         now = int(time.time())
         if now != self._now:
@@ -237,7 +238,7 @@ class ChatCompletions:
                 _SPECIAL_HEADERS.get(status, b""),
                 self._run_id,
             )
-        return self._heads[key]
+        return b"%b%08x\r\n" % (self._heads[key], self._answered)
 
 
 _SPECIAL_HEADERS = {

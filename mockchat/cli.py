@@ -104,14 +104,14 @@ def requester(arguments: Sequence[str] | None = None) -> int:
 def _parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
-        "--data", type=Path, metavar="FILE", help=f"recordings (default: data/{DATASETS[0].name}, else the sample)"
+        "--data",
+        type=Path,
+        default=next(filter(Path.exists, DATASETS), DATASETS[-1]),
+        metavar="FILE",
+        help=f"recordings (default: data/{DATASETS[0].name}, else the sample)",
     )
     parser.add_argument("--no-stitch", action="store_true", help="do not join entries with ids like a_0 and a_12")
     return parser
-
-
-def _recordings(options: argparse.Namespace) -> Path:
-    return options.data or next(filter(Path.exists, DATASETS), DATASETS[-1])
 
 
 def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
@@ -157,10 +157,9 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    options.data = _recordings(options)
     _check_outputs([path for path in (options.json, options.failures, options.plot) if path], options.data)
     if options.plot and not plot.is_possible():
-        raise CommandError("--plot needs matplotlib: pip install 'mockchat[plot]', or pip install matplotlib")
+        raise CommandError("--plot needs matplotlib: pip install matplotlib, or '.[plot]' in a clone")
     headers = CIMultiDict(options.header)
     if options.api_key:
         headers.setdefault("Authorization", f"Bearer {options.api_key}")
@@ -189,7 +188,7 @@ def _replay(options: argparse.Namespace) -> int:
                     load,
                     model=options.model,
                     headers=headers,
-                    progress=lambda result: None if bar.disable else progress(result),
+                    progress=progress,
                 )
             )
             loop = asyncio.get_running_loop()
@@ -237,7 +236,7 @@ def _coloured(text: str, failed: bool) -> str:
 
 
 def _load(options: argparse.Namespace, quiet: bool = False) -> tuple[Dataset, ResponseIndex]:
-    path = _recordings(options)
+    path: Path = options.data
 
     def tell(line: str) -> None:
         if not quiet:
@@ -317,11 +316,9 @@ def _header(value: str) -> tuple[str, str]:
 
 def _picture(value: str) -> Path:
     path = Path(value)
-    return (
-        path
-        if path.suffix.lower() in plot.SUFFIXES
-        else _refuse(f"{value!r} must end in one of {', '.join(plot.SUFFIXES)}")
-    )
+    if path.suffix.lower() in plot.SUFFIXES:
+        return path
+    _refuse(f"{value!r} must end in one of {', '.join(plot.SUFFIXES)}")
 
 
 def _host(value: str) -> str:

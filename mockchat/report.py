@@ -136,12 +136,13 @@ def _distribution(title: str, seconds: Sequence[float]) -> list[str]:
     """
     if not seconds:
         return []
-    figures = latency_ms(seconds)
+    ordered = sorted(seconds)
+    figures = latency_ms(ordered)
     names = {"min": "fastest", "max": "slowest"}
     head = "".join(f"{names.get(name, name):>9}" for name in figures)
     values = "".join(f"{value:>9.2f}" for value in figures.values())
     lines = ["", f"{title}, ms", head, values, ""]
-    ordered = sorted(1000 * value for value in seconds)
+    ordered = [1000 * value for value in ordered]
     low, high = ordered[0], percentile(ordered, 99)
     edges = [low + (high - low) * number / BINS for number in range(1, BINS)] + [high]
     counts = [0] * (BINS + 1)

@@ -86,7 +86,8 @@ def _content(answer: bytes, text: bytes) -> str:
     """
     parts: list[bytes] = []
     start = end = 0
-    while (end := answer.find(_CONTENT_KEY, end) + len(_CONTENT_KEY)) >= len(_CONTENT_KEY):
+    while (found := answer.find(_CONTENT_KEY, end)) >= 0:
+        end = found + len(_CONTENT_KEY)
         if answer.startswith(text, end):
             parts += (answer[start:end], _RIGHT_TEXT)
             start = end = end + len(text)

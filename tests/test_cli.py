@@ -386,7 +386,7 @@ def test_a_picture(base_url: str, tmp_path: Path, suffix: str, start: bytes) -> 
 def test_a_picture_without_matplotlib_is_a_hint(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert cli.requester(["--plot", str(tmp_path / "run.png")]) == 2
-    assert "pip install 'mockchat[plot]'" in capsys.readouterr().err
+    assert "--plot needs matplotlib: pip install matplotlib" in capsys.readouterr().err
 
 
 def test_it_says_what_is_not_asked_for(base_url: str) -> None:
