@@ -1,23 +1,25 @@
-"""The HTTP server: one route on aiohttp, from the socket to `protocol` and back; start-up and shutdown.
+"""The one route, from a request's head and body to an answer's ready-made bytes; start-up and shutdown.
 
-What stands here is what makes a request cheap without making HTTP wrong. It uses aiohttp's low-level server
-(https://docs.aiohttp.org/en/stable/web_lowlevel.html): no router, no middleware, and answers that are ready-made bytes.
+It stands on aiohttp's low-level server (https://docs.aiohttp.org/en/stable/web_lowlevel.html): no router, no
+middleware.
 """
 
 import asyncio
+import errno
 import hmac
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 
-from aiohttp import HttpVersion11, StreamReader, web
-from aiohttp.http import HttpRequestParser, RawRequestMessage
+from aiohttp import HttpVersion11, web
+from aiohttp.http import RawRequestMessage
 from aiohttp.log import server_logger
 
 from mockchat import protocol
+from mockchat.connection import REQUEST_TIMEOUT, Answer, ChatServer
 from mockchat.index import ResponseIndex
 from mockchat.protocol import ApiError
 
@@ -26,36 +28,8 @@ MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
 SHUTDOWN_TIMEOUT = 5.0  # seconds
 
 
-class Answer(web.StreamResponse):
-    """An answer of ready-made bytes: status line, headers and body are written as they are, part by part.
-
-    It takes the place of `web.Response`, whose headers cost more than finding the reply. What was not written at once
-    is written in `write_eof`, where aiohttp forgives a client that has gone, and waits there while the client does not
-    read. `persistent` tells whether the connection stays open afterwards.
-    """
-
-    def __init__(self, parts: Iterable[bytes], persistent: bool) -> None:
-        self.parts = iter(parts)
-        self.persistent = persistent
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the connection stays open after this answer; asked for when it is written."""
-        connection = self._request.protocol
-        return self.persistent and not (isinstance(connection, _Connection) and connection.is_last())
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Remember where to write; there are no headers to make."""
-        self._request = request
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Write each part as soon as the transport's buffer has room for it."""
-        for part in self.parts:
-            await self._request.writer.drain()
-            transport = self._request.transport
-            if transport is None or transport.is_closing():
-                raise ConnectionResetError("the client has gone")
-            transport.write(part)
+class ListenError(Exception):
+    """The address can't be had; the text is one line that says why and what to do."""
 
 
 class ChatCompletions:
@@ -70,52 +44,33 @@ class ChatCompletions:
         self._now = 0
         self._heads: dict[tuple[int, bytes, bytes], bytes] = {}  # Of this second.
         self.closing = False
-        self.receiving: dict[web.RequestHandler, StreamReader] = {}  # Bodies on their way.
 
-    def answer(self, message: RawRequestMessage, content: StreamReader) -> Answer:
-        """Answer a request that is there to its end; every error is an answer too."""
+    def answer(self, message: RawRequestMessage, body: bytes) -> Answer:
+        """Answer a request; every error is an answer too."""
         try:
-            self._check(message)
-            return self._reply(message, content.read_nowait())
+            self.check(message, len(body))
+            found = protocol.read_request(body, self._index)
+            created = int(time.time())
+            if found.settings.stream:
+                return self._stream(message, protocol.stream(found, created))
+            return self._whole(message, 200, protocol.completion(found, created))
         except ApiError as error:
             return self.error(message, error)
-        except Exception as error:
-            return self.failure(message, error)
+        except Exception as error:  # A bug of ours, logged and told.
+            server_logger.error("Error handling a request", exc_info=error)
+            return self.error(message, ApiError(500, "The server failed; its log says how"), keep_alive=False)
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request whose end may still be on its way: the handler that aiohttp calls."""
-        connection, message = request.protocol, request._message
-        if isinstance(connection, _Connection) and connection.prepared is not None:
-            answer, connection.prepared = connection.prepared, None
-            return answer
-        try:
-            self._check(message)
-            return self._reply(message, await self._receive(request))
-        except ApiError as error:
-            # What is left of a refused body is not worth reading.
-            return self.error(message, error, keep_alive=request.content.is_eof())
-        except web.RequestPayloadError:
-            return Answer((), True)  # aiohttp's own error about it is next in the connection's queue.
-        except OSError:
-            return Answer((), False)  # The client went while it was sending; nobody reads this.
-
-    def _reply(self, message: RawRequestMessage, body: bytes) -> Answer:
-        if len(body) > self._max_body_size:
-            raise self._too_large()
-        found = protocol.read_request(body, self._index)
-        created = int(time.time())
-        if found.settings.stream:
-            return self._stream(message, protocol.stream(found, created))
-        return self._whole(message, 200, protocol.completion(found, created))
-
-    def _check(self, message: RawRequestMessage) -> None:
-        """Refuse what need not be read."""
+    def check(self, message: RawRequestMessage, size: int) -> None:
+        """Refuse (`ApiError`) what need not be read, its body being `size` bytes or more."""
         if self._api_keys:
             self._check_key(message.headers.get("Authorization", ""))
         if message.path != PATH or message.method != "POST":
             self._check_route(message)
         if "Content-Encoding" in message.headers:
             self._check_encoding(", ".join(message.headers.getall("Content-Encoding")))
+        if size > self._max_body_size:
+            problem = f"The request body is larger than {self._max_body_size} bytes (see --max-body-mb)"
+            raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem)
 
     def _check_key(self, authorization: str) -> None:
         scheme, _, key = authorization.partition(" ")
@@ -140,38 +95,6 @@ class ChatCompletions:
             problem = f"Content-Encoding {encoding!r} is not supported: send the body uncompressed"
             raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, problem)
 
-    def _too_large(self) -> ApiError:
-        problem = f"The request body is larger than {self._max_body_size} bytes (see --max-body-mb)"
-        return ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem)
-
-    async def _receive(self, request: web.BaseRequest) -> bytes:
-        """Wait for a body that is not there yet; refuse it as soon as it is known to be too large."""
-        if request.content.is_eof():
-            return request.content.read_nowait()
-        if (request.content_length or 0) > self._max_body_size:
-            raise self._too_large()
-        expectation = request.headers.get("Expect", "")
-        if expectation and request.version >= HttpVersion11 and request.transport is not None:
-            if expectation.lower() != "100-continue":
-                raise ApiError(HTTPStatus.EXPECTATION_FAILED, f"Unknown expectation {expectation}")
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if isinstance(request.protocol, _Connection) and request.protocol.half_closed:
-            request.content.feed_eof()  # Lest aiohttp lingers for the rest of it.
-            raise ConnectionResetError("the client stopped sending in the middle of a request")
-        self.receiving[request.protocol] = request.content
-        try:
-            blocks, size = [], 0
-            while block := await request.content.readany():
-                blocks.append(block)
-                size += len(block)
-                if size > self._max_body_size:
-                    break
-        finally:
-            whole = self.receiving.pop(request.protocol, None)
-        if not whole:
-            raise web.RequestPayloadError
-        return b"".join(blocks)
-
     def error(self, message: RawRequestMessage, error: ApiError, keep_alive: bool = True) -> Answer:
         """An error as OpenAI's object; a miss is plain text for a client that does not ask for JSON."""
         if isinstance(error, protocol.NotRecorded):
@@ -179,11 +102,6 @@ class ChatCompletions:
             if "json" not in accepted and "event-stream" not in accepted:
                 return self._whole(message, error.status, str(error).encode(), keep_alive, b"text/plain; charset=utf-8")
         return self._whole(message, error.status, error.body(), keep_alive)
-
-    def failure(self, message: RawRequestMessage, error: BaseException | None) -> Answer:
-        """A bug of ours, logged and told."""
-        server_logger.error("Error handling a request", exc_info=error)
-        return self.error(message, ApiError(500, "The server failed; its log says how"), keep_alive=False)
 
     def _whole(
         self,
@@ -197,7 +115,7 @@ class ChatCompletions:
         head = self._head(message, status, content_type, keep_alive)
         body = b"" if message.method == "HEAD" else body
         whole = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
-        return Answer((whole,), keep_alive)
+        return Answer(iter((whole,)), keep_alive)
 
     def _stream(self, message: RawRequestMessage, events: Iterator[bytes]) -> Answer:
         """Server-sent events in chunks, or up to the connection's end for a client of HTTP/1.0."""
@@ -248,162 +166,42 @@ _SPECIAL_HEADERS = {
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}
 
 
-class _Connection(web.RequestHandler):
-    """aiohttp's connection, with errors that are answers like any other, and the last answer for who half-closes it."""
+async def serve(
+    chat: ChatCompletions,
+    host: str,
+    port: int,
+    ready: Callable[[str], object],
+    *,
+    request_timeout: float = REQUEST_TIMEOUT,
+    shutdown_timeout: float = SHUTDOWN_TIMEOUT,
+) -> int:
+    """Serve until SIGINT or SIGTERM; then finish what has begun, for `shutdown_timeout` seconds or until another.
 
-    def __init__(self, server: "ChatServer", chat: ChatCompletions) -> None:
-        super().__init__(server, loop=asyncio.get_running_loop(), access_log=None, auto_decompress=False)  # type: ignore[arg-type]
-        self._chat = chat
-        self.half_closed = False
-        self.prepared: Answer | None = None  # To the next request in the queue.
-
-    def data_received(self, data: bytes) -> None:
-        """Have aiohttp read the data, and end the wait for a body that turned out not to be HTTP.
-
-        aiohttp queues that error behind the request whose body it is, which then would wait for ever.
-        """
-        super().data_received(data)
-        body = self._chat.receiving.get(self)
-        if body is not None and self._messages and not body.is_eof():
-            self._chat.receiving.pop(self).feed_eof()
-
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """Keep the connection open while a client that has sent its last request waits for the answer."""
-        self.half_closed = True
-        return self._request_count > 0 and not self._is_idle() and self not in self._chat.receiving
-
-    def _is_idle(self) -> bool:
-        """Whether aiohttp's task waits for the next request."""
-        return self._waiter is not None and not self._waiter.done()
-
-    def is_last(self) -> bool:
-        """Whether no request can follow the one that was answered."""
-        return self.half_closed and not self._messages
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer what is not HTTP with 400; anything else is a bug of ours, logged and answered with 500."""
-        if status >= 500:
-            return self._chat.failure(request._message, exc)
-        reason = (message or "").partition("\n")[0].partition(": bytearray")[0].rstrip(":")
-        error = ApiError(status, f"The request is not well-formed HTTP: {reason}")
-        return self._chat.error(request._message, error)
-
-
-class _PromptConnection(_Connection):
-    """A connection that answers at once what can be answered at once.
-
-    aiohttp wakes a task for each connection, which starts a task for each request: that costs more than all that we do.
-    So a request that is there to its end when its bytes arrive is answered then and there. Whatever has to wait (for
-    the rest of a body, for a slow reader, for what is before it) or closes the connection goes aiohttp's way.
-
-    This needs to know how aiohttp queues requests, and aiohttp may change that: it is used only where all that it
-    needs is there, and tests/test_app.py tells whether it still means the same.
+    `port` 0 picks a free one; `ready` is called with the base URL once connections are accepted. Returns how many
+    connections had to be cut. Raises `ListenError`.
     """
-
-    POSSIBLE = hasattr(HttpRequestParser, "message_consumed") and all(
-        hasattr(web.RequestHandler, name)
-        for name in ("_messages", "_waiter", "_buffer_paused", "_reading_paused", "_next_keepalive_close_time")
-    )
-
-    def data_received(self, data: bytes) -> None:
-        """Have aiohttp read the data, and answer what is complete."""
-        if not self._is_idle():
-            super().data_received(data)
-            return
-        waiter, self._waiter = self._waiter, None  # Lest the task is woken for what is answered here.
-        super().data_received(data)
-        while self._messages and self._answer_at_once():
-            pass
-        self._waiter = waiter
-        if self._messages and self._is_idle():
-            waiter.set_result(None)  # type: ignore[union-attr]
-
-    def _answer_at_once(self) -> bool:
-        """Answer the next request in the queue, if that needs no waiting."""
-        message, content = self._messages[0]
-        if (
-            not isinstance(message, RawRequestMessage)
-            or message.upgrade
-            or not content.is_eof()
-            or self.transport is None
-            or self._paused
-            or self._buffer_paused
-        ):
-            return False
-        answer = self._chat.answer(message, content)
-        if not (answer.persistent and self._write(answer.parts)):
-            self.prepared = answer
-            return False
-        self._messages.popleft()
-        self._parser.message_consumed()  # type: ignore[union-attr]
-        self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout
-        return True
-
-    def _write(self, parts: Iterator[bytes]) -> bool:
-        """Write as much as the transport takes; true if that is all."""
-        for part in parts:
-            self.transport.write(part)  # type: ignore[union-attr]
-            if self._paused:
-                return False
-        return True
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """Resume if reading was paused: aiohttp asks for it twice a request, and each time has nothing parsed again."""
-        if self._reading_paused:
-            super().resume_reading(resume_parser)
-
-
-class ChatServer(web.Server):
-    """aiohttp's low-level server around one handler; made inside a running event loop."""
-
-    def __init__(self, chat: ChatCompletions) -> None:
-        super().__init__(chat)
-        self._chat = chat
-
-    def __call__(self) -> web.RequestHandler:
-        """A new connection's protocol."""
-        return (_PromptConnection if _PromptConnection.POSSIBLE else _Connection)(self, self._chat)
-
-    def pre_shutdown(self) -> None:
-        """Take no further requests; one whose body is on its way is still answered."""
-        self._chat.closing = True
-        for connection in self._settled():
-            connection.close()
-
-    async def shutdown(self, timeout: float | None = None) -> None:
-        """Finish the answers under way, wait for the bodies on their way, and close; `timeout` is in seconds."""
-        end = time.monotonic() + (timeout or 0)
-        await asyncio.gather(*(connection.shutdown(timeout) for connection in self._settled()))
-        while self._chat.receiving and time.monotonic() < end:
-            await asyncio.sleep(0.01)
-        await super().shutdown(timeout)
-
-    def _settled(self) -> list[web.RequestHandler]:
-        return [connection for connection in self.connections if connection not in self._chat.receiving]
-
-
-async def serve(chat: ChatCompletions, host: str, port: int, ready: Callable[[str], object]) -> None:
-    """Serve until SIGINT or SIGTERM, then finish what is under way.
-
-    `port` 0 picks a free one; `ready` is called with the base URL once connections are accepted. Raises `OSError`
-    where the address can't be had.
-    """
+    server = ChatServer(chat, request_timeout)
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        if stop.is_set():
+            server.abort()
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    runner = web.ServerRunner(ChatServer(chat), shutdown_timeout=SHUTDOWN_TIMEOUT)
+        asyncio.get_running_loop().add_signal_handler(number, end)
+    runner = web.ServerRunner(server, shutdown_timeout=shutdown_timeout)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port, backlog=1024).start()
+        try:
+            await web.TCPSite(runner, host, port, backlog=1024).start()
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            remedy = "; try --port 0" if getattr(error, "errno", 0) in (errno.EADDRINUSE, errno.EACCES) else ""
+            raise ListenError(f"can't listen on {host!r}, port {port}: {reason}{remedy}") from None
         address, port, *_ = runner.addresses[0]
         ready(f"http://{f'[{address}]' if ':' in address else address}:{port}/v1")
         await stop.wait()
     finally:
         await runner.cleanup()
+    return server.cut

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import errno
 import gc
 import io
 import json
@@ -13,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from yarl import URL
 
 from mockchat import app, dataset, plot, report, seeding
+from mockchat.connection import REQUEST_TIMEOUT
 from mockchat.dataset import Dataset, DatasetError
 from mockchat.index import ResponseIndex
 from mockchat.replay import TIMEOUT, Load, Result, replay
@@ -57,6 +58,20 @@ def serve(arguments: Sequence[str] | None = None) -> int:
         default=[],
         metavar="KEY",
         help="ask for this key; repeatable (default: any key or none is welcome)",
+    )
+    parser.add_argument(
+        "--request-timeout",
+        type=_positive_number,
+        default=REQUEST_TIMEOUT,
+        metavar="S",
+        help="for a request to arrive, and for a client to read any of its answer (default %(default)g s)",
+    )
+    parser.add_argument(
+        "--shutdown-timeout",
+        type=_positive_number,
+        default=app.SHUTDOWN_TIMEOUT,
+        metavar="S",
+        help="for what has begun to be finished after a signal (default %(default)g s)",
     )
     return _run(_serve, parser.parse_args(arguments))
 
@@ -121,7 +136,7 @@ def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespa
             stream.reconfigure(errors="backslashreplace")
     try:
         return command(options)
-    except (CommandError, DatasetError) as error:
+    except (CommandError, DatasetError, app.ListenError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return COULD_NOT_RUN
     except KeyboardInterrupt:
@@ -145,15 +160,16 @@ def _serve(options: argparse.Namespace) -> int:
     chat = app.ChatCompletions(_load(options)[1], options.max_body_mb * 1024 * 1024, options.api_key)
 
     def ready(base_url: str) -> None:
+        host = URL(base_url).host or ""
+        if not (options.api_key or ip_address(host).is_loopback):
+            print(f"Who can reach {host} can read the recordings: --api-key asks for a key", file=sys.stderr)
         print(f"Serving {base_url} (Ctrl-C stops)", flush=True)
 
-    try:
-        _on_loop(app.serve(chat, options.host, options.port, ready))
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        remedy = "; try --port 0" if getattr(error, "errno", 0) in (errno.EADDRINUSE, errno.EACCES) else ""
-        raise CommandError(f"can't listen on {options.host!r}, port {options.port}: {reason}{remedy}") from None
-    return OK
+    timeouts = {name: getattr(options, name) for name in ("request_timeout", "shutdown_timeout")}
+    cut = _on_loop(app.serve(chat, options.host, options.port, ready, **timeouts))
+    if cut:
+        print(f"{cut:,} connections cut that were not finished (see --shutdown-timeout)", file=sys.stderr)
+    return FAILED if cut else OK
 
 
 def _replay(options: argparse.Namespace) -> int:

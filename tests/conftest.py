@@ -1,11 +1,12 @@
 """What several tests use: conversations in a line, files of them, and where the real recordings are."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import TestClient
 from programs import ROOT
 
 from mockchat import wire
@@ -59,3 +60,21 @@ def write_dataset(tmp_path: Path) -> WriteDataset:
         return path
 
     return write
+
+
+@pytest.fixture
+async def client(aiohttp_client: Any) -> TestClient:
+    """A client of a `MockServer`, which knows two conversations."""
+    from serving import MockServer
+
+    return await aiohttp_client(MockServer())
+
+
+@pytest.fixture
+async def raw(client: TestClient) -> AsyncIterator[Any]:
+    """A connection to the client's server on which every byte is the test's: a `Raw`."""
+    from serving import Raw
+
+    connection = await Raw.to(client)
+    yield connection
+    connection.writer.close()

@@ -1,0 +1,328 @@
+"""HTTP/1.1 between a socket and the route: aiohttp's parser in, ready-made answers out, and nobody waits for anybody.
+
+aiohttp's own connection wakes a task for each connection, which starts another for each request: that costs more than
+all that we do. Here a request is answered as soon as its last byte is there, and there are no tasks: what has to wait
+is kept in a few attributes until the next byte comes, the client has read, or the time is up.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from aiohttp import HttpVersion10, HttpVersion11, StreamReader, web
+from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
+from aiohttp.log import server_logger
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from mockchat.protocol import ApiError
+
+REQUEST_TIMEOUT = 60.0  # seconds, for a request to arrive; for a client to read anything of its answer
+KEEP_ALIVE_TIMEOUT = 3630.0  # seconds between requests: longer than what proxies and load balancers allow
+LINGER_TIMEOUT = 10.0  # seconds
+READ_SIZE = 65536  # bytes
+
+# In place of a request that could not be read.
+UNREADABLE = RawRequestMessage(
+    "UNKNOWN", "/", HttpVersion10, CIMultiDictProxy(CIMultiDict()), (), True, None, False, False, URL("/")
+)
+
+
+class Answer(NamedTuple):
+    """What is to be written, part by part, and whether the connection stays open afterwards."""
+
+    parts: Iterator[bytes]
+    persistent: bool
+
+
+class Route(Protocol):
+    """What becomes of each request."""
+
+    closing: bool  # Set when the server shuts down: no further answer may promise to keep its connection.
+
+    def check(self, message: RawRequestMessage, size: int) -> None:
+        """Raise `ApiError` where a request need not be read, its body being `size` bytes or more."""
+
+    def answer(self, message: RawRequestMessage, body: bytes) -> Answer:
+        """Answer a request; every error is an answer too."""
+
+    def error(self, message: RawRequestMessage, error: ApiError, keep_alive: bool) -> Answer:
+        """The answer that tells of an error."""
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection: its requests are answered one after the other, in order."""
+
+    # What aiohttp's stream of a body asks of its protocol. It never pauses: a body is taken from it as it comes.
+    connected = True
+    _reading_paused = False
+
+    def __init__(self, server: "ChatServer") -> None:
+        self._server = server
+        self._route = server.route
+        self._transport: asyncio.Transport
+        self._parser = HttpRequestParser(
+            self,  # type: ignore[arg-type]
+            asyncio.get_running_loop(),
+            READ_SIZE,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,
+        )
+        self._requests: deque[tuple[RawRequestMessage, StreamReader]] = deque()  # Not answered yet.
+        self._body: list[bytes] = []  # What there is of the first one's, if that is not whole yet.
+        self._receiving = False  # Whether a part of a request is there, be it of its head.
+        self._malformed: str | None = None  # Why nothing more can be read.
+        self._parts: Iterator[bytes] | None = None  # What is left of the answer under way.
+        self._persistent = True
+        self._answers = 0
+        self._paused = False  # Until the client reads.
+        self._half_closed = False
+        self._leaving = False  # The last answer is written; what comes now is not read.
+        self._since = time.monotonic()  # When the present state began.
+        self._unread = 0, self._since  # The bytes that the client has not taken, and since when none of them.
+
+    def pause_reading(self) -> None:
+        """Do nothing: what a body's stream has too much of is taken from it at once."""
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Do nothing, as reading never pauses."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take note of a new connection."""
+        self._transport = transport
+        self._server.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection and what was asked on it."""
+        self._parts = None
+        self._leaving = True
+        self._requests.clear()
+        self._server.lost(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer the requests that are whole now."""
+        if self._leaving:
+            return
+        answers = self._answers
+        try:
+            upgraded = True
+            while upgraded:  # An upgrade is declined, and what follows is read as HTTP.
+                messages, upgraded, data = self._parser.feed_data(data)
+                self._requests.extend(messages)
+                if upgraded:
+                    self._parser.set_upgraded(False)
+        except HttpProcessingError as error:
+            self._malformed = error.message
+        self._advance()
+        if self._parts is not None:
+            if self._requests:
+                self._transport.pause_reading()
+        elif answers == self._answers or self._requests:
+            self._begin_receiving()
+        else:
+            self._since = time.monotonic()
+
+    def eof_received(self) -> bool:
+        """Stay while a client that has sent its last request reads the answer."""
+        self._half_closed = True
+        return self._parts is not None and not self._leaving
+
+    def pause_writing(self) -> None:
+        """Write nothing more for now: the transport's buffer is full."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """Go on with the answer."""
+        self._paused = False
+        if self._parts is None:
+            return
+        self._write()
+        self._advance()
+        if self._parts is None and not self._leaving:
+            self._transport.resume_reading()
+            self._since = time.monotonic()
+            if self._requests:
+                self._begin_receiving()
+
+    def _begin_receiving(self) -> None:
+        if not self._receiving:
+            self._receiving = True
+            self._since = time.monotonic()
+
+    def _advance(self) -> None:
+        """Answer what can be answered, as long as the client reads."""
+        while self._parts is None and not self._leaving:
+            if self._requests:
+                answer = self._next_answer(*self._requests[0])
+                if answer is None:
+                    return
+            elif self._malformed is not None:
+                answer = self._bad_request()
+            else:
+                return
+            self._begin(answer)
+
+    def _next_answer(self, message: RawRequestMessage, content: StreamReader) -> Answer | None:
+        """The answer to the first request; None while it has to wait for the rest of the body."""
+        if content.is_eof():
+            self._requests.popleft()
+            body = content.read_nowait()
+            if self._body:
+                body = b"".join([*self._body, body])
+                self._body.clear()
+            return self._route.answer(message, body)
+        if self._malformed is not None or content.exception():
+            return self._bad_request()
+        return self._receive(message, content)
+
+    def _receive(self, message: RawRequestMessage, content: StreamReader) -> Answer | None:
+        """Take what there is of a body, and refuse it as soon as that is certain."""
+        first = not self._body
+        self._body.append(content.read_nowait())
+        try:
+            if first:
+                self._route.check(message, int(message.headers.get("Content-Length", 0)))
+                expectation = message.headers.get("Expect", "")
+                if expectation and message.version >= HttpVersion11:
+                    if expectation.lower() != "100-continue":
+                        raise ApiError(417, f"Unknown expectation {expectation}")
+                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._route.check(message, content.total_bytes)
+        except ApiError as error:
+            return self._route.error(message, error, keep_alive=False)
+        return None
+
+    def _bad_request(self) -> Answer:
+        reason = (self._malformed or "its body").partition("\n")[0].partition(": bytearray")[0].rstrip(":")
+        error = ApiError(400, f"The request is not well-formed HTTP: {reason}")
+        return self._route.error(UNREADABLE, error, keep_alive=False)
+
+    def _begin(self, answer: Answer) -> None:
+        self._answers += 1
+        self._server.requests_count += 1
+        self._receiving = False
+        self._parts, self._persistent = answer
+        self._write()
+
+    def _write(self) -> None:
+        """Write the parts of the answer as long as there is room for them, and see what follows."""
+        assert self._parts is not None
+        try:
+            for part in self._parts:
+                self._transport.write(part)
+                if self._paused or self._transport.is_closing():
+                    return
+        except Exception as error:
+            server_logger.error("Error in the middle of an answer", exc_info=error)
+            self.abort()
+            return
+        self._parts = None
+        if not self._persistent or (not self._requests and (self._half_closed or self._route.closing)):
+            self._leave()
+
+    def _leave(self) -> None:
+        """Close the connection; where the client may still be sending, once it stops.
+
+        To close at once would have the system throw away the answer with what was not read (RFC 9112, section 9.6).
+        """
+        self._leaving = True
+        self._since = time.monotonic()
+        if self._half_closed or not (self._requests or self._malformed):
+            self._transport.close()
+        else:
+            self._requests.clear()
+            self._transport.resume_reading()
+            self._transport.write_eof()
+
+    def watch(self, now: float) -> None:
+        """End what takes too long; called now and then with the time."""
+        unread = self._transport.get_write_buffer_size()
+        if unread != self._unread[0]:
+            self._unread = unread, now
+        waited = now - self._since
+        if unread:
+            if now - self._unread[1] > self._server.request_timeout:
+                self.abort()
+        elif self._leaving:
+            if waited > LINGER_TIMEOUT:
+                self.abort()
+        elif self._receiving:
+            if waited > self._server.request_timeout:
+                problem = f"The request did not arrive whole within {self._server.request_timeout:g} s"
+                message = self._requests[0][0] if self._requests else UNREADABLE
+                self._malformed = problem  # What comes now belongs to no request.
+                self._begin(self._route.error(message, ApiError(408, problem), keep_alive=False))
+        elif self._parts is None and waited > (KEEP_ALIVE_TIMEOUT if self._answers else self._server.request_timeout):
+            self._transport.close()
+
+    def finish(self) -> None:
+        """Close the connection as soon as what was begun on it is finished."""
+        if not (self._receiving or self._requests or self._parts or self._leaving):
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection now."""
+        self._parts = None
+        self._leaving = True
+        self._transport.abort()
+
+
+class ChatServer(web.Server):
+    """aiohttp's low-level server with connections of our own; made inside a running event loop."""
+
+    def __init__(self, route: Route, request_timeout: float = REQUEST_TIMEOUT) -> None:
+        super().__init__(self._unused)
+        self.route = route
+        self.request_timeout = request_timeout
+        self._open: set[Connection] = set()
+        self._watching: asyncio.TimerHandle | None = None
+        self.cut = 0  # Connections on which something was not finished.
+
+    async def _unused(self, request: web.BaseRequest) -> web.StreamResponse:
+        raise NotImplementedError("a connection of ours asks the route itself")
+
+    def __call__(self) -> Connection:  # type: ignore[override]
+        """A new connection's protocol."""
+        return Connection(self)
+
+    def opened(self, connection: Connection) -> None:
+        """Watch a new connection."""
+        self._open.add(connection)
+        if self._watching is None:
+            self._watch_later()
+
+    def lost(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self._open.discard(connection)
+
+    def _watch_later(self) -> None:
+        self._watching = self._loop.call_later(min(1.0, self.request_timeout / 4), self._watch)
+
+    def _watch(self) -> None:
+        now = time.monotonic()
+        for connection in list(self._open):
+            connection.watch(now)
+        self._watching = None
+        if self._open:
+            self._watch_later()
+
+    def pre_shutdown(self) -> None:
+        """Close what is idle; what has begun, be it that a request is on its way, is still answered."""
+        self.route.closing = True
+        for connection in list(self._open):
+            connection.finish()
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Wait for the answers under way, for `timeout` seconds at most, and cut what is not finished then."""
+        end = time.monotonic() + (timeout or 0)
+        while self._open and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        self.abort()
+
+    def abort(self) -> None:
+        """Cut every connection."""
+        self.cut += len(self._open)
+        for connection in list(self._open):
+            connection.abort()

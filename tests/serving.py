@@ -1,0 +1,93 @@
+"""A server of the test's own loop, and connections to it on which every byte is the test's."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import BaseTestServer, TestClient
+from conftest import conversation, index_of, request_body
+
+from mockchat import app
+from mockchat.connection import REQUEST_TIMEOUT, ChatServer
+from mockchat.index import ResponseIndex
+
+BIG = "big " * 300_000
+INDEX = index_of(
+    conversation("one", "hi", "hello", "how are you?", "fine"),
+    conversation("big", "write a lot", BIG),
+)
+MAX_BODY_SIZE = 100_000
+GOOD = request_body(("user", "hi"))
+MISS = request_body(("user", "hix"))
+ASK_BIG = request_body(("user", "write a lot"))
+STREAMED = request_body(("user", "hi"), stream=True)
+STREAMED_BIG = request_body(("user", "write a lot"), stream=True)
+
+
+class MockServer(BaseTestServer):
+    """The server of `app.serve` on a free port of the test's loop."""
+
+    def __init__(
+        self,
+        index: ResponseIndex = INDEX,
+        api_keys: Sequence[str] = (),
+        max_body_size: int = MAX_BODY_SIZE,
+        request_timeout: float = REQUEST_TIMEOUT,
+    ) -> None:
+        super().__init__()
+        self.chat = app.ChatCompletions(index, max_body_size, api_keys)
+        self.request_timeout = request_timeout
+
+    async def _make_runner(self, **options: Any) -> web.ServerRunner:
+        return web.ServerRunner(ChatServer(self.chat, self.request_timeout), shutdown_timeout=0.5)
+
+
+class Raw:
+    """A connection on which every byte is ours."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def to(cls, client: TestClient) -> "Raw":
+        return cls(*await asyncio.open_connection(client.host, client.port, limit=1000))
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """One answer: status, headers, body."""
+        async with asyncio.timeout(10):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            status, *lines = head.rstrip().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            body = await self.reader.readexactly(int(headers.get("content-length", 0)))
+            return int(status.split()[1]), headers, body
+
+    async def closed(self) -> bool:
+        async with asyncio.timeout(10):
+            return await self.reader.read() == b""
+
+
+def post(body: bytes, headers: str = "", version: str = "1.1") -> bytes:
+    head = f"POST {app.PATH} HTTP/{version}\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+    return head.encode() + body
+
+
+def content(body: bytes) -> str:
+    found: str = json.loads(body)["choices"][0]["message"]["content"]
+    return found
+
+
+async def chunked(raw: Raw) -> bytes:
+    """The body of a chunked answer whose head has been read."""
+    body = b""
+    async with asyncio.timeout(10):
+        while size := int(await raw.reader.readline(), 16):
+            body += await raw.reader.readexactly(size)
+            assert await raw.reader.readline() == b"\r\n"
+        assert await raw.reader.readline() == b"\r\n"
+    return body

@@ -1,0 +1,270 @@
+"""HTTP as clients of every kind speak it, to a server of the test's own loop."""
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient as Client
+from conftest import request_body
+from serving import ASK_BIG, BIG, GOOD, MAX_BODY_SIZE, MISS, MockServer, Raw, content, post
+
+from mockchat import app
+
+# Requests
+
+
+async def test_keep_alive(raw: Raw) -> None:
+    for body, status in ((GOOD, 200), (MISS, 404), (b"{", 400), (GOOD, 200)):
+        await raw.send(post(body))
+        answered, headers, _ = await raw.answer()
+        assert answered == status
+        assert "connection" not in headers
+        assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", headers["date"])
+
+
+@pytest.mark.parametrize(
+    ("version", "headers", "connection"),
+    [
+        ("1.1", "Connection: close\r\n", "close"),
+        ("1.0", "", "close"),
+        ("1.0", "Connection: keep-alive\r\n", "keep-alive"),
+    ],
+)
+async def test_connection_header(raw: Raw, version: str, headers: str, connection: str) -> None:
+    await raw.send(post(GOOD, headers, version))
+    status, answered, body = await raw.answer()
+    assert (status, answered["connection"], content(body)) == (200, connection, "hello")
+    if connection == "close":
+        assert await raw.closed()
+    else:
+        await raw.send(post(GOOD, headers, version))
+        assert (await raw.answer())[0] == 200
+
+
+async def test_pipelined_requests_are_answered_in_order(raw: Raw) -> None:
+    bodies = [GOOD, MISS, b"no json", ASK_BIG, GOOD] * 10
+    await raw.send(b"".join(post(body) for body in bodies))
+    for number in range(len(bodies)):
+        status, _, body = await raw.answer()
+        assert status == (200, 404, 400, 200, 200)[number % 5]
+        if status == 200:
+            assert content(body) == ("hello" if number % 5 != 3 else BIG)
+
+
+@pytest.mark.parametrize("headers", ["", "Connection: close\r\n"])
+@pytest.mark.parametrize("count", [1, 10])
+async def test_a_client_that_only_stops_sending_is_answered(raw: Raw, headers: str, count: int) -> None:
+    await raw.send(post(GOOD) * (count - 1) + post(GOOD, headers))
+    raw.writer.write_eof()
+    for _ in range(count):
+        assert content((await raw.answer())[2]) == "hello"
+    assert await raw.closed()
+
+
+@pytest.mark.parametrize("sent", [0, 30, len(post(GOOD)) - 1])
+async def test_a_client_that_stops_in_the_middle_is_let_go(raw: Raw, sent: int) -> None:
+    await raw.send(post(GOOD)[:sent])
+    raw.writer.write_eof()
+    assert await raw.closed()
+
+
+async def test_a_body_that_arrives_in_pieces(raw: Raw) -> None:
+    for byte in post(GOOD):
+        await raw.send(bytes([byte]))
+        await asyncio.sleep(0)
+    assert content((await raw.answer())[2]) == "hello"
+
+
+async def test_the_end_of_a_body_may_bring_the_next_request(raw: Raw) -> None:
+    await raw.send(post(GOOD)[:-5])
+    await asyncio.sleep(0.02)
+    await raw.send(GOOD[-5:] + post(MISS) + post(GOOD))
+    assert [(await raw.answer())[0] for _ in range(3)] == [200, 404, 200]
+
+
+async def test_a_chunked_body(raw: Raw) -> None:
+    await raw.send(f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    for start in range(0, len(GOOD), 7):
+        chunk = GOOD[start : start + 7]
+        await raw.send(b"%x;note=1\r\n%b\r\n" % (len(chunk), chunk))
+        await asyncio.sleep(0)
+    await raw.send(b"0\r\nTrailer: x\r\n\r\n")
+    assert content((await raw.answer())[2]) == "hello"
+
+
+async def test_a_bad_chunk_is_a_400(raw: Raw, caplog: Any) -> None:
+    await raw.send(f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    await asyncio.sleep(0.05)
+    await raw.send(b"zz\r\nhello\r\n")
+    status, headers, _ = await raw.answer()
+    assert (status, headers["connection"]) == (400, "close")
+    assert await raw.closed()
+    assert not caplog.records
+
+
+async def test_expect_100_continue(raw: Raw) -> None:
+    head, body = post(GOOD, "Expect: 100-continue\r\n").split(b"\r\n\r\n")
+    await raw.send(head + b"\r\n\r\n")
+    assert (await raw.answer())[0] == 100
+    await raw.send(body)
+    assert content((await raw.answer())[2]) == "hello"
+
+
+async def test_an_unknown_expectation_is_a_417(raw: Raw) -> None:
+    await raw.send(post(GOOD, "Expect: miracles\r\n")[: -len(GOOD)])
+    assert (await raw.answer())[0] == 417
+
+
+@pytest.mark.parametrize("headers", ["", "Expect: 100-continue\r\n"])
+async def test_a_body_declared_too_large_is_refused_unread(raw: Raw, headers: str) -> None:
+    await raw.send(post(b"x" * (MAX_BODY_SIZE + 1), headers)[: -MAX_BODY_SIZE - 1])
+    status, answered, body = await raw.answer()
+    assert (status, answered["connection"]) == (413, "close")
+    assert "--max-body-mb" in json.loads(body)["error"]["message"]
+
+
+async def test_a_body_that_grows_too_large_is_refused_before_its_end(raw: Raw) -> None:
+    await raw.send(f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    await raw.send(b"%x\r\n" % (10 * MAX_BODY_SIZE) + b"x" * (MAX_BODY_SIZE + 1))
+    assert (await raw.answer())[0] == 413
+
+
+async def test_a_body_of_the_largest_size_is_read(client: Client) -> None:
+    body = GOOD[:-1] + b" " * (MAX_BODY_SIZE - len(GOOD)) + b"}"
+    async with client.post(app.PATH, data=body) as response:
+        assert response.status == 200
+    async with client.post(app.PATH, data=body + b" ") as response:
+        assert response.status == 413
+
+
+async def test_head_has_no_body(raw: Raw) -> None:
+    await raw.send(f"HEAD {app.PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode() + post(GOOD))
+    head = (await raw.reader.readuntil(b"\r\n\r\n")).decode()
+    assert head.startswith("HTTP/1.1 405 ")
+    assert content((await raw.answer())[2]) == "hello"
+
+
+@pytest.mark.parametrize(
+    "junk", [b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET / HTTP/9.9\r\n\r\n", b"\0" * 100]
+)
+async def test_what_is_no_http_is_a_400_and_no_traceback(raw: Raw, junk: bytes, caplog: Any) -> None:
+    await raw.send(junk)
+    status, headers, body = await raw.answer()
+    assert (status, headers["connection"]) == (400, "close")
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"
+    assert await raw.closed()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("sent", [1, 60, len(post(GOOD)) - 1, len(post(GOOD))])
+async def test_a_client_that_goes_away_is_forgotten(client: Client, raw: Raw, sent: int, caplog: Any) -> None:
+    await raw.send(post(GOOD)[:sent])
+    await asyncio.sleep(0.02)
+    raw.writer.transport.abort()
+    await asyncio.sleep(0.02)
+    async with client.post(app.PATH, data=GOOD) as response:
+        assert response.status == 200
+    assert not caplog.records
+
+
+@pytest.fixture
+def made(monkeypatch: Any) -> list[int]:
+    """The sizes of the answers made so far."""
+    sizes: list[int] = []
+    completion = app.protocol.completion
+
+    def counting(*arguments: Any) -> bytes:
+        answer = completion(*arguments)
+        sizes.append(len(answer))
+        return answer
+
+    monkeypatch.setattr(app.protocol, "completion", counting)
+    return sizes
+
+
+async def test_a_reader_that_does_not_read_holds_back_the_writer(aiohttp_client: Any, made: list[int]) -> None:
+    """Twenty answers of 2.4 MB are asked for: all but the first few wait until the client reads.
+
+    So does what is asked for later, and a body that is larger than what aiohttp keeps of one that nobody takes.
+    """
+    client = await aiohttp_client(MockServer(max_body_size=10_000_000))
+    stalled = await Raw.to(client)
+    stalled.writer.write(post(ASK_BIG) * 20)
+    await asyncio.sleep(0.3)
+    assert 1 <= len(made) < 10
+    stalled.writer.write(post(GOOD[:-1] + b" " * 5_000_000 + b"}") + post(GOOD) * 20)
+    await asyncio.sleep(0.1)
+    assert len(made) < 10
+    for number in range(41):
+        status, _, body = await stalled.answer()
+        assert (status, content(body)) == (200, BIG if number < 20 else "hello")
+    assert len(made) == 41
+    stalled.writer.close()
+
+
+async def test_what_is_asked_while_an_answer_waits_for_its_reader_waits_too(client: Client, made: list[int]) -> None:
+    stalled = await Raw.to(client)
+    asked = 0
+    while len(made) == asked:  # Until one is not answered, the sockets' buffers being full.
+        asked += 1
+        await stalled.send(post(ASK_BIG))
+        await asyncio.sleep(0.1)
+    await stalled.send(post(GOOD) * 3)
+    await asyncio.sleep(0.1)
+    assert len(made) == asked - 1
+    for number in range(asked + 3):
+        assert content((await stalled.answer())[2]) == (BIG if number < asked else "hello")
+    stalled.writer.close()
+
+
+async def test_a_pipeline_after_many_requests(raw: Raw) -> None:
+    """More of them than aiohttp queues, which counts those that are not taken from it."""
+    for _ in range(40):
+        await raw.send(post(GOOD))
+        assert (await raw.answer())[0] == 200
+    await raw.send(post(GOOD) * 5)
+    for _ in range(5):
+        assert content((await raw.answer())[2]) == "hello"
+
+
+async def test_more_pipelined_requests_than_aiohttp_queues(client: Client, raw: Raw) -> None:
+    """In one piece, and with one in the middle that must wait: the order stays."""
+    streamed = request_body(("user", "how?"), stream=True)
+    await raw.send(post(GOOD) * 500 + post(streamed) + post(MISS) * 500 + post(GOOD, "Connection: close\r\n"))
+    statuses = [(await raw.answer())[0] for _ in range(1002)]
+    assert statuses == [200] * 500 + [404] * 501 + [200]
+    assert await raw.closed()
+
+
+@pytest.mark.parametrize("size", [200_000, 600_000, 5_000_000])
+@pytest.mark.parametrize("headers", ["Content-Length: {}\r\n", "Transfer-Encoding: chunked\r\n"])
+async def test_bodies_larger_than_any_buffer(aiohttp_client: Any, size: int, headers: str) -> None:
+    """Long enough for aiohttp to pause reading, several times, and in one piece as far as the socket takes it."""
+    client = await aiohttp_client(MockServer(max_body_size=10_000_000))
+    raw = await Raw.to(client)
+    body = GOOD[:-1] + b" " * (size - len(GOOD)) + b"}"
+    head = f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\n{headers.format(size)}\r\n".encode()
+    blocks = [body] if "{" in headers else [b"%x\r\n%b\r\n" % (len(body), body), b"0\r\n\r\n"]
+    for _ in range(3):
+        await raw.send(head + b"".join(blocks))
+        assert content((await raw.answer())[2]) == "hello"
+    raw.writer.close()
+
+
+# Shutdown
+
+
+async def test_shutdown_answers_a_request_that_has_begun_to_arrive(client: Client, raw: Raw) -> None:
+    request = post(GOOD)
+    await raw.send(request[:-5])
+    idle = await Raw.to(client)
+    await asyncio.sleep(0.05)
+    closing = asyncio.create_task(client.server.close())
+    assert await idle.closed()
+    await raw.send(request[-5:])
+    status, headers, body = await raw.answer()
+    assert (status, headers["connection"], content(body)) == (200, "close", "hello")
+    await closing
+    idle.writer.close()
