@@ -66,8 +66,8 @@ class ChatCompletions:
             self._check_key(message.headers.get("Authorization", ""))
         if message.path != PATH or message.method != "POST":
             self._check_route(message)
-        if "Content-Encoding" in message.headers:
-            self._check_encoding(", ".join(message.headers.getall("Content-Encoding")))
+        if message.chunked or "Content-Encoding" in message.headers:
+            self._check_encoding(message)
         if size > self._max_body_size:
             problem = f"The request body is larger than {self._max_body_size} bytes (see --max-body-mb)"
             raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem)
@@ -90,10 +90,12 @@ class ChatCompletions:
             problem = f"Method {message.method} is not allowed on {PATH}: use POST"
             raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, problem)
 
-    def _check_encoding(self, encoding: str) -> None:
-        if encoding.lower() != "identity":
-            problem = f"Content-Encoding {encoding!r} is not supported: send the body uncompressed"
-            raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, problem)
+    def _check_encoding(self, message: RawRequestMessage) -> None:
+        for name, harmless in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
+            encoding = ", ".join(message.headers.getall(name, [harmless]))
+            if encoding.lower() != harmless:
+                problem = f"{name} {encoding!r} is not supported: send the body uncompressed"
+                raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, problem)
 
     def error(self, message: RawRequestMessage, error: ApiError, keep_alive: bool = True) -> Answer:
         """An error as OpenAI's object; a miss is plain text for a client that does not ask for JSON."""

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import io
 import json
@@ -131,6 +132,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
 def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     _open_what_is_closed()
+    _allow_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -145,6 +147,15 @@ def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespa
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"{Path(sys.argv[0]).name}: can't print: {error.strerror}", file=sys.stderr)
         return COULD_NOT_RUN
+
+
+def _allow_descriptors() -> None:
+    """Allow as many connections as the system lets us: the usual limit of 1,024 is soon reached."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource  # There is none on Windows.
+
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _open_what_is_closed() -> None:

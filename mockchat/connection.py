@@ -6,6 +6,7 @@ is kept in a few attributes until the next byte comes, the client has read, or t
 """
 
 import asyncio
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +19,11 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from mockchat.protocol import ApiError
+
+try:
+    import resource
+except ImportError:  # There is none on Windows.
+    resource = None  # type: ignore[assignment]
 
 REQUEST_TIMEOUT = 60.0  # seconds, for a request to arrive; for a client to read anything of its answer
 KEEP_ALIVE_TIMEOUT = 3630.0  # seconds between requests: longer than what proxies and load balancers allow
@@ -71,7 +77,7 @@ class Connection(asyncio.Protocol):
             auto_decompress=False,
         )
         self._requests: deque[tuple[RawRequestMessage, StreamReader]] = deque()  # Not answered yet.
-        self._body: list[bytes] = []  # What there is of the first one's, if that is not whole yet.
+        self._body: bytearray | None = None  # What there is of the first one's, if that is not whole yet.
         self._receiving = False  # Whether a part of a request is there, be it of its head.
         self._malformed: str | None = None  # Why nothing more can be read.
         self._parts: Iterator[bytes] | None = None  # What is left of the answer under way.
@@ -92,7 +98,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take note of a new connection."""
         self._transport = transport
-        self._server.opened(self)
+        self._server.opened(self, transport.get_extra_info("socket").fileno())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection and what was asked on it."""
@@ -169,9 +175,9 @@ class Connection(asyncio.Protocol):
         if content.is_eof():
             self._requests.popleft()
             body = content.read_nowait()
-            if self._body:
-                body = b"".join([*self._body, body])
-                self._body.clear()
+            if self._body is not None:
+                self._body += body
+                body, self._body = bytes(self._body), None
             return self._route.answer(message, body)
         if self._malformed is not None or content.exception():
             return self._bad_request()
@@ -179,23 +185,23 @@ class Connection(asyncio.Protocol):
 
     def _receive(self, message: RawRequestMessage, content: StreamReader) -> Answer | None:
         """Take what there is of a body, and refuse it as soon as that is certain."""
-        first = not self._body
-        self._body.append(content.read_nowait())
         try:
-            if first:
+            if self._body is None:
+                self._body = bytearray()
                 self._route.check(message, int(message.headers.get("Content-Length", 0)))
                 expectation = message.headers.get("Expect", "")
                 if expectation and message.version >= HttpVersion11:
                     if expectation.lower() != "100-continue":
                         raise ApiError(417, f"Unknown expectation {expectation}")
                     self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._route.check(message, content.total_bytes)
+            self._body += content.read_nowait()
+            self._route.check(message, len(self._body))
         except ApiError as error:
             return self._route.error(message, error, keep_alive=False)
         return None
 
     def _bad_request(self) -> Answer:
-        reason = (self._malformed or "its body").partition("\n")[0].partition(": bytearray")[0].rstrip(":")
+        reason = (self._malformed or "its body").partition("\n")[0].partition(": b'")[0].rstrip(":")
         error = ApiError(400, f"The request is not well-formed HTTP: {reason}")
         return self._route.error(UNREADABLE, error, keep_alive=False)
 
@@ -269,6 +275,11 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
 
+def descriptor_limit() -> int:
+    """How many files and sockets this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else sys.maxsize
+
+
 class ChatServer(web.Server):
     """aiohttp's low-level server with connections of our own; made inside a running event loop."""
 
@@ -278,6 +289,7 @@ class ChatServer(web.Server):
         self.request_timeout = request_timeout
         self._open: set[Connection] = set()
         self._watching: asyncio.TimerHandle | None = None
+        self._descriptors = descriptor_limit()
         self.cut = 0  # Connections on which something was not finished.
 
     async def _unused(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -287,9 +299,20 @@ class ChatServer(web.Server):
         """A new connection's protocol."""
         return Connection(self)
 
-    def opened(self, connection: Connection) -> None:
-        """Watch a new connection."""
+    @property
+    def connections(self) -> list[Connection]:  # type: ignore[override]
+        """The open connections."""
+        return list(self._open)
+
+    def opened(self, connection: Connection, descriptor: int) -> None:
+        """Watch a new connection; where its file descriptor is the last, say so, once."""
         self._open.add(connection)
+        if descriptor + 1 >= self._descriptors:
+            server_logger.warning(
+                "All %d file descriptors are in use: connections are refused until others close (see ulimit -n)",
+                self._descriptors,
+            )
+            self._descriptors = sys.maxsize
         if self._watching is None:
             self._watch_later()
 
@@ -302,7 +325,7 @@ class ChatServer(web.Server):
 
     def _watch(self) -> None:
         now = time.monotonic()
-        for connection in list(self._open):
+        for connection in self.connections:
             connection.watch(now)
         self._watching = None
         if self._open:
@@ -311,7 +334,7 @@ class ChatServer(web.Server):
     def pre_shutdown(self) -> None:
         """Close what is idle; what has begun, be it that a request is on its way, is still answered."""
         self.route.closing = True
-        for connection in list(self._open):
+        for connection in self.connections:
             connection.finish()
 
     async def shutdown(self, timeout: float | None = None) -> None:
@@ -324,5 +347,5 @@ class ChatServer(web.Server):
     def abort(self) -> None:
         """Cut every connection."""
         self.cut += len(self._open)
-        for connection in list(self._open):
+        for connection in self.connections:
             connection.abort()

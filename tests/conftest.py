@@ -1,7 +1,9 @@
 """What several tests use: conversations in a line, files of them, and where the real recordings are."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +72,25 @@ async def client(aiohttp_client: Any) -> TestClient:
     return await aiohttp_client(MockServer())
 
 
+Connect = Callable[[TestClient], Awaitable[Any]]
+
+
 @pytest.fixture
-async def raw(client: TestClient) -> AsyncIterator[Any]:
-    """A connection to the client's server on which every byte is the test's: a `Raw`."""
+async def connect() -> AsyncIterator[Connect]:
+    """Open connections on which every byte is the test's: a `Raw` each, closed in the end."""
     from serving import Raw
 
-    connection = await Raw.to(client)
-    yield connection
-    connection.writer.close()
+    async with AsyncExitStack() as opened:
+
+        async def to(client: TestClient) -> Raw:
+            raw = Raw(*await asyncio.open_connection(client.host, client.port, limit=1000))
+            opened.callback(raw.writer.close)
+            return raw
+
+        yield to
+
+
+@pytest.fixture
+async def raw(client: TestClient, connect: Connect) -> Any:
+    """Such a connection to the client's server."""
+    return await connect(client)

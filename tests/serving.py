@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
-from aiohttp.test_utils import BaseTestServer, TestClient
+from aiohttp.test_utils import BaseTestServer
 from conftest import conversation, index_of, request_body
 
 from mockchat import app
@@ -49,10 +49,6 @@ class Raw:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
-
-    @classmethod
-    async def to(cls, client: TestClient) -> "Raw":
-        return cls(*await asyncio.open_connection(client.host, client.port, limit=1000))
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)

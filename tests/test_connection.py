@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient as Client
-from conftest import request_body
-from serving import ASK_BIG, BIG, GOOD, MAX_BODY_SIZE, MISS, MockServer, Raw, content, post
+from conftest import Connect, request_body
+from serving import ASK_BIG, BIG, GOOD, MAX_BODY_SIZE, MISS, STREAMED_BIG, MockServer, Raw, content, post
 
 from mockchat import app
 
@@ -146,16 +146,98 @@ async def test_head_has_no_body(raw: Raw) -> None:
     assert content((await raw.answer())[2]) == "hello"
 
 
+HEAD = f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\n".encode()
+LENGTH = b"Content-Length: %d\r\n" % len(GOOD)
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+CHUNK = b"%x\r\n%b\r\n" % (len(GOOD), GOOD)
+
+
 @pytest.mark.parametrize(
-    "junk", [b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET / HTTP/9.9\r\n\r\n", b"\0" * 100]
+    "sent",
+    [
+        b"hello\r\n\r\n",
+        b"\0" * 100,
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://[::/v1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /%b HTTP/1.1\r\nHost: x\r\n\r\n" % (b"x" * 1_000_000),
+        HEAD + b"X: %b\r\n\r\n" % (b"x" * 1_000_000),
+        HEAD + b"X: y\r\n" * 10_000 + b"\r\n",
+        HEAD + b"X: a\0b\r\n\r\n",
+        HEAD + b"X : y\r\n\r\n",
+        HEAD + b"X: a\r\n b\r\n\r\n",
+        HEAD + b"X: a\rb\r\n\r\n",
+        (HEAD + LENGTH + b"\r\n").replace(b"\r\n", b"\n") + GOOD,
+        # What a proxy before us could take for another number of requests than we do.
+        HEAD + LENGTH + CHUNKED + b"\r\n" + GOOD,
+        HEAD + CHUNKED + LENGTH + b"\r\n0\r\n\r\n",
+        HEAD + LENGTH + b"Content-Length: 5\r\n\r\n" + GOOD,
+        HEAD + LENGTH + LENGTH + b"\r\n" + GOOD,
+        HEAD + b"Content-Length: 5, 5\r\n\r\n" + GOOD,
+        HEAD + b"Content-Length: +5\r\n\r\n" + GOOD,
+        HEAD + b"Content-Length: -1\r\n\r\n" + GOOD,
+        HEAD + b"Content-Length: 0x5\r\n\r\n" + GOOD,
+        HEAD + b"Content-Length: 5_0\r\n\r\n" + GOOD,
+        HEAD + b"Content-Length: \r\n\r\n" + GOOD,
+        HEAD + b"Content-Length: 99999999999999999999999\r\n\r\n" + GOOD,
+        HEAD + b"Transfer-Encoding: xchunked\r\n\r\n" + CHUNK,
+        HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n" + CHUNK,
+        HEAD + CHUNKED + CHUNKED + b"\r\n" + CHUNK,
+        HEAD + CHUNKED + b"\r\nFFFFFFFFFFFFFFFFF\r\n",
+        HEAD + CHUNKED + b"\r\n-1\r\n",
+        HEAD + CHUNKED + b"\r\n5\nhello\n0\n\n",
+        HEAD + CHUNKED + b"\r\n" + CHUNK[:-2] + b"XX0\r\n\r\n",
+        HEAD + CHUNKED + b"\r\n" + CHUNK + b"0\r\n" + b"X: y\r\n" * 10_000 + b"\r\n",
+        HEAD + b"Host: y\r\n" + LENGTH + b"\r\n" + GOOD,
+    ],
+    ids=lambda sent: repr(sent[:80]),
 )
-async def test_what_is_no_http_is_a_400_and_no_traceback(raw: Raw, junk: bytes, caplog: Any) -> None:
-    await raw.send(junk)
+async def test_what_is_no_http_is_one_400_and_no_traceback(raw: Raw, sent: bytes, caplog: Any) -> None:
+    raw.writer.write(sent)
     status, headers, body = await raw.answer()
     assert (status, headers["connection"]) == (400, "close")
-    assert json.loads(body)["error"]["type"] == "invalid_request_error"
+    error = json.loads(body)["error"]
+    assert error["type"] == "invalid_request_error"
+    assert len(error["message"]) < 200
     assert await raw.closed()
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"POST http://x%b HTTP/1.1\r\nHost: x\r\n" % app.PATH.encode() + LENGTH + b"\r\n" + GOOD, 200),
+        (b"\r\n\r\n" + post(GOOD), 200),
+        (post(GOOD, "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"), 200),
+        (post(GOOD, "Connection: Upgrade\r\nUpgrade: websocket\r\n"), 200),
+        (HEAD + CHUNKED + b"\r\n%x;%b\r\n%b\r\n0\r\n\r\n" % (len(GOOD), b"x" * 100_000, GOOD), 200),
+        (HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + CHUNK + b"0\r\n\r\n", 415),
+        (post(GOOD, "Content-Encoding: gzip\r\n"), 415),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"POST /../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"POST /%0d%0aX:y HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (HEAD + b"\r\n", 400),
+    ],
+    ids=lambda sent: repr(sent[:80]) if isinstance(sent, bytes) else None,
+)
+async def test_odd_http_is_answered_and_the_connection_stays(raw: Raw, sent: bytes, status: int, caplog: Any) -> None:
+    for _ in range(2):
+        await raw.send(sent)
+        assert (await raw.answer())[0] == status
+        await raw.send(post(MISS))
+        assert (await raw.answer())[0] == 404
+    assert not caplog.records
+
+
+async def test_what_stands_before_rubbish_is_answered(raw: Raw) -> None:
+    await raw.send(post(GOOD)[:-2])
+    await asyncio.sleep(0.02)
+    await raw.send(GOOD[-2:] + b"rubbish\r\n\r\n")
+    assert [(await raw.answer())[0] for _ in range(2)] == [200, 400]
+    assert await raw.closed()
 
 
 @pytest.mark.parametrize("sent", [1, 60, len(post(GOOD)) - 1, len(post(GOOD))])
@@ -184,13 +266,15 @@ def made(monkeypatch: Any) -> list[int]:
     return sizes
 
 
-async def test_a_reader_that_does_not_read_holds_back_the_writer(aiohttp_client: Any, made: list[int]) -> None:
+async def test_a_reader_that_does_not_read_holds_back_the_writer(
+    aiohttp_client: Any, made: list[int], connect: Connect
+) -> None:
     """Twenty answers of 2.4 MB are asked for: all but the first few wait until the client reads.
 
     So does what is asked for later, and a body that is larger than what aiohttp keeps of one that nobody takes.
     """
     client = await aiohttp_client(MockServer(max_body_size=10_000_000))
-    stalled = await Raw.to(client)
+    stalled = await connect(client)
     stalled.writer.write(post(ASK_BIG) * 20)
     await asyncio.sleep(0.3)
     assert 1 <= len(made) < 10
@@ -201,11 +285,12 @@ async def test_a_reader_that_does_not_read_holds_back_the_writer(aiohttp_client:
         status, _, body = await stalled.answer()
         assert (status, content(body)) == (200, BIG if number < 20 else "hello")
     assert len(made) == 41
-    stalled.writer.close()
 
 
-async def test_what_is_asked_while_an_answer_waits_for_its_reader_waits_too(client: Client, made: list[int]) -> None:
-    stalled = await Raw.to(client)
+async def test_what_is_asked_while_an_answer_waits_for_its_reader_waits_too(
+    client: Client, made: list[int], connect: Connect
+) -> None:
+    stalled = await connect(client)
     asked = 0
     while len(made) == asked:  # Until one is not answered, the sockets' buffers being full.
         asked += 1
@@ -216,7 +301,6 @@ async def test_what_is_asked_while_an_answer_waits_for_its_reader_waits_too(clie
     assert len(made) == asked - 1
     for number in range(asked + 3):
         assert content((await stalled.answer())[2]) == (BIG if number < asked else "hello")
-    stalled.writer.close()
 
 
 async def test_a_pipeline_after_many_requests(raw: Raw) -> None:
@@ -240,26 +324,88 @@ async def test_more_pipelined_requests_than_aiohttp_queues(client: Client, raw: 
 
 @pytest.mark.parametrize("size", [200_000, 600_000, 5_000_000])
 @pytest.mark.parametrize("headers", ["Content-Length: {}\r\n", "Transfer-Encoding: chunked\r\n"])
-async def test_bodies_larger_than_any_buffer(aiohttp_client: Any, size: int, headers: str) -> None:
+async def test_bodies_larger_than_any_buffer(aiohttp_client: Any, size: int, headers: str, connect: Connect) -> None:
     """Long enough for aiohttp to pause reading, several times, and in one piece as far as the socket takes it."""
     client = await aiohttp_client(MockServer(max_body_size=10_000_000))
-    raw = await Raw.to(client)
+    raw = await connect(client)
     body = GOOD[:-1] + b" " * (size - len(GOOD)) + b"}"
     head = f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\n{headers.format(size)}\r\n".encode()
     blocks = [body] if "{" in headers else [b"%x\r\n%b\r\n" % (len(body), body), b"0\r\n\r\n"]
     for _ in range(3):
         await raw.send(head + b"".join(blocks))
         assert content((await raw.answer())[2]) == "hello"
-    raw.writer.close()
+
+
+# Time limits
+
+
+@pytest.fixture
+async def hurried(aiohttp_client: Any) -> Client:
+    """A client of a server that waits for nobody longer than a fifth of a second."""
+    return await aiohttp_client(MockServer(request_timeout=0.2))
+
+
+@pytest.mark.parametrize(
+    ("answered", "sent"),
+    [
+        (0, b"POST /"),
+        (0, HEAD + b"X: "),
+        (0, post(GOOD + b" " * 1000)[:-1000]),
+        (0, HEAD + CHUNKED + b"\r\n3e8\r\n"),
+        (1, post(GOOD) + HEAD + b"X: "),
+        (1, post(GOOD) + post(GOOD + b" " * 1000)[:-1000]),
+    ],
+)
+async def test_a_slow_sender_is_cut_off(hurried: Client, connect: Connect, answered: int, sent: bytes) -> None:
+    """Though it goes on sending, a byte at a time."""
+    raw = await connect(hurried)
+    await raw.send(sent)
+    for _ in range(answered):
+        assert (await raw.answer())[0] == 200
+    answer = asyncio.create_task(raw.answer())
+    while not answer.done():
+        await raw.send(b"x")
+        await asyncio.sleep(0.02)
+    status, headers, body = await answer
+    assert (status, headers["connection"]) == (408, "close")
+    assert "within 0.2 s" in json.loads(body)["error"]["message"]
+
+
+async def test_a_client_that_says_nothing_is_let_go(hurried: Client, connect: Connect) -> None:
+    raw = await connect(hurried)
+    assert await raw.closed()
+
+
+async def test_a_connection_may_be_idle_between_requests(hurried: Client, connect: Connect) -> None:
+    raw = await connect(hurried)
+    for _ in range(2):
+        await raw.send(post(GOOD))
+        assert (await raw.answer())[0] == 200
+        await asyncio.sleep(0.5)
+
+
+async def test_a_reader_that_never_reads_is_cut_off_and_a_slow_one_is_not(
+    aiohttp_client: Any, connect: Connect
+) -> None:
+    server = MockServer(request_timeout=0.5)
+    client = await aiohttp_client(server)
+    never, slow = await connect(client), await connect(client)
+    for raw in (never, slow):
+        await raw.send(post(STREAMED_BIG))
+    async with asyncio.timeout(10):
+        while len(server.runner.server.connections) > 1:
+            await slow.reader.read(500_000)
+            await asyncio.sleep(0.01)
+    await slow.reader.readexactly(10_000_000)  # More than the sockets hold: it is still served.
 
 
 # Shutdown
 
 
-async def test_shutdown_answers_a_request_that_has_begun_to_arrive(client: Client, raw: Raw) -> None:
+async def test_shutdown_answers_a_request_that_has_begun_to_arrive(client: Client, raw: Raw, connect: Connect) -> None:
     request = post(GOOD)
     await raw.send(request[:-5])
-    idle = await Raw.to(client)
+    idle = await connect(client)
     await asyncio.sleep(0.05)
     closing = asyncio.create_task(client.server.close())
     assert await idle.closed()
@@ -267,4 +413,3 @@ async def test_shutdown_answers_a_request_that_has_begun_to_arrive(client: Clien
     status, headers, body = await raw.answer()
     assert (status, headers["connection"], content(body)) == (200, "close", "hello")
     await closing
-    idle.writer.close()
