@@ -179,7 +179,8 @@ def _serve(options: argparse.Namespace) -> int:
     timeouts = {name: getattr(options, name) for name in ("request_timeout", "shutdown_timeout")}
     cut = _on_loop(app.serve(chat, options.host, options.port, ready, **timeouts))
     if cut:
-        print(f"{cut:,} connections cut that were not finished (see --shutdown-timeout)", file=sys.stderr)
+        connections = "1 connection was" if cut == 1 else f"{cut:,} connections were"
+        print(f"{connections} not finished and is cut (see --shutdown-timeout)", file=sys.stderr)
     return FAILED if cut else OK
 
 
@@ -220,11 +221,12 @@ def _replay(options: argparse.Namespace) -> int:
             )
             loop = asyncio.get_running_loop()
 
-            def stop() -> None:
-                loop.remove_signal_handler(signal.SIGINT)  # The next one ends it at once.
+            def stop(number: int) -> None:
+                loop.remove_signal_handler(number)  # The next one ends it at once.
                 running.cancel()
 
-            loop.add_signal_handler(signal.SIGINT, stop)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stop, number)
             return await running
 
     result = _on_loop(run())

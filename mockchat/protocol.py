@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from http import HTTPStatus
-from itertools import zip_longest
+from itertools import chain, islice, zip_longest
 from typing import Any, NamedTuple
 
 import ujson
@@ -275,19 +275,29 @@ def _event_parts(request: ChatRequest, created: int) -> Iterator[bytes]:
         return [before + delta % number for number in range(len(replies))]
 
     opening, closing = for_each(_PIECE_OPENING), _PIECE_CLOSING + after
-    contents = [wire.text_of(reply.message)[1:-1] for reply in replies]
-    pieces = [_PIECE.findall(content) for content in contents]
+    pieces = [_pieces(reply.message) for reply in replies]
     yield b"".join([event + after for event in for_each(_FIRST_DELTA)])
     if len(replies) == 1:
         joint = closing + opening[0]
-        for start in range(0, len(pieces[0]), _PIECES_AT_ONCE):
-            yield from (opening[0], joint.join(pieces[0][start : start + _PIECES_AT_ONCE]), closing)
+        for some in pieces[0]:
+            yield from (opening[0], joint.join(some), closing)
     else:
-        for row in zip_longest(*pieces):
+        for row in zip_longest(*map(chain.from_iterable, pieces)):
             yield b"".join([opening[n] + piece + closing for n, piece in enumerate(row) if piece is not None])
     yield b"".join([event + after for event in for_each(_LAST_DELTA)])
     if request.settings.include_usage:
         yield before + b'],"usage":%b}\n\n' % _usage(request, replies)
+
+
+def _pieces(message: bytes) -> Iterator[list[bytes]]:
+    """The pieces of a reply, some at a time: all of a long one's would take many times its memory."""
+    start, end = len(_BEFORE_REPLY) + 1, len(message) - 1
+    if 0 < end - start < _WRITE_SIZE // 4:
+        yield _PIECE.findall(message, start, end)
+        return
+    found = _PIECE.finditer(message, start, end)
+    while some := [piece[0] for piece in islice(found, _PIECES_AT_ONCE)]:
+        yield some
 
 
 # A piece is a word with the space before it, or a part of a long one; an escape or a character is never cut.

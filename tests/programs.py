@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,11 +29,16 @@ def environment(**changes: str) -> dict[str, str]:
 
 @contextmanager
 def running_server(
-    *arguments: str, env: Mapping[str, str] | None = None, echo: bool = False
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    echo: bool = False,
+    preexec_fn: Callable[[], None] | None = None,
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A server on a free port: gives its base URL and its process, and stops it in the end."""
     command = [sys.executable, str(SERVER), "--port", "0", *arguments]
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, text=True, encoding="utf-8", preexec_fn=preexec_fn
+    ) as process:
         assert process.stdout
         try:
             for line in process.stdout:

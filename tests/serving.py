@@ -19,6 +19,7 @@ INDEX = index_of(
     conversation("big", "write a lot", BIG),
 )
 MAX_BODY_SIZE = 100_000
+HEAD = f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\n".encode()
 GOOD = request_body(("user", "hi"))
 MISS = request_body(("user", "hix"))
 ASK_BIG = request_body(("user", "write a lot"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient as Client
 from conftest import Connect, request_body
-from serving import ASK_BIG, BIG, GOOD, MAX_BODY_SIZE, MISS, STREAMED_BIG, MockServer, Raw, content, post
+from serving import ASK_BIG, BIG, GOOD, HEAD, MAX_BODY_SIZE, MISS, STREAMED_BIG, MockServer, Raw, content, post
 
 from mockchat import app
 
@@ -146,7 +146,6 @@ async def test_head_has_no_body(raw: Raw) -> None:
     assert content((await raw.answer())[2]) == "hello"
 
 
-HEAD = f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\n".encode()
 LENGTH = b"Content-Length: %d\r\n" % len(GOOD)
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 CHUNK = b"%x\r\n%b\r\n" % (len(GOOD), GOOD)
