@@ -122,15 +122,16 @@ def _parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--data",
         type=Path,
-        default=next(filter(Path.exists, DATASETS), DATASETS[-1]),
+        action="append",
         metavar="FILE",
-        help=f"recordings (default: data/{DATASETS[0].name}, else the sample)",
+        help=f"recordings; repeatable (default: data/{DATASETS[0].name}, else the sample)",
     )
     parser.add_argument("--no-stitch", action="store_true", help="do not join entries with ids like a_0 and a_12")
     return parser
 
 
 def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    options.data = options.data or [next(filter(Path.exists, DATASETS), DATASETS[-1])]
     _open_what_is_closed()
     _allow_descriptors()
     for stream in (sys.stdout, sys.stderr):
@@ -265,17 +266,17 @@ def _coloured(text: str, failed: bool) -> str:
 
 
 def _load(options: argparse.Namespace, quiet: bool = False) -> tuple[Dataset, ResponseIndex]:
-    path: Path = options.data
+    paths: list[Path] = options.data
 
     def tell(line: str) -> None:
         if not quiet:
             print(line, flush=True)
 
-    tell(f"Reading {path}")
+    tell(f"Reading {', '.join(map(str, paths))}")
     started = time.perf_counter()
-    size = path.stat().st_size if path.is_file() else None
+    size = sum(path.stat().st_size for path in paths) if all(map(Path.is_file, paths)) else None
     with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=quiet or not sys.stderr.isatty()) as bar:
-        loaded = dataset.load(path, stitch=not options.no_stitch, progress=bar.update)
+        loaded = dataset.load(*paths, stitch=not options.no_stitch, progress=bar.update)
     altered = seeding.seed_errors(loaded.conversations, os.environ.get("SEED_ERRORS", ""))
     index = ResponseIndex(loaded.conversations)
     gc.freeze()  # The recordings stay for good: no collection need look at them.
@@ -296,9 +297,9 @@ def _on_loop(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-def _check_outputs(paths: Sequence[Path], data: Path) -> None:
+def _check_outputs(paths: Sequence[Path], data: Sequence[Path]) -> None:
     """Find out before the run, not after it, and leave what is there until there is something to replace it."""
-    taken = {data.resolve()}
+    taken = {path.resolve() for path in data}
     for path in paths:
         existed = path.exists()
         if path.resolve() in taken and (path.is_file() or not existed):

@@ -190,26 +190,10 @@ def _unusual_message(message: Any, place: str) -> bytes:
         raise ApiError(400, f"{place}.role must be one of {expected}", param=f"{place}.role")
     if "content" not in message and role != "assistant":
         raise ApiError(400, f"{place}.content is missing", param=f"{place}.content")
-    return wire.message(role, _content(message.get("content"), f"{place}.content"))
-
-
-def _content(content: Any, place: str) -> str:
-    if isinstance(content, str):
-        return content
-    if content is None:
-        return ""
-    if not isinstance(content, list):
-        raise ApiError(400, f"{place} must be a string, a list of text parts, or null", param=place)
-    texts = []
-    for number, part in enumerate(content):
-        if not isinstance(part, dict) or part.get("type") != "text":
-            raise ApiError(
-                400, f"{place}[{number}] must be a part of type text: only text is recorded", param=f"{place}[{number}]"
-            )
-        if not isinstance(part.get("text"), str):
-            raise ApiError(400, f"{place}[{number}].text must be a string", param=f"{place}[{number}].text")
-        texts.append(part["text"])
-    return "".join(texts)
+    try:
+        return wire.message(role, wire.plain_text(message.get("content")))
+    except ValueError as error:
+        raise ApiError(400, f"{place}.{error}", param=f"{place}.{str(error).split()[0]}") from None
 
 
 def choose(request: ChatRequest) -> list[Reply]:

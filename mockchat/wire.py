@@ -13,6 +13,7 @@ Everything that depends on this form lives here. Two rules make it work:
 """
 
 import json
+from typing import Any
 
 import ujson
 
@@ -35,6 +36,8 @@ ROLES = {
     "developer": "system",
     "function": "function",
     "tool": "tool",
+    "function_call": "assistant",
+    "observation": "tool",
 }
 
 _BEFORE_TEXT = {role: f'{role}","content":'.encode() for role in set(ROLES.values())}
@@ -63,6 +66,25 @@ def text(value: str) -> bytes:
 def message(role: str, content: str) -> bytes:
     """The wire form of a message; `role` is one of the API's names."""
     return _BEFORE_TEXT[role] + text(content)
+
+
+def plain_text(content: Any) -> str:
+    """The text of a `content` as the API takes it: a string, a list of text parts, or null for none.
+
+    Raises `ValueError`, whose text begins with the place of what is wrong: `content[1].text must be a string`.
+    """
+    if isinstance(content, str):
+        return content
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        raise ValueError("content must be a string, a list of text parts, or null")
+    for number, part in enumerate(content):
+        if not isinstance(part, dict) or part.get("type") != "text":
+            raise ValueError(f"content[{number}] must be a part of type text: only text is recorded")
+        if not isinstance(part.get("text"), str):
+            raise ValueError(f"content[{number}].text must be a string")
+    return "".join(part["text"] for part in content)
 
 
 def is_assistant(message: bytes) -> bool:

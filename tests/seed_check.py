@@ -87,15 +87,16 @@ def compare(title: str, predicted: dict[Place, set[str]], requests: int, observe
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=DATASETS[-1])
+    parser.add_argument("--data", type=Path, action="append")
     parser.add_argument("--no-stitch", action="store_true")
     parser.add_argument("--requester", type=Path, default=REQUESTER, help="another requester, to see this check fail")
     parser.add_argument("--seeds", nargs="+", default=SEEDS)
     options = parser.parse_args()
-    both = ["--data", str(options.data), *(["--no-stitch"] if options.no_stitch else [])]
+    paths = options.data or [DATASETS[-1]]
+    both = [f"--data={path}" for path in paths] + ["--no-stitch"] * options.no_stitch
 
     def load(seed: str = "") -> list[Conversation]:
-        conversations = dataset.load(options.data, stitch=not options.no_stitch).conversations
+        conversations = dataset.load(*paths, stitch=not options.no_stitch).conversations
         seeding.seed_errors(conversations, seed)
         return conversations
 

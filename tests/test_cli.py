@@ -1,5 +1,6 @@
 """The real programs as processes: what a user sees."""
 
+import gzip
 import json
 import os
 import pty
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SAMPLE, WriteDataset, entry, request_body
+from conftest import SAMPLE, SHARED, WriteDataset, entry, request_body
 from programs import REQUESTER, ROOT, SERVER, STOP_TIMEOUT, environment, run_requester, running_server
 
 from mockchat import cli
@@ -135,6 +136,8 @@ def test_no_server_is_a_failure(tmp_path: Path) -> None:
         ("--data", "missing.json"),
         ("--json", "/nowhere/result.json"),
         ("--json", str(SAMPLE), "--data", str(SAMPLE)),
+        ("--json", str(SAMPLE), "--data", str(SAMPLE), "--data", "missing.json"),
+        ("--data", str(SAMPLE), "--data", "missing.json"),
         ("--json", str(cli.DATASETS[-1])),
         ("--json", "same.json", "--failures", "./same.json"),
         ("--base-url", "http://me:secret@127.0.0.1:1/v1", "--api-key", "key"),
@@ -427,6 +430,18 @@ def test_bench_keeps_the_requester_s_status(seed: str, status: int, tmp_path: Pa
     )
     assert ended.returncode == status
     assert "with 3 in flight" in ended.stdout
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="no shared recordings here")
+def test_bench_of_files_of_every_form(tmp_path: Path) -> None:
+    packed = tmp_path / "sample"
+    packed.write_bytes(gzip.compress(SAMPLE.read_bytes()))
+    files = [packed, *SHARED.glob("*.json")]
+    command = [sys.executable, str(ROOT / "tests" / "bench.py"), "--no-stitch", *(f"--data={file}" for file in files)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=ENV)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(files) == 7
+    assert "All 2,451 replies verified." in ended.stdout
 
 
 def test_bench_without_a_server_exits_2() -> None:

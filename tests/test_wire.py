@@ -50,7 +50,15 @@ def test_joined_messages_are_the_array_of_them(messages: list[tuple[str, str]]) 
 
 @pytest.mark.parametrize(
     ("name", "role"),
-    [("human", "user"), ("GPT", "assistant"), ("Developer", "system"), ("tool", "tool"), ("martian", None), ("", None)],
+    [
+        ("human", "user"),
+        ("GPT", "assistant"),
+        ("Developer", "system"),
+        ("function_call", "assistant"),
+        ("observation", "tool"),
+        ("martian", None),
+        ("", None),
+    ],
 )
 def test_roles(name: str, role: str | None) -> None:
     assert wire.role(name) == role
