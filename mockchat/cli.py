@@ -106,7 +106,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--data",
         type=Path,
-        default=default_data(),
+        default=next(filter(Path.exists, DATASETS), DATASETS[-1]),
         metavar="FILE",
         help=f"recordings (default: data/{DATASETS[0].name}, else the sample)",
     )
@@ -142,7 +142,7 @@ def _open_what_is_closed() -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    chat = app.ChatCompletions(load_recordings(options)[1], options.max_body_mb * 1024 * 1024, options.api_key)
+    chat = app.ChatCompletions(_load(options)[1], options.max_body_mb * 1024 * 1024, options.api_key)
 
     def ready(base_url: str) -> None:
         print(f"Serving {base_url} (Ctrl-C stops)", flush=True)
@@ -165,7 +165,7 @@ def _replay(options: argparse.Namespace) -> int:
         headers.setdefault("Authorization", f"Bearer {options.api_key}")
     if URL(options.base_url).user and "Authorization" in headers:
         raise CommandError("--base-url names a user, and a key or Authorization header is given too: give one of them")
-    loaded, index = load_recordings(options, quiet=options.quiet)
+    loaded, index = _load(options, quiet=options.quiet)
     if loaded.unanswered and not options.quiet:
         print(f"{loaded.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
     options.shuffle = options.shuffle or options.random_seed is not None
@@ -235,13 +235,7 @@ def _coloured(text: str, failed: bool) -> str:
     return f"\033[{31 if failed else 32}m{text}\033[0m"
 
 
-def default_data() -> Path:
-    """The recordings where none are named: the big file if it is there, else the sample."""
-    return next(filter(Path.exists, DATASETS), DATASETS[-1])
-
-
-def load_recordings(options: argparse.Namespace, quiet: bool = False) -> tuple[Dataset, ResponseIndex]:
-    """Read the recordings that `options.data` and `options.no_stitch` name, and tell it; raises `DatasetError`."""
+def _load(options: argparse.Namespace, quiet: bool = False) -> tuple[Dataset, ResponseIndex]:
     path: Path = options.data
 
     def tell(line: str) -> None:

@@ -7,10 +7,9 @@ recordings are read here: once, and shared by its processes. The environment nam
 import os
 import random
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
-from pathlib import Path
 from typing import Any
 
 from locust import FastHttpUser, events, task
@@ -29,14 +28,13 @@ def _conversations() -> Iterator[Conversation]:
         yield from random.sample(answered, len(answered))
 
 
+_named = os.environ.get("MOCKCHAT_DATA")
+_arguments = [f"--data={_named}"] if _named else []
+if os.environ.get("MOCKCHAT_NO_STITCH"):
+    _arguments.append("--no-stitch")
 try:
     with redirect_stdout(sys.stderr):  # locust's own `--json` prints on stdout.
-        _loaded, _index = cli.load_recordings(
-            Namespace(
-                data=Path(os.environ.get("MOCKCHAT_DATA") or cli.default_data()),
-                no_stitch=bool(os.environ.get("MOCKCHAT_NO_STITCH")),
-            )
-        )
+        _loaded, _index = cli._load(cli._parser("").parse_args(_arguments))
 except DatasetError as error:
     sys.exit(f"locust: {error}")
 
@@ -57,6 +55,12 @@ def _add_options(parser: ArgumentParser, **_: Any) -> None:
 
 events.init_command_line_parser.add_listener(_add_options)
 events.test_start.add_listener(lambda **_: _told.clear())
+
+
+class WrongAnswer(Exception):
+    """What locust shows of an exception is its `repr`: here that is the plain text."""
+
+    __repr__ = Exception.__str__
 
 
 class Replay(FastHttpUser):
@@ -95,4 +99,5 @@ class Replay(FastHttpUser):
             if response.status_code and (problem := verify(response.status_code, response.content, expected)):
                 kind, cause, detail = problem
                 where = f"conversation {place.conversation.id}, message {place.number}"
-                response.failure(_told.setdefault((kind, cause), f"{kind}: {cause}; first in {where}: {detail}"))
+                told = _told.setdefault((kind, cause), f"{kind}: {cause}; first in {where}: {detail}")
+                response.failure(WrongAnswer(told))
