@@ -3,6 +3,7 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
+LOWEST := .venv-lowest
 
 PORT ?= 8000
 DATA ?=
@@ -13,10 +14,10 @@ DATASET_URL := https://huggingface.co/datasets/anon8231489123/ShareGPT_Vicuna_un
 DATASET := data/$(notdir $(DATASET_URL))
 BOTH := $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-.PHONY: help install serve bench seed-test perf test lint data clean
+.PHONY: help install serve bench seed-test perf test test-lowest lint data clean
 
 help: ## say what there is (the default)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make .venv from setup.cfg (again, when that has changed)
 
@@ -24,7 +25,7 @@ $(INSTALLED): setup.cfg
 	@python3 -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "python3 has no venv module: install it first (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	python3 -m venv --clear $(VENV)
-	$(PYTHON) -m pip install --quiet --editable '.[test]'
+	$(PYTHON) -m pip install --quiet --editable '.[lint,test]'
 	@if command -v npm >/dev/null; then npm install --silent --no-package-lock --prefix tests/sdk; \
 		else echo "No npm here: the tests of the JavaScript SDK will be skipped"; fi
 	@touch $@
@@ -44,6 +45,17 @@ perf: $(INSTALLED) ## measure against the least that this machine can do (ARGS=o
 test: $(INSTALLED) ## run the tests
 	$(PYTHON) -m pytest --quiet
 
+test-lowest: $(LOWEST)/installed ## run the tests with the lowest versions that setup.cfg allows
+	$(LOWEST)/bin/python -m pytest --quiet
+
+# Only wheels: where a Python is newer than a lowest version, it gets the first one that was built for it.
+$(LOWEST)/installed: $(INSTALLED)
+	python3 -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct \
+		--only-binary :all: --no-binary mockchat --editable '.[test]'
+	@touch $@
+
 lint: $(INSTALLED) ## check style and types
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
@@ -55,5 +67,5 @@ data: ## fetch the big file (about 650 MB; a broken download goes on where it st
 	@echo "Fetched $(DATASET): $$(wc -c < $(DATASET)) bytes"
 
 clean: ## remove what was made here, but no data
-	rm -rf $(VENV) tests/sdk/node_modules build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) tests/sdk/node_modules build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

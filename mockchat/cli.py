@@ -130,8 +130,13 @@ def _parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def default_data() -> Path:
+    """The recordings where none are named: the big file if it is there, else the sample."""
+    return next(filter(Path.exists, DATASETS), DATASETS[-1])
+
+
 def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    options.data = options.data or [next(filter(Path.exists, DATASETS), DATASETS[-1])]
+    options.data = options.data or [default_data()]
     _open_what_is_closed()
     _allow_descriptors()
     for stream in (sys.stdout, sys.stderr):

@@ -28,8 +28,7 @@ def _conversations() -> Iterator[Conversation]:
         yield from random.sample(answered, len(answered))
 
 
-_named = os.environ.get("MOCKCHAT_DATA")
-_arguments = [f"--data={_named}"] if _named else []
+_arguments = [f"--data={os.environ.get('MOCKCHAT_DATA') or cli.default_data()}"]
 if os.environ.get("MOCKCHAT_NO_STITCH"):
     _arguments.append("--no-stitch")
 try:

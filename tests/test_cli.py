@@ -257,6 +257,15 @@ def test_ipv6() -> None:
         assert run_requester("--base-url", url, "--data", str(SAMPLE), env=ENV).returncode == 0
 
 
+def test_without_uvloop(tmp_path: Path) -> None:
+    (tmp_path / "uvloop.py").write_text("raise ImportError")
+    env = environment(PYTHONPATH=str(tmp_path))
+    with running_server("--data", str(SAMPLE), env=env) as (url, process):
+        assert run_requester("--base-url", url, "--data", str(SAMPLE), env=env).returncode == 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_TIMEOUT) == 0
+
+
 def test_a_larger_body_than_allowed_is_refused(write_dataset: WriteDataset) -> None:
     path = write_dataset([entry("a_0", "x" * 2_000_000, "long", "short", "fine")])
     with running_server("--data", str(path), "--max-body-mb", "1", env=ENV) as (url, _):
