@@ -7,13 +7,14 @@ INSTALLED := $(VENV)/installed
 PORT ?= 8000
 DATA ?=
 CONCURRENCY ?=
+FUZZ_TIME ?= 60
 ARGS ?=
 
 DATASET_URL := https://huggingface.co/datasets/anon8231489123/ShareGPT_Vicuna_unfiltered/resolve/main/ShareGPT_V3_unfiltered_cleaned_split.json
 DATASET := data/$(notdir $(DATASET_URL))
 BOTH := $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-.PHONY: help install serve bench seed-test perf test lint data clean
+.PHONY: help install serve bench seed-test perf test fuzz lint data clean
 
 help: ## say what there is (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +44,13 @@ perf: $(INSTALLED) ## measure against the least that this machine can do (ARGS=o
 
 test: $(INSTALLED) ## run the tests
 	$(PYTHON) -m pytest --quiet
+
+fuzz: $(VENV)/fuzz-installed ## look for inputs that break it (FUZZ_TIME=seconds for each of three targets)
+	@PYTHONPATH=tests $(PYTHON) -m fuzz.run --seconds $(FUZZ_TIME)
+
+$(VENV)/fuzz-installed: $(INSTALLED)
+	$(PYTHON) -m pip install --quiet --editable '.[fuzz]'
+	@touch $@
 
 lint: $(INSTALLED) ## check style and types
 	$(PYTHON) -m ruff format --check .
