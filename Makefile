@@ -8,13 +8,14 @@ LOWEST := .venv-lowest
 PORT ?= 8000
 DATA ?=
 CONCURRENCY ?=
+FUZZ_TIME ?= 60
 ARGS ?=
 
 DATASET_URL := https://huggingface.co/datasets/anon8231489123/ShareGPT_Vicuna_unfiltered/resolve/main/ShareGPT_V3_unfiltered_cleaned_split.json
 DATASET := data/$(notdir $(DATASET_URL))
 BOTH := $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-.PHONY: help install serve bench seed-test perf test test-lowest lint data clean
+.PHONY: help install serve bench seed-test perf test test-lowest fuzz lint data clean
 
 help: ## say what there is (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +55,13 @@ $(LOWEST)/installed: $(INSTALLED)
 	$(LOWEST)/bin/python -m pip install --quiet uv
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct \
 		--only-binary :all: --no-binary mockchat --editable '.[test]'
+	@touch $@
+
+fuzz: $(VENV)/fuzz-installed ## look for inputs that break it (FUZZ_TIME=seconds for each of three targets)
+	@PYTHONPATH=tests $(PYTHON) -m fuzz.run --seconds $(FUZZ_TIME)
+
+$(VENV)/fuzz-installed: $(INSTALLED)
+	$(PYTHON) -m pip install --quiet --editable '.[fuzz]'
 	@touch $@
 
 lint: $(INSTALLED) ## check style and types

@@ -2,12 +2,16 @@
 
 import asyncio
 import json
+import random
 import re
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient as Client
 from conftest import Connect, request_body
+from fuzz import inputs, properties
+from hypothesis import given
+from hypothesis import strategies as st
 from serving import ASK_BIG, BIG, GOOD, HEAD, MAX_BODY_SIZE, MISS, STREAMED_BIG, MockServer, Raw, content, post
 
 from mockchat import app
@@ -412,3 +416,21 @@ async def test_shutdown_answers_a_request_that_has_begun_to_arrive(client: Clien
     status, headers, body = await raw.answer()
     assert (status, headers["connection"], content(body)) == (200, "close", "hello")
     await closing
+
+
+# Whatever comes
+
+
+@given(st.sampled_from(inputs.seeds("connection")), st.integers(0).map(random.Random))
+def test_whatever_comes_is_answered_the_same_however_it_is_cut(data: bytes, chance: random.Random) -> None:
+    properties.connection(inputs.mutated(data, "connection", chance), chance.getrandbits(32), properties.SAMPLED)
+
+
+@given(st.lists(st.sampled_from(inputs.seeds("body")), min_size=1, max_size=5), st.integers(0).map(random.Random))
+def test_each_of_several_requests_is_answered_as_if_alone(bodies: list[bytes], chance: random.Random) -> None:
+    bodies = [inputs.mutated(body, "body", chance) for body in bodies]
+    expected = [
+        413 if len(body) > properties.MAX_BODY_SIZE else properties.body(body, properties.SAMPLED) for body in bodies
+    ]
+    sent = b"".join([inputs.http(body, chance.random() < 0.3) for body in bodies])
+    assert properties.connection(sent, chance.getrandbits(32), properties.SAMPLED) == expected

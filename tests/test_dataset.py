@@ -1,5 +1,6 @@
 import gzip
 import json
+import random
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import ujson
 from conftest import SAMPLE, SHARED, WriteDataset, entry
+from fuzz import inputs, properties
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -260,10 +262,14 @@ def outcome(path: Path, block_size: int) -> Any:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(layout=layouts(), block_size=st.integers(1, 300))
-def test_blocks_give_what_the_whole_file_gives(tmp_path: Path, layout: bytes, block_size: int) -> None:
-    path = tmp_path / "recordings.json"
-    path.write_bytes(layout)
-    assert outcome(path, block_size) == outcome(path, len(layout) + 1)
+def test_what_loads_replays_clean_whatever_the_blocks(tmp_path: Path, layout: bytes, block_size: int) -> None:
+    properties.file(layout, block_size, tmp_path / "recordings.json")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(inputs.seeds("file")), st.integers(0).map(random.Random), st.integers(1, 300))
+def test_the_sample_with_changes_does_too(tmp_path: Path, data: bytes, chance: random.Random, block_size: int) -> None:
+    properties.file(inputs.mutated(data, "file", chance), block_size, tmp_path / "recordings.json")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,10 +1,10 @@
 import json
-import re
+import random
 from typing import Any
 
 import pytest
-import ujson
 from conftest import SAMPLE, conversation, index_of, request_body
+from fuzz import inputs, properties
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -24,13 +24,16 @@ from mockchat.protocol import (
     stream,
 )
 
-INDEX = index_of(
-    conversation("one", "hi", "hello", "how are you?", "fine"),
-    conversation("two", "hi", "hello", "bye", 'so "}] long'),
-    conversation("three", "hi", "good day"),
-    conversation("four", "system:be kind", "user:", "assistant:", 'user:é\n\\"', "assistant:\ud800 😀"),
-    conversation("five", "just so", first="assistant"),
+RECORDED = properties.Recorded(
+    [
+        conversation("one", "hi", "hello", "how are you?", "fine"),
+        conversation("two", "hi", "hello", "bye", 'so "}] long'),
+        conversation("three", "hi", "good day"),
+        conversation("four", "system:be kind", "user:", "assistant:", 'user:é\n\\"', "assistant:\ud800 😀"),
+        conversation("five", "just so", first="assistant"),
+    ]
 )
+INDEX = RECORDED.index
 HI = ("user", "hi")
 HELLO = ("assistant", "hello")
 HISTORIES: list[list[tuple[str, str]]] = [
@@ -126,36 +129,13 @@ def bodies(draw: st.DrawFn) -> bytes:
 
 @given(bodies())
 @example(b'{"messages":null,"messages":[{"role":"user","content":"hi"}]}')
-def test_the_shortcut_is_the_general_way(body: bytes) -> None:
-    try:
-        taken = shortcut(body, INDEX)
-    except ApiError as error:
-        with pytest.raises(ApiError, match=re.escape(str(error))):
-            general(body, INDEX)
-        return
-    if taken is not None:
-        assert taken == general(body, INDEX)  # What the shortcut accepts, the general way accepts.
+def test_every_way_to_read_a_body_is_a_full_parse_and_a_search(body: bytes) -> None:
+    properties.body(body, RECORDED)
 
 
-@given(bodies())
-def test_the_general_way_is_a_full_parse_and_a_search(body: bytes) -> None:
-    try:
-        request = read_request(body, INDEX)
-    except NotRecorded:
-        given = ujson.loads(body)["messages"]
-        history = [wire.message(item["role"], item.get("content") or "") for item in given]
-        prefix, known = INDEX.find(history)
-        assert known < len(history) or not INDEX.replies(prefix)
-    except ApiError as error:
-        assert error.status == 400
-    else:
-        given = ujson.loads(body)["messages"]
-        history = [wire.message(item["role"], item.get("content") or "") for item in given]
-        prefix, known = INDEX.find(history)
-        assert known == len(history)
-        assert request.replies == INDEX.replies(prefix)
-        assert request.history_size == len(wire.join(history))
-        fields(completion(request, 0))
+@given(st.sampled_from(inputs.seeds("body")), st.integers(0).map(random.Random))
+def test_recorded_requests_with_changes_are_read_alike(body: bytes, chance: random.Random) -> None:
+    properties.body(inputs.mutated(body, "body", chance), properties.SAMPLED)
 
 
 @given(st.binary(max_size=40) | st.binary(max_size=20).map(lambda junk: b'{"messages":[{"role":"' + junk))

@@ -1,0 +1,374 @@
+"""What must hold for every input: each property is a function that raises where it does not.
+
+The tests call them with what hypothesis makes up, `run.py` with what a fuzzer does.
+"""
+
+import asyncio
+import json
+import logging
+import random
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ujson
+from conftest import SAMPLE, conversation
+
+from mockchat import wire
+from mockchat.app import ChatCompletions
+from mockchat.connection import ChatServer
+from mockchat.dataset import Conversation, Dataset, DatasetError, load
+from mockchat.index import ResponseIndex
+from mockchat.protocol import ApiError, ChatRequest, completion, general, read_request, shortcut, stream
+from mockchat.replay import places, questions
+from mockchat.verify import verify, verify_stream
+
+MAX_BODY_SIZE = 3000  # bytes
+
+
+def joined(text: str) -> str:
+    """The text with each pair of surrogates as the character that it means: two spellings of one text."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
+class Recorded:
+    """Recordings twice: as the index under test, and as a plain hash from history to (conversation id, reply)."""
+
+    def __init__(self, conversations: Sequence[Conversation]) -> None:
+        self.index = ResponseIndex(conversations)
+        self.replies: dict[tuple[Any, ...], list[tuple[str, str]]] = defaultdict(list)
+        for found in conversations:
+            messages = [(wire.role_of(message), joined(wire.content_of(message))) for message in found.messages]
+            for number, (role, content) in enumerate(messages):
+                if role == "assistant":
+                    self.replies[tuple(messages[:number])].append((joined(found.id), content))
+
+
+SAMPLED = Recorded(
+    [
+        *load(SAMPLE).conversations,
+        conversation("one", "hi", "hello", "how are you?", "fine"),
+        conversation("\ud83d\ude00\n", "hi", "hello", "bye", 'so "}] long'),
+        conversation("", "system:", "user:", 'user:"},{"role":"', "assistant:\ud800"),
+        conversation("\ud800", "hi", "", first="assistant"),
+    ]
+)
+
+# Request bodies
+
+
+def body(data: bytes, recorded: Recorded) -> int:
+    """A request body is answered as a full parse and a look into a hash say, whichever way it is read.
+
+    Gives the answer's status.
+    """
+    found = _read(general, data, recorded)
+    short = _read(shortcut, data, recorded)
+    assert short is None or short == found, "the shortcut is not the general way"
+    assert _read(read_request, data, recorded) == found
+    expected = _expected(data, recorded)
+    if isinstance(found, ChatRequest):
+        history, replies, settings = expected
+        assert [
+            (_text(reply.conversation_id), _text(wire.text_of(reply.message))) for reply in found.replies
+        ] == replies
+        array = json.dumps(history, ensure_ascii=False, separators=(",", ":"))
+        assert found.history_size == len(array.encode("utf-8", "backslashreplace"))
+        asked = found.settings._replace(model=_text(found.settings.model))  # type: ignore[arg-type]
+        assert asked == (joined(settings[0]), *settings[1:])
+        _answer(found, replies)
+        return 200
+    status, error = found
+    assert status == expected
+    problem = json.loads(error.decode())["error"]
+    assert sorted(problem) == ["code", "message", "param", "type"]
+    assert problem["message"]
+    return status
+
+
+def _read(reader: Any, data: bytes, recorded: Recorded) -> Any:
+    try:
+        return reader(data, recorded.index)
+    except ApiError as error:
+        return error.status, error.body()
+
+
+def _text(literal: bytes) -> str:
+    return joined(ujson.loads(literal))
+
+
+def _expected(data: bytes, recorded: Recorded) -> Any:
+    """The status of an error, or the history, the replies and the settings."""
+    try:
+        request = ujson.loads(data)
+    except ValueError:
+        return 400
+    match request:
+        case {"messages": list(messages)}:
+            history = [_message(message) for message in messages]
+        case _:
+            return 400
+    options = {} if request.get("stream_options") is None else request["stream_options"]
+    if None in history or not isinstance(options, dict):
+        return 400
+    defaults = ("model", "mockchat"), ("stream", False), ("include_usage", False), ("n", 1), ("seed", None)
+    settings = []
+    for name, default in defaults:
+        value = (options if name == "include_usage" else request).get(name)
+        settings.append(default if value is None else value)
+        if value is not None and type(value) is not (int if name == "seed" else type(default)):
+            return 400
+    if not 1 <= settings[3] <= 128 or not -(2**63) <= (settings[4] or 0) < 2**63:
+        return 400
+    replies = recorded.replies.get(tuple((message["role"], message["content"]) for message in history))
+    return (history, replies, tuple(settings)) if replies else 404
+
+
+def _message(message: Any) -> dict[str, str] | None:
+    match message:
+        case {"role": str(name)} if name.lower() in wire.ROLES:
+            role = wire.ROLES[name.lower()]
+        case _:
+            return None
+    match message.get("content", "" if role == "assistant" else 0):
+        case None:
+            content = ""
+        case str(content):
+            pass
+        case list(parts):
+            content = ""
+            for part in parts:
+                match part:
+                    case {"type": "text", "text": str(text)}:
+                        content += text
+                    case _:
+                        return None
+        case _:
+            return None
+    return {"role": role, "content": joined(content)}
+
+
+def _answer(request: ChatRequest, replies: list[tuple[str, str]]) -> None:
+    """The plain answer and the streamed one are JSON and say the same, and the requester finds both right."""
+    random.seed(0)
+    whole = completion(request, 0)
+    random.seed(0)
+    events = b"".join(stream(request, 0))
+    expected = [reply.message for reply in request.replies]
+    assert verify(200, whole, expected) is None
+    assert verify_stream(200, events, expected)[0] is None
+
+    answer = json.loads(whole.decode())
+    contents = [choice["message"]["content"] for choice in answer["choices"]]
+    assert [choice["index"] for choice in answer["choices"]] == list(range(request.settings.n))
+    assert set(contents) <= {content for _, content in replies}
+    assert (answer["id"], contents[0]) in replies
+    assert answer["message"] == {"role": "Assistant", "content": contents[0]}
+
+    *chunks, done, end = events.decode().split("\n\n")
+    assert (done, end) == ("data: [DONE]", "")
+    deltas = dict.fromkeys(range(request.settings.n), "")
+    for chunk in chunks:
+        parsed = json.loads(chunk.removeprefix("data: "))
+        assert (parsed["id"], parsed["model"]) == (answer["id"], answer["model"])
+        for choice in parsed["choices"]:
+            deltas[choice["index"]] += choice["delta"].get("content", "")
+    assert [joined(delta) for delta in deltas.values()] == contents
+    if request.settings.include_usage:
+        assert parsed["usage"] == answer["usage"]
+
+
+# Dataset files
+
+
+def file(data: bytes, block_size: int, path: Path) -> None:
+    """A file is refused in one line, or all of it replays clean; the size of the blocks makes no difference."""
+    path.write_bytes(data)
+    for stitch in (True, False):
+        dataset = _load(path, stitch, len(data) + 1)
+        assert _load(path, stitch, block_size) == dataset
+        if dataset is None:
+            continue
+        recorded = Recorded(dataset.conversations)
+        asked = 0
+        for question in questions(places(dataset.conversations, recorded.index), recorded.index, None, False):
+            assert question.place.conversation.messages[question.place.number] in question.expected
+            assert body(question.body, recorded) == 200
+            asked += 1
+        assert asked == dataset.replies > 0
+
+
+def _load(path: Path, stitch: bool, block_size: int) -> Dataset | None:
+    try:
+        return load(path, stitch=stitch, block_size=block_size)
+    except DatasetError as error:
+        line = str(error)
+        assert line.isprintable(), line
+        assert line.startswith(f"{path}: "), line
+        return None  # Of two faults, the one that is told may depend on the blocks.
+
+
+# Connections
+
+
+class _Transport(asyncio.Transport):
+    """The socket of a client that takes what is written: at once, or only when it is asked to."""
+
+    def __init__(self, protocol: asyncio.Protocol, slow: bool) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self._slow = slow
+        self._unread = False
+        self._ended = False
+        self.sent = b""
+        self.reading = True
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        assert not (self.closed or self._ended), "written after the end"
+        self.sent += data
+        if self._slow and not self._unread:
+            self._unread = True
+            self._protocol.pause_writing()
+
+    def write_eof(self) -> None:
+        self._ended = True
+
+    def take(self) -> None:
+        """Have the client read all that was written, and what is written then."""
+        while self._unread:
+            self._unread = False
+            if not self.closed:
+                self._protocol.resume_writing()
+
+    def get_write_buffer_size(self) -> int:
+        return int(self._unread)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return SimpleNamespace(fileno=lambda: 0)
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+def connection(data: bytes, seed: int, recorded: Recorded) -> list[int]:
+    """Whatever comes on a connection, nothing is logged, and what is answered does not depend on how it is cut.
+
+    `seed` chooses the cuts, and whether the client is slow to read. Gives the statuses of the answers.
+    """
+    chance = random.Random(seed)
+    cuts = sorted(chance.sample(range(len(data) + 1), min(len(data), chance.choice((1, 2, 5, 40)))))
+    pieces = [data[start:end] for start, end in pairwise([0, *cuts, len(data)]) if start < end]
+    whole = _answers(asyncio.run(_exchange([data], False, recorded)))
+    cut = _answers(asyncio.run(_exchange(pieces, seed % 2 > 0, recorded)))
+    for number, (status, _, _) in enumerate([*cut]):
+        if status == 417:  # An expectation counts only while the body is not there.
+            whole, cut = whole[:number], cut[:number]
+    # Of what comes in one piece with an upgrade to anything but a websocket, aiohttp loses what is behind it.
+    same = _is_beginning(whole, cut) or _is_beginning(cut, whole) or b"\nupgrade" in data.lower()
+    assert same, (whole, cut)
+    return [status for status, _, _ in whole]
+
+
+def _is_beginning(some: list[tuple[int, bytes, bytes]], more: list[tuple[int, bytes, bytes]]) -> bool:
+    """Whether some answers are all, or all up to an error that ended the connection earlier than with `more`.
+
+    That an error ends it may depend on the cuts: the rest of a refused body is not waited for, and aiohttp gives up
+    what arrived in one piece with what is no HTTP.
+    """
+    if some and some[-1][0] >= 400 and b"\r\nConnection: close" in some[-1][1]:
+        if b"not well-formed HTTP" in some[-1][2]:
+            some = some[:-1]
+        more = more[: len(some)]
+    return [_lasting(answer) for answer in some] == [_lasting(answer) for answer in more]
+
+
+def _lasting(answer: tuple[int, bytes, bytes]) -> tuple[int, bytes, bytes]:
+    status, headers, content = answer
+    return status, re.sub(rb"\nConnection: [\w-]+\r", b"", headers) if status >= 400 else headers, content
+
+
+async def _exchange(pieces: list[bytes], slow: bool, recorded: Recorded) -> bytes:
+    """What the server sends to a client that sends these pieces, each when it is wanted, and then no more."""
+    log = _Log()
+    logging.getLogger().addHandler(log)
+    random.seed(0)
+    try:
+        protocol = ChatServer(ChatCompletions(recorded.index, MAX_BODY_SIZE))()
+        transport = _Transport(protocol, slow)
+        protocol.connection_made(transport)
+        for piece in [*pieces, b""]:
+            if not transport.reading:
+                transport.take()
+            if transport.closed:
+                break
+            assert transport.reading, "nobody wants what is sent"
+            if piece:
+                protocol.data_received(piece)
+            elif not protocol.eof_received():
+                transport.close()
+        transport.take()
+        assert transport.closed, "the connection stays open after its end"
+        protocol.connection_lost(None)
+    finally:
+        logging.getLogger().removeHandler(log)
+    assert not log.lines, log.lines
+    return transport.sent
+
+
+class _Log(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+_VARYING = re.compile(rb'\nDate: [^\r]*|\nx-request-id: [^\r]*|"created":\d+')
+
+
+def _answers(sent: bytes) -> list[tuple[int, bytes, bytes]]:
+    """The status, head and body of each answer, without what differs from time to time."""
+    found = []
+    while sent:
+        head, blank, sent = sent.partition(b"\r\n\r\n")
+        match = re.fullmatch(rb"HTTP/1\.1 (\d{3}) [\w -]+((?:\r\n[\w-]+: [^\r\n]*)*)", head)
+        assert match
+        assert blank
+        status, headers = int(match[1]), match[2]
+        assert status in (100, 200, 400, 404, 405, 413, 415, 417), head
+        content = b""
+        if length := re.search(rb"\r\nContent-Length: (\d+)", headers):
+            content, sent = sent[: int(length[1])], sent[int(length[1]) :]
+            assert len(content) == int(length[1])
+        elif b"chunked" in headers:
+            size = -1
+            while size:
+                line, sent = sent.split(b"\r\n", 1)
+                size = int(line, 16)
+                content += sent[:size]
+                assert sent[size : size + 2] == b"\r\n"
+                sent = sent[size + 2 :]
+        elif status == 200:
+            content, sent = sent, b""
+        if b"application/json" in headers and content:
+            json.loads(content.decode())
+        if status != 100:  # Is told to who has not sent the body yet.
+            found.append((status, _VARYING.sub(b"", headers), _VARYING.sub(b"", content)))
+    return found
