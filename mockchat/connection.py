@@ -189,10 +189,7 @@ class Connection(asyncio.Protocol):
             if self._body is None:
                 self._body = bytearray()
                 self._route.check(message, int(message.headers.get("Content-Length", 0)))
-                expectation = message.headers.get("Expect", "")
-                if expectation and message.version >= HttpVersion11:
-                    if expectation.lower() != "100-continue":
-                        raise ApiError(417, f"Unknown expectation {expectation}")
+                if message.headers.get("Expect", "").lower() == "100-continue" and message.version >= HttpVersion11:
                     self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._body += content.read_nowait()
             self._route.check(message, len(self._body))
