@@ -266,6 +266,17 @@ def test_without_uvloop(tmp_path: Path) -> None:
         assert process.wait(STOP_TIMEOUT) == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "warned"),
+    [(("--host", "0.0.0.0"), True), (("--host", "0.0.0.0", "--api-key", "secret"), False), ((), False)],
+)
+def test_who_can_reach_it_is_told_of(arguments: tuple[str, ...], warned: bool, capfd: Any) -> None:
+    with running_server(*arguments, env=ENV):
+        pass
+    printed = capfd.readouterr().err
+    assert printed == ("Who can reach 0.0.0.0 can read the recordings: --api-key asks for a key\n" if warned else "")
+
+
 def test_a_larger_body_than_allowed_is_refused(write_dataset: WriteDataset) -> None:
     path = write_dataset([entry("a_0", "x" * 2_000_000, "long", "short", "fine")])
     with running_server("--data", str(path), "--max-body-mb", "1", env=ENV) as (url, _):

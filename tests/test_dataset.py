@@ -282,7 +282,7 @@ def test_damaged_files_are_refused_alike(
     path = tmp_path / "recordings.json"
     path.write_bytes(damaged)
     try:
-        ujson.loads(damaged)
+        ujson.loads(damaged.removeprefix(b"\xef\xbb\xbf"))
         whole = True
     except ValueError:
         whole = False
