@@ -290,7 +290,7 @@ class ChatServer(web.Server):
         self.cut = 0  # Connections on which something was not finished.
 
     async def _unused(self, request: web.BaseRequest) -> web.StreamResponse:
-        raise NotImplementedError("a connection of ours asks the route itself")
+        raise AssertionError("a connection of ours asks the route itself")
 
     def __call__(self) -> Connection:  # type: ignore[override]
         """A new connection's protocol."""
