@@ -185,8 +185,7 @@ def _serve(options: argparse.Namespace) -> int:
     timeouts = {name: getattr(options, name) for name in ("request_timeout", "shutdown_timeout")}
     cut = _on_loop(app.serve(chat, options.host, options.port, ready, **timeouts))
     if cut:
-        connections = "1 connection was" if cut == 1 else f"{cut:,} connections were"
-        print(f"{connections} not finished and is cut (see --shutdown-timeout)", file=sys.stderr)
+        print(f"Connections cut before they were finished: {cut:,} (see --shutdown-timeout)", file=sys.stderr)
     return FAILED if cut else OK
 
 

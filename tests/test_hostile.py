@@ -229,7 +229,7 @@ async def test_what_is_not_finished_in_time_is_cut(recordings: Path, signals: in
             await asyncio.sleep(0.1)
         assert await asyncio.to_thread(process.wait, 20) == 1
         stuck.cancel()
-    assert capfd.readouterr().err == "1 connection was not finished and is cut (see --shutdown-timeout)\n"
+    assert capfd.readouterr().err == "Connections cut before they were finished: 1 (see --shutdown-timeout)\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
