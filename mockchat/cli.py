@@ -3,14 +3,12 @@
 import argparse
 import asyncio
 import contextlib
-import gc
 import io
 import json
 import os
 import re
 import signal
 import sys
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import fields
 from ipaddress import ip_address
@@ -21,19 +19,15 @@ from multidict import CIMultiDict
 from tqdm import tqdm
 from yarl import URL
 
-from mockchat import app, dataset, plot, report, seeding
+from mockchat import app, plot, recordings, report
 from mockchat.connection import REQUEST_TIMEOUT
-from mockchat.dataset import Dataset, DatasetError
-from mockchat.index import ResponseIndex
+from mockchat.dataset import DatasetError
 from mockchat.replay import TIMEOUT, Load, Result, replay
 
 try:
     from uvloop import new_event_loop as new_loop
 except ImportError:  # There is no uvloop on Windows.
     from asyncio import new_event_loop as new_loop  # type: ignore[assignment]
-
-DATA = Path(os.path.relpath(Path(__file__).parent.parent / "data"))
-DATASETS = (DATA / "ShareGPT_V3_unfiltered_cleaned_split.json", DATA / "sample.json")
 
 T = TypeVar("T")
 
@@ -124,19 +118,14 @@ def _parser(description: str) -> argparse.ArgumentParser:
         type=Path,
         action="append",
         metavar="FILE",
-        help=f"recordings; repeatable (default: data/{DATASETS[0].name}, else the sample)",
+        help=f"recordings; repeatable (default: data/{recordings.DATASETS[0].name}, else the sample)",
     )
     parser.add_argument("--no-stitch", action="store_true", help="do not join entries with ids like a_0 and a_12")
     return parser
 
 
-def default_data() -> Path:
-    """The recordings where none are named: the big file if it is there, else the sample."""
-    return next(filter(Path.exists, DATASETS), DATASETS[-1])
-
-
 def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    options.data = options.data or [default_data()]
+    options.data = options.data or [recordings.default()]
     _open_what_is_closed()
     _allow_descriptors()
     for stream in (sys.stdout, sys.stderr):
@@ -174,7 +163,8 @@ def _open_what_is_closed() -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    chat = app.ChatCompletions(_load(options)[1], options.max_body_mb * 1024 * 1024, options.api_key)
+    _, index = recordings.load(options.data, stitch=not options.no_stitch)
+    chat = app.ChatCompletions(index, options.max_body_mb * 1024 * 1024, options.api_key)
 
     def ready(base_url: str) -> None:
         host = URL(base_url).host or ""
@@ -198,7 +188,7 @@ def _replay(options: argparse.Namespace) -> int:
         headers.setdefault("Authorization", f"Bearer {options.api_key}")
     if URL(options.base_url).user and "Authorization" in headers:
         raise CommandError("--base-url names a user, and a key or Authorization header is given too: give one of them")
-    loaded, index = _load(options, quiet=options.quiet)
+    loaded, index = recordings.load(options.data, stitch=not options.no_stitch, quiet=options.quiet)
     if loaded.unanswered and not options.quiet:
         print(f"{loaded.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
     options.shuffle = options.shuffle or options.random_seed is not None
@@ -267,33 +257,6 @@ def _coloured(text: str, failed: bool) -> str:
     if os.environ.get("NO_COLOR") or not sys.stdout.isatty():
         return text
     return f"\033[{31 if failed else 32}m{text}\033[0m"
-
-
-def _load(options: argparse.Namespace, quiet: bool = False) -> tuple[Dataset, ResponseIndex]:
-    paths: list[Path] = options.data
-
-    def tell(line: str) -> None:
-        if not quiet:
-            print(line, flush=True)
-
-    tell(f"Reading {', '.join(map(str, paths))}")
-    started = time.perf_counter()
-    size = sum(path.stat().st_size for path in paths) if all(map(Path.is_file, paths)) else None
-    with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=quiet or not sys.stderr.isatty()) as bar:
-        loaded = dataset.load(*paths, stitch=not options.no_stitch, progress=bar.update)
-    altered = seeding.seed_errors(loaded.conversations, os.environ.get("SEED_ERRORS", ""))
-    index = ResponseIndex(loaded.conversations)
-    gc.freeze()  # The recordings stay for good: no collection need look at them.
-    tell(
-        f"Parsed {len(loaded.conversations):,} conversations ({loaded.entries:,} entries, {loaded.replies:,} replies; "
-        f"{loaded.joined:,} pieces joined, {loaded.misaligned:,} of them do not line up; "
-        f"{index.ambiguous:,} histories with several replies) in {time.perf_counter() - started:.2f} s"
-    )
-    if loaded.misaligned * 2 > loaded.joined:
-        tell("Most pieces do not line up: if the ids only look like pieces, use --no-stitch")
-    if altered:
-        tell(f"SEED_ERRORS: {altered:,} messages altered")
-    return loaded, index
 
 
 def _on_loop(main: Coroutine[Any, Any, T]) -> T:

@@ -10,12 +10,13 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 
 from locust import FastHttpUser, events, task
 from locust.contrib.fasthttp import FAILURE_EXCEPTIONS
 
-from mockchat import cli, wire
+from mockchat import recordings, wire
 from mockchat.dataset import Conversation, DatasetError
 from mockchat.replay import Question, places, questions
 from mockchat.verify import verify
@@ -28,12 +29,10 @@ def _conversations() -> Iterator[Conversation]:
         yield from random.sample(answered, len(answered))
 
 
-_arguments = [f"--data={os.environ.get('MOCKCHAT_DATA') or cli.default_data()}"]
-if os.environ.get("MOCKCHAT_NO_STITCH"):
-    _arguments.append("--no-stitch")
+_paths = [Path(os.environ.get("MOCKCHAT_DATA") or recordings.default())]
 try:
     with redirect_stdout(sys.stderr):  # locust's own `--json` prints on stdout.
-        _loaded, _index = cli._load(cli._parser("").parse_args(_arguments))
+        _loaded, _index = recordings.load(_paths, stitch=not os.environ.get("MOCKCHAT_NO_STITCH"))
 except DatasetError as error:
     sys.exit(f"locust: {error}")
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from programs import REQUESTER, environment, run_requester, running_server
 
 from mockchat import dataset, seeding, wire
-from mockchat.cli import DATASETS
 from mockchat.dataset import Conversation
+from mockchat.recordings import DATASETS
 
 SEEDS = ("1", "2", "3", "4", "word")
 PASSED = "passed"

@@ -20,7 +20,7 @@ import pytest
 from conftest import SAMPLE, SHARED, WriteDataset, entry, request_body
 from programs import REQUESTER, ROOT, SERVER, STOP_TIMEOUT, environment, run_requester, running_server
 
-from mockchat import cli
+from mockchat import cli, recordings
 
 ENV = environment()
 
@@ -138,7 +138,7 @@ def test_no_server_is_a_failure(tmp_path: Path) -> None:
         ("--json", str(SAMPLE), "--data", str(SAMPLE)),
         ("--json", str(SAMPLE), "--data", str(SAMPLE), "--data", "missing.json"),
         ("--data", str(SAMPLE), "--data", "missing.json"),
-        ("--json", str(cli.DATASETS[-1])),
+        ("--json", str(recordings.DATASETS[-1])),
         ("--json", "same.json", "--failures", "./same.json"),
         ("--base-url", "http://me:secret@127.0.0.1:1/v1", "--api-key", "key"),
         ("--api-key", "sk-abc\r"),

@@ -1,0 +1,53 @@
+"""The recordings, read and indexed as both programs do it, and told in a line."""
+
+import gc
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mockchat import dataset, seeding
+from mockchat.dataset import Dataset
+from mockchat.index import ResponseIndex
+
+_FOLDER = Path(os.path.relpath(Path(__file__).parent.parent / "data"))
+DATASETS = (_FOLDER / "ShareGPT_V3_unfiltered_cleaned_split.json", _FOLDER / "sample.json")
+
+
+def default() -> Path:
+    """The recordings where none are named: the big file if it is there, else the sample."""
+    return next(filter(Path.exists, DATASETS), DATASETS[-1])
+
+
+def load(paths: Sequence[Path], *, stitch: bool = True, quiet: bool = False) -> tuple[Dataset, ResponseIndex]:
+    """Read and index the files, as `SEED_ERRORS` alters them; for a program that keeps them to its end.
+
+    Prints what was found unless `quiet`. Raises `DatasetError`. Afterwards the process's garbage collector never looks
+    at anything that exists now.
+    """
+
+    def tell(line: str) -> None:
+        if not quiet:
+            print(line, flush=True)
+
+    tell(f"Reading {', '.join(map(str, paths))}")
+    started = time.perf_counter()
+    size = sum(path.stat().st_size for path in paths) if all(map(Path.is_file, paths)) else None
+    with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=quiet or not sys.stderr.isatty()) as bar:
+        loaded = dataset.load(*paths, stitch=stitch, progress=bar.update)
+    altered = seeding.seed_errors(loaded.conversations, os.environ.get("SEED_ERRORS", ""))
+    index = ResponseIndex(loaded.conversations)
+    gc.freeze()
+    tell(
+        f"Parsed {len(loaded.conversations):,} conversations ({loaded.entries:,} entries, {loaded.replies:,} replies; "
+        f"{loaded.joined:,} pieces joined, {loaded.misaligned:,} of them do not line up; "
+        f"{index.ambiguous:,} histories with several replies) in {time.perf_counter() - started:.2f} s"
+    )
+    if loaded.misaligned * 2 > loaded.joined:
+        tell("Most pieces do not line up: if the ids only look like pieces, use --no-stitch")
+    if altered:
+        tell(f"SEED_ERRORS: {altered:,} messages altered")
+    return loaded, index
