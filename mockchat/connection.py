@@ -6,6 +6,7 @@ is kept in a few attributes until the next byte comes, the client has read, or t
 """
 
 import asyncio
+import math
 import sys
 import time
 from collections import deque
@@ -28,6 +29,8 @@ except ImportError:  # There is none on Windows.
 REQUEST_TIMEOUT = 60.0  # seconds, for a request to arrive; for a client to read anything of its answer
 KEEP_ALIVE_TIMEOUT = 3630.0  # seconds between requests: longer than what proxies and load balancers allow
 LINGER_TIMEOUT = 10.0  # seconds
+LATE = 0.05  # seconds after its time at which a part is late
+LATE_TOLD = 10.0  # seconds between two warnings that parts are late
 READ_SIZE = 65536  # bytes
 
 # In place of a request that could not be read.
@@ -36,10 +39,15 @@ UNREADABLE = RawRequestMessage(
 )
 
 
+# What is to be written; or what to wait for before the next part: a moment of `time.monotonic()`, or a future's end.
+# An infinite moment is never: nothing more is sent, until the client gives up.
+Part = bytes | float | asyncio.Future[None]
+
+
 class Answer(NamedTuple):
     """What is to be written, part by part, and whether the connection stays open afterwards."""
 
-    parts: Iterator[bytes]
+    parts: Iterator[Part]
     persistent: bool
 
 
@@ -80,7 +88,8 @@ class Connection(asyncio.Protocol):
         self._body: bytearray | None = None  # What there is of the first one's, if that is not whole yet.
         self._receiving = False  # Whether a part of a request is there, be it of its head.
         self._malformed: str | None = None  # Why nothing more can be read.
-        self._parts: Iterator[bytes] | None = None  # What is left of the answer under way.
+        self._parts: Iterator[Part] | None = None  # What is left of the answer under way.
+        self._waiting: asyncio.TimerHandle | asyncio.Future[None] | None = None  # For that the next part is due.
         self._persistent = True
         self._answers = 0
         self._paused = False  # Until the client reads.
@@ -102,7 +111,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection and what was asked on it."""
-        self._parts = None
+        self._drop_answer()
         self._leaving = True
         self._requests.clear()
         self._server.lost(self)
@@ -111,7 +120,6 @@ class Connection(asyncio.Protocol):
         """Answer the requests that are whole now."""
         if self._leaving:
             return
-        answers = self._answers
         try:
             upgraded = True
             while upgraded:  # An upgrade is declined, and what follows is read as HTTP.
@@ -121,14 +129,9 @@ class Connection(asyncio.Protocol):
                     self._parser.set_upgraded(False)
         except HttpProcessingError as error:
             self._malformed = error.message
+        answers = self._answers
         self._advance()
-        if self._parts is not None:
-            if self._requests:
-                self._transport.pause_reading()
-        elif answers == self._answers or self._requests:
-            self._begin_receiving()
-        else:
-            self._since = time.monotonic()
+        self._look_around(answers != self._answers)
 
     def eof_received(self) -> bool:
         """Stay while a client that has sent its last request reads the answer."""
@@ -142,18 +145,27 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on with the answer."""
         self._paused = False
-        if self._parts is None:
-            return
-        self._write()
-        self._advance()
-        if self._parts is None and not self._leaving:
-            self._transport.resume_reading()
-            self._since = time.monotonic()
-            if self._requests:
-                self._begin_receiving()
+        self._go_on()
 
-    def _begin_receiving(self) -> None:
-        if not self._receiving:
+    def _go_on(self) -> None:
+        """Write what is due and can be written, and then see to what was asked meanwhile."""
+        if self._parts is not None and self._waiting is None and not self._paused:
+            self._write()
+            self._advance()
+            if self._parts is None and not self._leaving:
+                self._transport.resume_reading()
+            self._look_around(answered=True)
+
+    def _look_around(self, answered: bool) -> None:
+        """Take down in which state the connection is, now that all that could be answered is."""
+        if self._leaving:
+            return
+        if self._parts is not None:
+            if self._requests:
+                self._transport.pause_reading()
+        elif answered and not self._requests:
+            self._since = time.monotonic()
+        elif not self._receiving:
             self._receiving = True
             self._since = time.monotonic()
 
@@ -214,8 +226,11 @@ class Connection(asyncio.Protocol):
         assert self._parts is not None
         try:
             for part in self._parts:
-                self._transport.write(part)
-                if self._paused or self._transport.is_closing():
+                if isinstance(part, bytes):
+                    self._transport.write(part)
+                    if self._paused or self._transport.is_closing():
+                        return
+                elif self._wait_for(part):
                     return
         except Exception as error:
             server_logger.error("Error in the middle of an answer", exc_info=error)
@@ -224,6 +239,38 @@ class Connection(asyncio.Protocol):
         self._parts = None
         if not self._persistent or (not self._requests and (self._half_closed or self._route.closing)):
             self._leave()
+
+    def _wait_for(self, part: float | asyncio.Future[None]) -> bool:
+        """Go on when the part's moment has come, or its future is done; False where that is so already."""
+        if isinstance(part, asyncio.Future):
+            if part.done():
+                return False
+            part.add_done_callback(self._wake)
+            self._waiting = part
+        elif part == math.inf:
+            self._stall()
+        else:
+            early = part - time.monotonic()
+            if early <= 0:
+                return False
+            self._waiting = asyncio.get_running_loop().call_later(early, self._wake, part)
+        return True
+
+    def _wake(self, due: float | asyncio.Future[None]) -> None:
+        if isinstance(due, float):
+            self._server.woke(time.monotonic() - due)
+        self._waiting = None
+        self._go_on()
+
+    def _stall(self) -> None:
+        """Send nothing more and read nothing, until the client gives up."""
+        self._parts = None
+        self._requests.clear()
+        self._leaving = True
+        self._since = math.inf
+        self._transport.resume_reading()
+        if self._half_closed:  # Who has closed one half can't be seen to close the other.
+            self._transport.close()
 
     def _leave(self) -> None:
         """Close the connection; where the client may still be sending, once it stops.
@@ -260,14 +307,20 @@ class Connection(asyncio.Protocol):
         elif self._parts is None and waited > (KEEP_ALIVE_TIMEOUT if self._answers else self._server.request_timeout):
             self._transport.close()
 
+    def _drop_answer(self) -> None:
+        self._parts = None
+        if self._waiting is not None and not asyncio.isfuture(self._waiting):
+            self._waiting.cancel()
+
     def finish(self) -> None:
         """Close the connection as soon as what was begun on it is finished."""
-        if not (self._receiving or self._requests or self._parts or self._leaving):
+        stalled = self._since == math.inf
+        if stalled or not (self._receiving or self._requests or self._parts or self._leaving):
             self._transport.close()
 
     def abort(self) -> None:
         """Close the connection now."""
-        self._parts = None
+        self._drop_answer()
         self._leaving = True
         self._transport.abort()
 
@@ -287,6 +340,8 @@ class ChatServer(web.Server):
         self._open: set[Connection] = set()
         self._watching: asyncio.TimerHandle | None = None
         self._descriptors = descriptor_limit()
+        self._latest = 0.0  # By how many seconds the latest part was late since that was last told.
+        self._told = -math.inf
         self.cut = 0  # Connections on which something was not finished.
 
     async def _unused(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -317,6 +372,10 @@ class ChatServer(web.Server):
         """Forget a connection."""
         self._open.discard(connection)
 
+    def woke(self, late: float) -> None:
+        """Take note of a part that was due `late` seconds ago."""
+        self._latest = max(self._latest, late)
+
     def _watch_later(self) -> None:
         self._watching = self._loop.call_later(min(1.0, self.request_timeout / 4), self._watch)
 
@@ -324,12 +383,25 @@ class ChatServer(web.Server):
         now = time.monotonic()
         for connection in self.connections:
             connection.watch(now)
+        if self._latest > LATE and now - self._told > LATE_TOLD:
+            self._tell_late()
+            self._told = now
         self._watching = None
         if self._open:
             self._watch_later()
 
+    def _tell_late(self) -> None:
+        server_logger.warning(
+            "The timing asked for can't be kept: answers are up to %d ms late, with %d connections open",
+            1000 * self._latest,
+            len(self._open),
+        )
+        self._latest = 0.0
+
     def pre_shutdown(self) -> None:
         """Close what is idle; what has begun, be it that a request is on its way, is still answered."""
+        if self._latest > LATE:
+            self._tell_late()
         self.route.closing = True
         for connection in self.connections:
             connection.finish()

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,6 +65,12 @@ class Raw:
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
             body = await self.reader.readexactly(int(headers.get("content-length", 0)))
             return int(status.split()[1]), headers, body
+
+    def reset(self) -> None:
+        """Close the connection as a client does that crashes: what was on its way is lost."""
+        linger = struct.pack("ii", 1, 0)
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.writer.transport.abort()
 
     async def closed(self) -> bool:
         async with asyncio.timeout(10):

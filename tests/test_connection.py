@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import math
 import random
 import re
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 from serving import ASK_BIG, BIG, GOOD, HEAD, MAX_BODY_SIZE, MISS, STREAMED_BIG, MockServer, Raw, content, post
 
 from mockchat import app
+from mockchat.connection import Answer, Part
 
 # Requests
 
@@ -407,6 +411,99 @@ async def test_a_reader_that_never_reads_is_cut_off_and_a_slow_one_is_not(
 
 
 # Shutdown
+
+
+Say = Callable[..., None]
+
+
+@pytest.fixture
+def say(client: Client, monkeypatch: Any) -> Say:
+    """Have the server answer with these parts."""
+
+    def answer(*parts: Part) -> None:
+        route = client.server.chat  # type: ignore[attr-defined]
+        monkeypatch.setattr(route, "answer", lambda message, body: Answer(iter(parts), not route.closing))
+
+    return answer
+
+
+async def test_the_parts_of_an_answer_wait_for_their_time_or_for_a_future(raw: Raw, say: Say) -> None:
+    future = asyncio.get_running_loop().create_future()
+    begun, now = time.monotonic(), time.monotonic()
+    say(b"1", now - 1, b"2", now + 0.05, b"3", future, b"4\n", future, b"5")
+    await raw.send(post(GOOD) * 2)
+    assert await raw.reader.readexactly(3) == b"123"
+    assert time.monotonic() - begun > 0.04
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(raw.reader.read(1), 0.05)
+    future.set_result(None)
+    # The second request is answered after the first, whose time and future have passed by then.
+    assert await raw.reader.readexactly(9) == b"4\n51234\n5"
+    say(b"again")
+    await raw.send(post(GOOD))
+    assert await raw.reader.readexactly(5) == b"again"
+
+
+@pytest.mark.parametrize("ends", ["close", "shutdown", "abort"])
+async def test_a_client_may_go_while_its_answer_waits(client: Client, raw: Raw, say: Say, ends: str) -> None:
+    say(b"begun", time.monotonic() + 3600, b"never")
+    await raw.send(post(GOOD))
+    await raw.reader.readexactly(5)
+    server = client.server.runner.server  # type: ignore[attr-defined]
+    if ends == "abort":
+        raw.reset()
+        while server.connections:
+            await asyncio.sleep(0.01)
+    else:
+        if ends == "close":
+            raw.writer.close()  # No matter: the answer is under way.
+        server.pre_shutdown()
+        assert server.connections
+        await server.shutdown(0.05)
+    assert server.cut == (ends != "abort")
+
+
+@pytest.mark.parametrize("begun", [b"", b"begun"])
+@pytest.mark.parametrize("count", [1, 3])
+async def test_nothing_more_may_be_said_until_the_client_gives_up(
+    client: Client, connect: Connect, say: Say, begun: bytes, count: int
+) -> None:
+    say(begun, math.inf, b"never")
+    server = client.server.runner.server  # type: ignore[attr-defined]
+    for ends in ("eof", "close", "abort", "shutdown"):
+        raw = await connect(client)
+        await raw.send(post(GOOD) * count)
+        assert await raw.reader.readexactly(len(begun)) == begun
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(raw.reader.read(1), 0.02)
+        server._watch()
+        assert server.connections
+        match ends:
+            case "eof":
+                raw.writer.write_eof()
+            case "close":
+                raw.writer.close()
+            case "abort":
+                raw.reset()
+            case "shutdown":
+                server.pre_shutdown()
+        async with asyncio.timeout(10):
+            while server.connections:
+                await asyncio.sleep(0.01)
+    assert server.cut == 0
+
+
+async def test_what_is_late_is_told_once_in_a_while(client: Client, raw: Raw, say: Say, caplog: Any) -> None:
+    say(time.monotonic() + 0.01, b"late", time.monotonic() + 0.5, b"on time")
+    await raw.send(post(GOOD))
+    await asyncio.sleep(0.005)
+    time.sleep(0.2)
+    await raw.reader.readexactly(11)
+    server = client.server.runner.server  # type: ignore[attr-defined]
+    for _ in range(2):
+        server._watch()
+    (record,) = caplog.records
+    assert re.search(r"answers are up to \d{3} ms late, with 1 connections open", record.getMessage())
 
 
 async def test_shutdown_answers_a_request_that_has_begun_to_arrive(client: Client, raw: Raw, connect: Connect) -> None:
