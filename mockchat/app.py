@@ -7,21 +7,25 @@ middleware.
 import asyncio
 import errno
 import hmac
+import math
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
+from itertools import chain, islice
+from random import Random
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.log import server_logger
 
 from mockchat import protocol
-from mockchat.connection import REQUEST_TIMEOUT, Answer, ChatServer
+from mockchat.connection import REQUEST_TIMEOUT, Answer, ChatServer, Part
 from mockchat.index import ResponseIndex
-from mockchat.protocol import ApiError
+from mockchat.protocol import ApiError, ChatRequest
+from mockchat.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
 
 PATH = "/v1/chat/completions"
 MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
@@ -35,8 +39,15 @@ class ListenError(Exception):
 class ChatCompletions:
     """What becomes of each request: `POST /v1/chat/completions`, and errors for anything else."""
 
-    def __init__(self, index: ResponseIndex, max_body_size: int = MAX_BODY_SIZE, api_keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        index: ResponseIndex,
+        max_body_size: int = MAX_BODY_SIZE,
+        api_keys: Sequence[str] = (),
+        simulation: Simulation | None = None,
+    ) -> None:
         self._index = index
+        self._simulation = simulation
         self._max_body_size = max_body_size
         self._api_keys = [key.encode() for key in api_keys]
         self._run_id = secrets.token_hex(6).encode()
@@ -49,6 +60,8 @@ class ChatCompletions:
         """Answer a request; every error is an answer too."""
         try:
             self.check(message, len(body))
+            if self._simulation is not None:
+                return self._simulated(message, body, self._simulation)
             found = protocol.read_request(body, self._index)
             created = int(time.time())
             if found.settings.stream:
@@ -59,6 +72,44 @@ class ChatCompletions:
         except Exception as error:  # A bug of ours, logged and told.
             server_logger.error("Error handling a request", exc_info=error)
             return self.error(message, ApiError(500, "The server failed; its log says how"), keep_alive=False)
+
+    def _simulated(self, message: RawRequestMessage, body: bytes, simulation: Simulation) -> Answer:
+        """The answer at its time, or the failure that is due in its place."""
+        start = time.monotonic()
+        named = message.headers.get(FAULT_HEADER) if simulation.by_header else None
+        if named is not None and not is_fault(named):
+            raise ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}")
+        try:
+            found = protocol.read_request(body, self._index)
+        except ApiError:
+            if named is None:
+                raise
+            found = None  # A fault that is asked for by name comes whatever else is asked.
+        chance, fault = simulation.begin(found.prefix if found else -1)
+        fault = named or fault
+        if fault == STALL:
+            return Answer(iter((math.inf,)), persistent=False)
+        if fault not in (None, DISCONNECT):
+            raise ApiError(int(fault), f"A fault that was asked for: status {fault}")
+        if found is None or (fault and chance.random() < 0.5):
+            return Answer(iter(()), persistent=False)
+        answer = self._timed(message, found, start, chance, simulation)
+        return Answer(_first_half(answer.parts), persistent=False) if fault else answer
+
+    def _timed(
+        self, message: RawRequestMessage, found: ChatRequest, start: float, chance: Random, simulation: Simulation
+    ) -> Answer:
+        """A stream one piece at a time; the plain answer when the stream would have ended."""
+        created, moments = int(time.time()), simulation.moments(start, chance)
+        replies = protocol.choose(found, chance.random)
+        if found.settings.stream:
+            events = protocol.steps if simulation.timed else protocol.stream
+            answer = self._stream(message, events(found, created, replies))
+            return answer._replace(parts=chain.from_iterable(zip(moments, answer.parts, strict=False)))
+        answer = self._whole(message, 200, protocol.completion(found, created, replies))
+        steps = protocol.count_steps(replies) if simulation.timed else 1
+        end = next(islice(moments, steps - 1, None))
+        return answer._replace(parts=chain((end,), answer.parts))
 
     def check(self, message: RawRequestMessage, size: int) -> None:
         """Refuse (`ApiError`) what need not be read, its body being `size` bytes or more."""
@@ -161,11 +212,28 @@ class ChatCompletions:
         return b"%b%08x\r\n" % (self._heads[key], self._answered)
 
 
+def _first_half(parts: Iterable[Part]) -> Iterator[Part]:
+    """What is sent of an answer that breaks off in the middle."""
+    whole = list(parts)
+    left = (sum(isinstance(part, bytes) for part in whole) + 1) // 2
+    for part in whole:
+        if isinstance(part, bytes):
+            left -= 1
+            if not left:
+                yield part[: len(part) // 2]
+                return
+        yield part
+
+
 _SPECIAL_HEADERS = {
     HTTPStatus.UNAUTHORIZED.value: b"WWW-Authenticate: Bearer\r\n",
     HTTPStatus.METHOD_NOT_ALLOWED.value: b"Allow: POST\r\n",
+    HTTPStatus.TOO_MANY_REQUESTS.value: b"Retry-After: 1\r\n",
+    HTTPStatus.SERVICE_UNAVAILABLE.value: b"Retry-After: 1\r\n",
 }
-_STATUS_LINES = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}
+_STATUS_LINES = {status: f"{status} Unknown".encode() for status in range(400, 600)} | {
+    status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus
+}
 
 
 async def serve(

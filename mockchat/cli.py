@@ -23,6 +23,7 @@ from mockchat import app, plot, recordings, report
 from mockchat.connection import REQUEST_TIMEOUT
 from mockchat.dataset import DatasetError
 from mockchat.replay import TIMEOUT, Load, Result, replay
+from mockchat.simulation import FAULT_HEADER, Simulation
 
 try:
     from uvloop import new_event_loop as new_loop
@@ -67,6 +68,26 @@ def serve(arguments: Sequence[str] | None = None) -> int:
         default=app.SHUTDOWN_TIMEOUT,
         metavar="S",
         help="for what has begun to be finished after a signal (default %(default)g s)",
+    )
+    simulated = parser.add_argument_group("what is simulated (default: nothing; every answer at once, and right)")
+    simulated.add_argument("--ttft-ms", type=_non_negative, metavar="MS", help="time to first token")
+    simulated.add_argument("--itl-ms", type=_non_negative, metavar="MS", help="inter-token latency")
+    simulated.add_argument(
+        "--jitter",
+        type=_non_negative,
+        metavar="F",
+        help="of both: log-normal, F is the standard deviation over the mean",
+    )
+    simulated.add_argument(
+        "--fault",
+        action="append",
+        dest="faults",
+        metavar="KIND=HOW",
+        help="fail with a status (429, 503, ...), disconnect or stall; HOW is a rate (0.05) or first:N of each "
+        f"history; 'header' lets requests name a kind in {FAULT_HEADER}; repeatable",
+    )
+    simulated.add_argument(
+        "--random-seed", type=int, metavar="N", help="the same replies, jitter and faults in each run"
     )
     return _run(_serve, parser.parse_args(arguments))
 
@@ -163,8 +184,9 @@ def _open_what_is_closed() -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    simulation = _simulation(options)
     _, index = recordings.load(options.data, stitch=not options.no_stitch)
-    chat = app.ChatCompletions(index, options.max_body_mb * 1024 * 1024, options.api_key)
+    chat = app.ChatCompletions(index, options.max_body_mb * 1024 * 1024, options.api_key, simulation)
 
     def ready(base_url: str) -> None:
         host = URL(base_url).host or ""
@@ -177,6 +199,15 @@ def _serve(options: argparse.Namespace) -> int:
     if cut:
         print(f"Connections cut before they were finished: {cut:,} (see --shutdown-timeout)", file=sys.stderr)
     return FAILED if cut else OK
+
+
+def _simulation(options: argparse.Namespace) -> Simulation | None:
+    names = ("ttft_ms", "itl_ms", "jitter", "faults", "random_seed")
+    asked = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    try:
+        return Simulation(**asked) if asked else None
+    except ValueError as error:
+        raise CommandError(f"--fault: {error}") from None
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -302,6 +333,10 @@ def _positive_number(value: str) -> float:
     except ValueError:
         number = 0.0
     return number if 0 < number < 1e9 else _refuse(f"{value!r} is no number above 0")
+
+
+def _non_negative(value: str) -> float:
+    return 0.0 if value == "0" else _positive_number(value)
 
 
 def _header(value: str) -> tuple[str, str]:

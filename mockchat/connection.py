@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on with the answer."""
         self._paused = False
-        self._go_on()
+        asyncio.get_running_loop().call_soon(self._go_on)  # asyncio's transport can't be closed from in here.
 
     def _go_on(self) -> None:
         """Write what is due and can be written, and then see to what was asked meanwhile."""

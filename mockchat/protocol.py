@@ -10,7 +10,7 @@ that has usable `messages`; there are two ways to read one, and they are the sam
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from http import HTTPStatus
 from itertools import chain, islice, zip_longest
@@ -75,10 +75,11 @@ class Settings(NamedTuple):
 
 
 class ChatRequest(NamedTuple):
-    """What was asked: the replies recorded after the history, the history's size in wire form, the settings."""
+    """What was asked: the replies recorded after the history, its size in wire form and its prefix, the settings."""
 
     replies: list[Reply]
     history_size: int
+    prefix: int
     settings: Settings
 
 
@@ -106,7 +107,7 @@ def shortcut(body: bytes, index: ResponseIndex) -> ChatRequest | None:
     settings = read(before, after)
     if settings is None or not replies:
         return None
-    return ChatRequest(replies, end - start - len(_MESSAGES_KEY), settings)
+    return ChatRequest(replies, end - start - len(_MESSAGES_KEY), prefix, settings)
 
 
 def _settings_around(before: bytes, after: bytes) -> Settings | None:
@@ -151,7 +152,7 @@ def general(body: bytes, index: ResponseIndex) -> ChatRequest:
     replies = index.replies(prefix) if known == len(messages) else []
     if not replies:
         raise NotRecorded(index, messages, prefix, known)
-    return ChatRequest(replies, wire.joined_size(messages), settings)
+    return ChatRequest(replies, wire.joined_size(messages), prefix, settings)
 
 
 def _settings(parameters: dict[str, Any]) -> Settings:
@@ -196,21 +197,23 @@ def _unusual_message(message: Any, place: str) -> bytes:
         raise ApiError(400, f"{place}.{error}", param=f"{place}.{str(error).split()[0]}") from None
 
 
-def choose(request: ChatRequest) -> list[Reply]:
-    """`n` of the recorded replies, drawn by chance: always the same ones for the same `seed`."""
+def choose(request: ChatRequest, chance: Callable[[], float] = random.random) -> list[Reply]:
+    """`n` of the recorded replies, drawn by chance (from 0 to 1): always the same ones for the same `seed`."""
     replies, settings = request.replies, request.settings
     if len(replies) == 1:
         return replies * settings.n
-    chance = random if settings.seed is None else random.Random(settings.seed)
-    return [replies[int(chance.random() * len(replies))] for _ in range(settings.n)]
+    if settings.seed is not None:
+        chance = random.Random(settings.seed).random
+    return [replies[int(chance() * len(replies))] for _ in range(settings.n)]
 
 
-def completion(request: ChatRequest, created: int) -> bytes:
+def completion(request: ChatRequest, created: int, replies: list[Reply] | None = None) -> bytes:
     """The answer to a request: a `chat.completion` object; `created` is the Unix time in seconds.
 
-    The top-level `message` is the answer's shape in the original program.
+    `replies` are those that `choose` drew, if it has been asked. The top-level `message` is the answer's shape in the
+    original program.
     """
-    replies = choose(request)
+    replies = replies or choose(request)
     choices = [_CHOICE % (number, reply.message) for number, reply in enumerate(replies)]
     return _COMPLETION % (
         replies[0].conversation_id,
@@ -229,28 +232,49 @@ _COMPLETION = (
 )
 
 
-def stream(request: ChatRequest, created: int) -> Iterator[bytes]:
+def stream(request: ChatRequest, created: int, replies: list[Reply] | None = None) -> Iterator[bytes]:
     """The answer to a request as server-sent events, as many at a time as one write should carry.
 
     Follows https://platform.openai.com/docs/api-reference/chat-streaming: `chat.completion.chunk` objects, the role
     first, then the reply in pieces like tokens, then the reason why it ended, the usage if asked for, and `[DONE]`.
-    Several choices are interleaved. `created` is as in `completion`. The last block ends with `STREAM_END`.
+    Several choices are interleaved. The arguments are those of `completion`. The last block ends with `STREAM_END`.
     """
     block, size = [], 0
-    for part in _event_parts(request, created):
+    beginning, pieces, end = _events(request, created, replies or choose(request))
+    for part in chain((beginning,), pieces):
         block.append(part)
         size += len(part)
         if size >= _WRITE_SIZE:
             yield b"".join(block)
             block, size = [], 0
-    yield b"".join([*block, STREAM_END])
+    yield b"".join([*block, end])
+
+
+def steps(request: ChatRequest, created: int, replies: list[Reply]) -> Iterator[bytes]:
+    """The same stream as a model writes it: one piece (of each choice) at a time, `count_steps` in all.
+
+    What comes before the first piece goes with it, and what comes after the last with that.
+    """
+    beginning, pieces, end = _events(request, created, replies, one_at_a_time=True)
+    step = beginning + next(pieces, b"")
+    for piece in pieces:
+        yield step
+        step = piece
+    yield step + end
+
+
+def count_steps(replies: list[Reply]) -> int:
+    """The number of pieces of the longest reply, and 1 if that is empty."""
+    return max(1, *[sum(map(len, _pieces(reply.message))) for reply in replies])
 
 
 STREAM_END = b"data: [DONE]\n\n"
 
 
-def _event_parts(request: ChatRequest, created: int) -> Iterator[bytes]:
-    replies = choose(request)
+def _events(
+    request: ChatRequest, created: int, replies: list[Reply], one_at_a_time: bool = False
+) -> tuple[bytes, Iterator[bytes], bytes]:
+    """What comes first, the pieces (together where they need not be apart), and what comes last."""
     about = replies[0].conversation_id, created, request.settings.model
     before = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":[' % about
     after = b'],"usage":null}\n\n' if request.settings.include_usage else b"]}\n\n"
@@ -258,19 +282,25 @@ def _event_parts(request: ChatRequest, created: int) -> Iterator[bytes]:
     def for_each(delta: bytes) -> list[bytes]:
         return [before + delta % number for number in range(len(replies))]
 
-    opening, closing = for_each(_PIECE_OPENING), _PIECE_CLOSING + after
-    pieces = [_pieces(reply.message) for reply in replies]
-    yield b"".join([event + after for event in for_each(_FIRST_DELTA)])
-    if len(replies) == 1:
-        joint = closing + opening[0]
-        for some in pieces[0]:
-            yield from (opening[0], joint.join(some), closing)
-    else:
+    def together(some_at_a_time: Iterator[list[bytes]], opening: bytes) -> Iterator[bytes]:
+        joint = closing + opening
+        for some in some_at_a_time:
+            yield from (opening, joint.join(some), closing)
+
+    def apart() -> Iterator[bytes]:
         for row in zip_longest(*map(chain.from_iterable, pieces)):
-            yield b"".join([opening[n] + piece + closing for n, piece in enumerate(row) if piece is not None])
-    yield b"".join([event + after for event in for_each(_LAST_DELTA)])
+            yield b"".join([openings[n] + piece + closing for n, piece in enumerate(row) if piece is not None])
+
+    openings, closing = for_each(_PIECE_OPENING), _PIECE_CLOSING + after
+    pieces = [_pieces(reply.message) for reply in replies]
+    end = [event + after for event in for_each(_LAST_DELTA)]
     if request.settings.include_usage:
-        yield before + b'],"usage":%b}\n\n' % _usage(request, replies)
+        end.append(before + b'],"usage":%b}\n\n' % _usage(request, replies))
+    return (
+        b"".join([event + after for event in for_each(_FIRST_DELTA)]),
+        apart() if one_at_a_time or len(replies) > 1 else together(pieces[0], openings[0]),
+        b"".join([*end, STREAM_END]),
+    )
 
 
 def _pieces(message: bytes) -> Iterator[list[bytes]]:

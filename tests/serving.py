@@ -14,6 +14,7 @@ from conftest import conversation, index_of, request_body
 from mockchat import app
 from mockchat.connection import REQUEST_TIMEOUT, ChatServer
 from mockchat.index import ResponseIndex
+from mockchat.simulation import Simulation
 
 BIG = "big " * 300_000
 INDEX = index_of(
@@ -38,9 +39,10 @@ class MockServer(BaseTestServer):
         api_keys: Sequence[str] = (),
         max_body_size: int = MAX_BODY_SIZE,
         request_timeout: float = REQUEST_TIMEOUT,
+        simulation: Simulation | None = None,
     ) -> None:
         super().__init__()
-        self.chat = app.ChatCompletions(index, max_body_size, api_keys)
+        self.chat = app.ChatCompletions(index, max_body_size, api_keys, simulation)
         self.request_timeout = request_timeout
 
     async def _make_runner(self, **options: Any) -> web.ServerRunner:

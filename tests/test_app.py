@@ -1,17 +1,19 @@
 import asyncio
 import json
 import re
+import time
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient as Client
-from conftest import SAMPLE, request_body
-from serving import BIG, GOOD, MISS, STREAMED, STREAMED_BIG, MockServer, Raw, chunked, content, post
+from conftest import SAMPLE, Connect, conversation, index_of, request_body
+from serving import ASK_BIG, BIG, GOOD, MISS, STREAMED, STREAMED_BIG, MockServer, Raw, chunked, content, post
 
 from mockchat import app, wire
 from mockchat.dataset import load
 from mockchat.index import ResponseIndex
+from mockchat.simulation import FAULT_HEADER, Simulation
 
 # The route
 
@@ -218,3 +220,116 @@ async def test_a_stream_to_a_slow_reader_waits_and_others_do_not(client: Client,
     async with client.post(app.PATH, data=GOOD) as response:
         assert response.status == 200
     slow.writer.transport.abort()
+
+
+# Timing and faults
+
+
+async def asked(client: Client, body: bytes, fault: str | None = None) -> tuple[int, bytes]:
+    headers = {FAULT_HEADER: fault} if fault else {}
+    async with asyncio.timeout(0.3), client.post(app.PATH, data=body, headers=headers) as response:
+        return response.status, await response.read()
+
+
+async def test_a_stream_comes_in_time_and_the_plain_answer_when_it_would_have_ended(aiohttp_client: Any) -> None:
+    index = index_of(conversation("c", "hi", "one two three four"))
+    client = await aiohttp_client(MockServer(index, simulation=Simulation(ttft_ms=100, itl_ms=50)))
+    plain = await (await aiohttp_client(MockServer(index))).post(app.PATH, data=STREAMED)
+    start = time.monotonic()
+    async with client.post(app.PATH, data=STREAMED) as response:
+        blocks = [(time.monotonic() - start, block) async for block in response.content.iter_any()]
+    # What comes later than it should is the machine's matter; nothing may come early.
+    assert [at > 0.095 + 0.05 * number for number, (at, _) in enumerate(blocks)] == [True] * len(blocks)
+    assert re.sub(rb'"created":\d+', b"", b"".join(block for _, block in blocks)) == re.sub(
+        rb'"created":\d+', b"", await plain.read()
+    )
+    start = time.monotonic()
+    async with client.post(app.PATH, data=GOOD) as response:
+        assert content(await response.read()) == "one two three four"
+    assert time.monotonic() - start > 0.245
+
+
+async def test_a_status_in_the_place_of_an_answer(aiohttp_client: Any) -> None:
+    client = await aiohttp_client(MockServer(simulation=Simulation(faults=["429=first:1", "529=first:1"])))
+    for body in (GOOD, request_body(("user", "write a lot"), stream=True)):
+        async with client.post(app.PATH, data=body) as response:
+            assert (response.status, response.headers["Retry-After"]) == (429, "1")
+            assert (await response.json())["error"]["type"] == "rate_limit_error"
+        async with client.post(app.PATH, data=body) as response:
+            assert (response.status, response.reason, "Retry-After" in response.headers) == (529, "Unknown", False)
+            assert (await response.json())["error"]["type"] == "server_error"
+        assert (await asked(client, body))[0] == 200
+    assert (await asked(client, MISS))[0] == 404  # What was not recorded has no answer that could fail.
+
+
+@pytest.mark.parametrize("timing", [{}, {"ttft_ms": 5.0, "itl_ms": 0.001}])
+@pytest.mark.parametrize("body", [GOOD, STREAMED, request_body(("user", "hi"), seed=1), ASK_BIG, STREAMED_BIG])
+async def test_a_disconnect_comes_before_the_answer_or_in_its_middle(
+    aiohttp_client: Any, connect: Connect, body: bytes, timing: Any
+) -> None:
+    client = await aiohttp_client(MockServer(simulation=Simulation(faults=["disconnect=1"], random_seed=1, **timing)))
+    whole = len((await asked(await aiohttp_client(MockServer()), body))[1])
+    received = []
+    for _ in range(4):
+        raw = await connect(client)
+        await raw.send(post(body))
+        async with asyncio.timeout(20):
+            received.append(await raw.reader.read())
+    assert b"" in received
+    assert any(b"200 OK" in answer for answer in received)
+    assert all(len(answer) < 0.6 * whole + 1000 for answer in received)
+    assert not any(answer.endswith((b"0\r\n\r\n", b"}")) for answer in received)
+
+
+async def test_a_stall_lasts_until_the_client_gives_up(aiohttp_client: Any) -> None:
+    server = MockServer(simulation=Simulation(faults=["stall=first:1"]))
+    client = await aiohttp_client(server)
+    for body in (GOOD, STREAMED_BIG):
+        with pytest.raises(TimeoutError):
+            await asked(client, body)
+        async with asyncio.timeout(10):
+            while server.runner.server.connections:
+                await asyncio.sleep(0.01)
+        assert (await asked(client, body))[0] == 200
+
+
+@pytest.mark.parametrize("body", [GOOD, STREAMED, MISS, b"{"])
+async def test_a_request_may_name_its_fault(aiohttp_client: Any, body: bytes) -> None:
+    client = await aiohttp_client(MockServer(simulation=Simulation(faults=["header"])))
+    assert (await asked(client, body, "429"))[0] == 429
+    with pytest.raises(TimeoutError):
+        await asked(client, body, "stall")
+    for _ in range(8):
+        with pytest.raises(aiohttp.ClientError):
+            await asked(client, body, "disconnect")
+    status, answer = await asked(client, body, "often")
+    assert (status, json.loads(answer)["error"]["message"]) == (
+        400,
+        "X-Mockchat-Fault: 'often' is no fault: ask for a status from 400 to 599, disconnect or stall",
+    )
+    expected = await asked(await aiohttp_client(MockServer()), body)
+    assert (await asked(client, body))[0] == expected[0]
+
+
+async def test_a_fault_is_named_in_vain_where_that_was_not_asked_for(aiohttp_client: Any) -> None:
+    client = await aiohttp_client(MockServer(simulation=Simulation(faults=["503=first:1"])))
+    assert [(await asked(client, GOOD, "429"))[0] for _ in range(2)] == [503, 200]
+
+
+async def test_with_a_seed_two_runs_are_the_same_whatever_their_order(aiohttp_client: Any) -> None:
+    conversations = load(SAMPLE).conversations
+    bodies = [
+        b'{"messages":%b}' % wire.join(found.messages[:number])
+        for found in conversations
+        for number, message in enumerate(found.messages)
+        if wire.is_assistant(message)
+    ]
+    bodies = list(dict.fromkeys(bodies))
+    runs = []
+    for order in (bodies, bodies[::-1]):
+        simulation = Simulation(faults=["500=0.2"], random_seed=7)
+        client = await aiohttp_client(MockServer(ResponseIndex(conversations), simulation=simulation))
+        answers = {body: await asked(client, body) for body in order}
+        runs.append({body: status if status != 200 else content(answer) for body, (status, answer) in answers.items()})
+    assert runs[0] == runs[1]
+    assert 10 < sum(found == 500 for found in runs[0].values()) < 60

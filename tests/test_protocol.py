@@ -12,15 +12,18 @@ from mockchat import wire
 from mockchat.dataset import load
 from mockchat.index import ResponseIndex
 from mockchat.protocol import (
+    STREAM_END,
     ApiError,
     ChatRequest,
     NotRecorded,
     Settings,
     choose,
     completion,
+    count_steps,
     general,
     read_request,
     shortcut,
+    steps,
     stream,
 )
 
@@ -465,6 +468,23 @@ def test_joined_deltas_are_the_reply(first: str, second: str) -> None:
         joined[choice["index"]] += piece
     plain = [choice["message"]["content"] for choice in fields(completion(request, 0))["choices"]]
     assert [wire.text(content) for content in joined.values()] == [wire.text(content) for content in plain]
+
+
+@given(any_text, any_text, st.integers(1, 3), st.booleans())
+def test_a_step_is_a_piece_and_the_steps_are_the_stream(first: str, second: str, n: int, include_usage: bool) -> None:
+    index = index_of(
+        conversation("c", "user:hi", "assistant:" + first), conversation("d", "user:hi", "assistant:" + second)
+    )
+    body = request_body(HI, n=n, stream=True, stream_options={"include_usage": include_usage})
+    request = read_request(body, index)
+    replies = choose(request)
+    found = list(steps(request, 0, replies))
+    assert b"".join(found) == b"".join(stream(request, 0, replies))
+    assert len(found) == count_steps(replies)
+    pieces = [step.count(b'"delta":{"content":') for step in found]
+    assert all(1 <= count <= n for count in pieces) or pieces == [0]
+    assert found[0].startswith(b"data: ")
+    assert found[-1].endswith(STREAM_END)
 
 
 def test_every_reply_of_the_sample_streams_as_it_answers() -> None:

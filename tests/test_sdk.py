@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import ANY
 
 import openai
 import pytest
@@ -139,6 +140,26 @@ def test_raw_and_streaming_responses(client: openai.OpenAI) -> None:
     with client.chat.completions.with_streaming_response.create(model="m", messages=HI, stream=True) as response:
         lines = list(response.iter_lines())
     assert lines[-2:] == ["data: [DONE]", ""] or lines[-1] == "data: [DONE]"
+
+
+# Its retries and its timeouts, against a server that fails as it was asked to
+
+
+def test_retries_pass_what_fails_at_first_and_timeouts_end_what_stalls() -> None:
+    options = ("--data", str(SAMPLE), "--fault", "503=first:1", "--fault", "disconnect=first:1", "--fault", "header")
+    with running_server(*options, env=environment()) as (url, _), openai.OpenAI(base_url=url, api_key="any") as client:
+        asked: Any = {"model": "m", "messages": HI, "seed": 1}
+        answer = client.chat.completions.with_raw_response.create(**asked)
+        assert answer.retries_taken == 2
+        assert answer.parse().choices[0].message.content
+        hasty = client.with_options(max_retries=0, timeout=0.2)
+        with pytest.raises(openai.APITimeoutError):
+            hasty.chat.completions.create(**asked, extra_headers={"X-Mockchat-Fault": "stall"})
+        with pytest.raises(openai.RateLimitError):
+            hasty.chat.completions.create(**asked, extra_headers={"X-Mockchat-Fault": "429"})
+        with pytest.raises(openai.APIConnectionError):
+            hasty.chat.completions.create(**asked, extra_headers={"X-Mockchat-Fault": "disconnect"})
+        assert hasty.chat.completions.create(**asked) == answer.parse().model_copy(update={"created": ANY})
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="no Node here")

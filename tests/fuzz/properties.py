@@ -238,12 +238,13 @@ class _Transport(asyncio.Transport):
     def write_eof(self) -> None:
         self._ended = True
 
-    def take(self) -> None:
+    async def take(self) -> None:
         """Have the client read all that was written, and what is written then."""
         while self._unread:
             self._unread = False
             if not self.closed:
                 self._protocol.resume_writing()
+                await asyncio.sleep(0)
 
     def get_write_buffer_size(self) -> int:
         return int(self._unread)
@@ -317,7 +318,7 @@ async def _exchange(pieces: list[bytes], slow: bool, recorded: Recorded) -> byte
         protocol.connection_made(transport)
         for piece in [*pieces, b""]:
             if not transport.reading:
-                transport.take()
+                await transport.take()
             if transport.closed:
                 break
             assert transport.reading, "nobody wants what is sent"
@@ -325,7 +326,7 @@ async def _exchange(pieces: list[bytes], slow: bool, recorded: Recorded) -> byte
                 protocol.data_received(piece)
             elif not protocol.eof_received():
                 transport.close()
-        transport.take()
+        await transport.take()
         assert transport.closed, "the connection stays open after its end"
         protocol.connection_lost(None)
     finally:

@@ -1,0 +1,100 @@
+"""When answers come, and which of them fail, as asked for: timing and faults. No I/O, no clock.
+
+Every random choice about a request is drawn from a generator of its own. With a seed that generator follows from the
+history and the attempt alone, so whatever order the requests arrive in, the same ones are slow and fail.
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+FAULT_HEADER = "X-Mockchat-Fault"
+DISCONNECT, STALL = "disconnect", "stall"
+FAULTS = f"a status from 400 to 599, {DISCONNECT} or {STALL}"
+_BY_HEADER = "header"
+
+
+class Fault(NamedTuple):
+    """How an answer fails: with a status, or `DISCONNECT` or `STALL`; and when: the `first` times, or at a `rate`."""
+
+    kind: str
+    first: int = 0
+    rate: float = 0.0
+
+
+class Simulation:
+    """What the server is asked to simulate. Raises `ValueError`, whose text is one line, where it makes no sense.
+
+    `ttft_ms` (time to first token) and `itl_ms` (inter-token latency) are in milliseconds; `jitter` is the coefficient
+    of variation of both, log-normal. `faults` are `KIND=RATE` (from 0 to 1), `KIND=first:N` (of each history, which
+    then works), or `header`, which lets each request ask for one.
+    """
+
+    def __init__(
+        self,
+        *,
+        ttft_ms: float = 0.0,
+        itl_ms: float = 0.0,
+        jitter: float = 0.0,
+        faults: Sequence[str] = (),
+        random_seed: int | None = None,
+    ) -> None:
+        self._ttft, self._itl = ttft_ms / 1000, itl_ms / 1000
+        self.timed = bool(ttft_ms or itl_ms)
+        # A log-normal factor of mean 1: https://en.wikipedia.org/wiki/Log-normal_distribution
+        self._sigma = math.sqrt(math.log1p(jitter**2))
+        self._mu = -(self._sigma**2) / 2
+        self.by_header = _BY_HEADER in faults
+        self._faults = [_fault(text) for text in faults if text != _BY_HEADER]
+        total = sum(fault.rate for fault in self._faults)
+        if total > 1:
+            raise ValueError(f"the faults' rates are {total:g} in sum: that is more than 1")
+        self._random_seed = random_seed
+        self._attempts: Counter[int] = Counter()
+
+    def begin(self, history: int) -> tuple[random.Random, str | None]:
+        """An attempt at a history, which has a number: what to draw its other choices from, and how it fails, if so."""
+        attempt = self._attempts[history]
+        self._attempts[history] += 1
+        seed = self._random_seed
+        chance = random.Random(None if seed is None else f"{seed} {history} {attempt}")
+        drawn = chance.random()  # In any case: whether there are faults must not change the other choices.
+        for kind, first, rate in self._faults:
+            attempt -= first
+            drawn -= rate
+            if attempt < 0 or drawn < 0:
+                return chance, kind
+        return chance, None
+
+    def moments(self, start: float, chance: random.Random) -> Iterator[float]:
+        """The times at which the pieces of an answer are due that is asked for at `start`, in seconds; without end."""
+        due = start + self._ttft * self._factor(chance)
+        while True:
+            yield due
+            due += self._itl * self._factor(chance)
+
+    def _factor(self, chance: random.Random) -> float:
+        return chance.lognormvariate(self._mu, self._sigma) if self._sigma else 1.0
+
+
+def is_fault(kind: str) -> bool:
+    """Whether there is such a fault: `FAULTS` says which there are."""
+    return kind in (DISCONNECT, STALL) or (kind.isascii() and kind.isdigit() and 400 <= int(kind) <= 599)
+
+
+def _fault(text: str) -> Fault:
+    kind, _, how = text.partition("=")
+    if not is_fault(kind):
+        raise ValueError(f"{text!r} is no fault: give KIND=RATE, KIND=first:N or header, where KIND is {FAULTS}")
+    before, mark, number = how.partition("first:")
+    if mark and not before and number.isascii() and number.isdigit() and int(number) > 0:
+        return Fault(kind, first=int(number))
+    try:
+        rate = float(how)
+    except ValueError:
+        rate = 0.0
+    if 0 < rate <= 1:
+        return Fault(kind, rate=rate)
+    raise ValueError(f"{text!r} is no fault: give {kind}=RATE, above 0 and up to 1, or {kind}=first:N, from 1")
