@@ -340,7 +340,7 @@ class ChatServer(web.Server):
         self._open: set[Connection] = set()
         self._watching: asyncio.TimerHandle | None = None
         self._descriptors = descriptor_limit()
-        self._latest = 0.0  # By how many seconds the latest part was late since that was last told.
+        self._latest = 0.0, 0  # By how many seconds a part was late, and with how many connections, since last told.
         self._told = -math.inf
         self.cut = 0  # Connections on which something was not finished.
 
@@ -374,7 +374,8 @@ class ChatServer(web.Server):
 
     def woke(self, late: float) -> None:
         """Take note of a part that was due `late` seconds ago."""
-        self._latest = max(self._latest, late)
+        if late > LATE:
+            self._latest = max(self._latest, (late, len(self._open)))
 
     def _watch_later(self) -> None:
         self._watching = self._loop.call_later(min(1.0, self.request_timeout / 4), self._watch)
@@ -383,25 +384,25 @@ class ChatServer(web.Server):
         now = time.monotonic()
         for connection in self.connections:
             connection.watch(now)
-        if self._latest > LATE and now - self._told > LATE_TOLD:
-            self._tell_late()
-            self._told = now
+        if now - self._told > LATE_TOLD:
+            self._tell_late(now)
         self._watching = None
         if self._open:
             self._watch_later()
 
-    def _tell_late(self) -> None:
-        server_logger.warning(
-            "The timing asked for can't be kept: answers are up to %d ms late, with %d connections open",
-            1000 * self._latest,
-            len(self._open),
-        )
-        self._latest = 0.0
+    def _tell_late(self, now: float) -> None:
+        late, connections = self._latest
+        if late:
+            server_logger.warning(
+                "The timing asked for can't be kept: parts of answers came up to %d ms late, with %d connections open",
+                1000 * late,
+                connections,
+            )
+            self._latest, self._told = (0.0, 0), now
 
     def pre_shutdown(self) -> None:
         """Close what is idle; what has begun, be it that a request is on its way, is still answered."""
-        if self._latest > LATE:
-            self._tell_late()
+        self._tell_late(time.monotonic())
         self.route.closing = True
         for connection in self.connections:
             connection.finish()

@@ -265,7 +265,7 @@ def steps(request: ChatRequest, created: int, replies: list[Reply]) -> Iterator[
 
 def count_steps(replies: list[Reply]) -> int:
     """The number of pieces of the longest reply, and 1 if that is empty."""
-    return max(1, *[sum(map(len, _pieces(reply.message))) for reply in replies])
+    return max(1, *[sum(map(len, _pieces(reply.message, _PIECES_AT_ONCE))) for reply in replies])
 
 
 STREAM_END = b"data: [DONE]\n\n"
@@ -292,7 +292,7 @@ def _events(
             yield b"".join([openings[n] + piece + closing for n, piece in enumerate(row) if piece is not None])
 
     openings, closing = for_each(_PIECE_OPENING), _PIECE_CLOSING + after
-    pieces = [_pieces(reply.message) for reply in replies]
+    pieces = [_pieces(reply.message, 8 if one_at_a_time else _PIECES_AT_ONCE) for reply in replies]
     end = [event + after for event in for_each(_LAST_DELTA)]
     if request.settings.include_usage:
         end.append(before + b'],"usage":%b}\n\n' % _usage(request, replies))
@@ -303,14 +303,14 @@ def _events(
     )
 
 
-def _pieces(message: bytes) -> Iterator[list[bytes]]:
+def _pieces(message: bytes, at_once: int) -> Iterator[list[bytes]]:
     """The pieces of a reply, some at a time: all of a long one's would take many times its memory."""
     start, end = len(_BEFORE_REPLY) + 1, len(message) - 1
-    if 0 < end - start < _WRITE_SIZE // 4:
+    if 0 < end - start < 32 * at_once:
         yield _PIECE.findall(message, start, end)
         return
     found = _PIECE.finditer(message, start, end)
-    while some := [piece[0] for piece in islice(found, _PIECES_AT_ONCE)]:
+    while some := [piece[0] for piece in islice(found, at_once)]:
         yield some
 
 

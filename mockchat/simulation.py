@@ -59,7 +59,7 @@ class Simulation:
         attempt = self._attempts[history]
         self._attempts[history] += 1
         seed = self._random_seed
-        chance = random.Random(None if seed is None else f"{seed} {history} {attempt}")
+        chance = random.Random(random.random() if seed is None else f"{seed} {history} {attempt}")
         drawn = chance.random()  # In any case: whether there are faults must not change the other choices.
         for kind, first, rate in self._faults:
             attempt -= first

@@ -304,6 +304,11 @@ def test_a_port_in_use(base_url: str) -> None:
         ("--host", ""),
         ("--max-body-mb", "0"),
         ("--data", "/"),
+        ("--ttft-ms", "-1"),
+        ("--jitter", "much"),
+        ("--fault", "418"),
+        ("--fault", "late=0.5"),
+        ("--fault", "stall=0.5", "--fault", "429=0.6"),
     ],
 )
 def test_a_server_that_can_not_run_exits_2(arguments: tuple[str, ...]) -> None:

@@ -71,6 +71,32 @@ class Connection(asyncio.Protocol):
             self.done.set_result(None)
 
 
+class Stream(asyncio.Protocol):
+    """Sends one request when it is told to; takes down when its stream begins and ends, in seconds after that."""
+
+    def __init__(self) -> None:
+        self.first = 0.0
+        self.done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+
+    def ask(self, request: bytes) -> None:
+        self.begun = time.perf_counter()
+        self.transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        now = time.perf_counter() - self.begun
+        self.first = self.first or now
+        if data.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
+            self.done.set_result(now)
+            self.transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(error or RuntimeError("a stream that ended before its end"))
+
+
 class Server:
     """A server's process, and what it takes to answer."""
 
@@ -94,6 +120,15 @@ class Server:
         if len(sizes) != len(requests):
             raise RuntimeError(f"{len(sizes)} answers to {len(requests)} requests")
         return {"cpu_us": cpu / len(sizes), "size": sum(sizes) // len(sizes), "statuses": statuses, "s": elapsed}
+
+    async def stream(self, request: bytes, count: int) -> list[tuple[float, float]]:
+        """Have it stream to so many clients at once: when each stream began and ended, in seconds."""
+        loop = asyncio.get_running_loop()
+        made = [(await loop.create_connection(Stream, "127.0.0.1", self.port))[1] for _ in range(count)]
+        for stream in made:
+            stream.ask(request)
+        ends = await asyncio.gather(*[stream.done for stream in made])
+        return [(stream.first, end) for stream, end in zip(made, ends, strict=True)]
 
 
 @contextmanager

@@ -33,6 +33,8 @@ HERE = Path(__file__).parent
 MOCK = (HERE.parents[1] / "server.py", "--port", 0, "--data")
 FILES = HERE.parents[1] / "build" / "perf"
 FULL, SOME, FIRST = FILES / "full.json", FILES / "3000.json", FILES / "first-1000.json"
+WORDS = FILES / "words.json"
+PIECES = 251  # Of the one reply there.
 CORES = sorted(os.sched_getaffinity(0))
 FOR_LOAD, FOR_SERVERS = CORES[0], CORES[-1]
 
@@ -130,6 +132,9 @@ def make_files() -> None:
         part = FIRST.with_suffix(".part")
         part.write_text(json.dumps(first_entries(1000), ensure_ascii=False), encoding="utf-8")
         part.replace(FIRST)
+    if not WORDS.exists():
+        reply = " ".join(["word"] * PIECES)
+        WORDS.write_text(json.dumps([{"messages": [{"role": "assistant", "content": reply}]}]), encoding="utf-8")
 
 
 def first_entries(conversations: int) -> list[Any]:
@@ -271,6 +276,27 @@ def requester_rate(rounds: int) -> Pairs:
         return in_turn(rounds, *rates)
 
 
+@cache
+def paced(rounds: int, count: int, ttft_ms: int, itl_ms: int) -> list[dict[str, float]]:
+    """So many streams that begin at once, in milliseconds: their first pieces and the last of all their ends."""
+    request = http(b'{"messages":[],"stream":true}')
+    found = []
+    with serving(*MOCK, WORDS, "--ttft-ms", ttft_ms, "--itl-ms", itl_ms) as server:
+        for _ in range(rounds):
+            firsts, ends = zip(*uvloop.run(server.stream(request, count)), strict=True)
+            p95 = sorted(firsts)[count * 95 // 100]
+            found.append({"p50": 1000 * median(firsts), "p95": 1000 * p95, "last": 1000 * max(ends)})
+    return found
+
+
+def firsts(rounds: int, which: str) -> Pairs:
+    return [(found[which], 200) for found in paced(rounds, 200, 200, 10)]
+
+
+def lasts(rounds: int, count: int, ttft_ms: int, itl_ms: int) -> Pairs:
+    return [(found["last"], ttft_ms + itl_ms * (PIECES - 1)) for found in paced(rounds, count, ttft_ms, itl_ms)]
+
+
 BARE, CLIENT = "bare aiohttp application", "bare aiohttp client"
 ROWS = [
     Row("server: real bodies", BARE, "us CPU", 1.15, partial(against_bare, made=partial(bodies, MANY))),
@@ -280,6 +306,10 @@ ROWS = [
     Row("server: LangChain's spelling", BARE, "us CPU", 3.5, partial(against_bare, made=by_langchain)),
     Row("server: miss and diagnosis", BARE, "us CPU", 3.5, partial(against_bare, made=unrecorded, status=b"404")),
     Row("server: streamed, unpaced", "plain", "us CPU", 2, streams),
+    Row("200 streams' first pieces: median", "200 ms asked for", "ms", 1.05, partial(firsts, which="p50")),
+    Row("200 streams' first pieces: 95 %", "200 ms asked for", "ms", 1.4, partial(firsts, which="p95")),
+    Row("200 streams at 10 ms: last end", "2,700 ms", "ms", 1.05, partial(lasts, count=200, ttft_ms=200, itl_ms=10)),
+    Row("2,000 streams at 50 ms: last end", "12,500 ms", "ms", 1.05, partial(lasts, count=2000, ttft_ms=0, itl_ms=50)),
     Row("start to ready", "one ujson.loads", "s CPU", 1.8, partial(of_starts, which=0)),
     Row("memory when ready", "file's size", "MB", 1.15, partial(of_starts, which=1)),
     Row("memory at its peak", "file's size", "MB", 1.2, partial(of_starts, which=2)),
