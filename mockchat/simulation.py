@@ -6,6 +6,7 @@ history and the attempt alone, so whatever order the requests arrive in, the sam
 
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -81,16 +82,15 @@ class Simulation:
 
 def is_fault(kind: str) -> bool:
     """Whether there is such a fault: `FAULTS` says which there are."""
-    return kind in (DISCONNECT, STALL) or (kind.isascii() and kind.isdigit() and 400 <= int(kind) <= 599)
+    return kind in (DISCONNECT, STALL) or re.fullmatch("[45][0-9]{2}", kind) is not None
 
 
 def _fault(text: str) -> Fault:
     kind, _, how = text.partition("=")
     if not is_fault(kind):
         raise ValueError(f"{text!r} is no fault: give KIND=RATE, KIND=first:N or header, where KIND is {FAULTS}")
-    before, mark, number = how.partition("first:")
-    if mark and not before and number.isascii() and number.isdigit() and int(number) > 0:
-        return Fault(kind, first=int(number))
+    if times := re.fullmatch("first:([1-9][0-9]{0,8})", how):
+        return Fault(kind, first=int(times[1]))
     try:
         rate = float(how)
     except ValueError:

@@ -17,7 +17,9 @@ def test_faults_there_are(kind: str) -> None:
     assert Simulation(faults=[f"{kind}=first:1"]).begin(7)[1] == kind
 
 
-@pytest.mark.parametrize("kind", ["", "200", "399", "600", "4 29", "+429", "٤٢٩", "Stall", "header", "time out"])
+@pytest.mark.parametrize(
+    "kind", ["", "200", "399", "600", "4 29", "+429", "٤٢٩", "Stall", "header", "4" * 5000, "429\n"]
+)
 def test_faults_there_are_not(kind: str) -> None:
     assert not is_fault(kind)
     with pytest.raises(ValueError, match="no fault: give KIND=RATE, KIND=first:N or header, where KIND is a status"):
@@ -25,7 +27,22 @@ def test_faults_there_are_not(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["", "0", "-0.1", "1.01", "nan", "inf", "first", "first:", "first:0", "first:1.5", "first:-1", "x first:1"]
+    "how",
+    [
+        "",
+        "0",
+        "-0.1",
+        "1.01",
+        "nan",
+        "inf",
+        "first",
+        "first:",
+        "first:0",
+        "first:1.5",
+        "first:-1",
+        "x first:1",
+        "first:1000000000",
+    ],
 )
 def test_when_a_fault_can_not_come(how: str) -> None:
     with pytest.raises(ValueError, match=f"'503={how}' is no fault: give 503=RATE, above 0 and up to 1, or"):
