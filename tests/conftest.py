@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
+from hypothesis import settings
 from programs import ROOT
 
 from mockchat import wire
@@ -17,6 +18,9 @@ from mockchat.index import ResponseIndex
 
 SAMPLE = ROOT / "data" / "sample.json"
 SHARED = ROOT.parent / "shared" / "data"
+
+settings.register_profile("patient", deadline=None)  # No test depends on a time measured.
+settings.load_profile("patient")
 
 WriteDataset = Callable[[Any], Path]
 

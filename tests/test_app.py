@@ -225,9 +225,9 @@ async def test_a_stream_to_a_slow_reader_waits_and_others_do_not(client: Client,
 # Timing and faults
 
 
-async def asked(client: Client, body: bytes, fault: str | None = None) -> tuple[int, bytes]:
+async def asked(client: Client, body: bytes, fault: str | None = None, patience: float = 20) -> tuple[int, bytes]:
     headers = {FAULT_HEADER: fault} if fault else {}
-    async with asyncio.timeout(0.3), client.post(app.PATH, data=body, headers=headers) as response:
+    async with asyncio.timeout(patience), client.post(app.PATH, data=body, headers=headers) as response:
         return response.status, await response.read()
 
 
@@ -286,7 +286,7 @@ async def test_a_stall_lasts_until_the_client_gives_up(aiohttp_client: Any) -> N
     client = await aiohttp_client(server)
     for body in (GOOD, STREAMED_BIG):
         with pytest.raises(TimeoutError):
-            await asked(client, body)
+            await asked(client, body, patience=0.2)
         async with asyncio.timeout(10):
             while server.runner.server.connections:
                 await asyncio.sleep(0.01)
@@ -298,7 +298,7 @@ async def test_a_request_may_name_its_fault(aiohttp_client: Any, body: bytes) ->
     client = await aiohttp_client(MockServer(simulation=Simulation(faults=["header"])))
     assert (await asked(client, body, "429"))[0] == 429
     with pytest.raises(TimeoutError):
-        await asked(client, body, "stall")
+        await asked(client, body, "stall", patience=0.2)
     for _ in range(8):
         with pytest.raises(aiohttp.ClientError):
             await asked(client, body, "disconnect")

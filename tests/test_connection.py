@@ -503,7 +503,7 @@ async def test_what_is_late_is_told_once_in_a_while(client: Client, raw: Raw, sa
     for _ in range(2):
         server._watch()
     (record,) = caplog.records
-    assert re.search(r"parts of answers came up to \d{3} ms late, with 1 connections open", record.getMessage())
+    assert re.search(r"parts of answers came up to \d{3,} ms late, with 1 connections open", record.getMessage())
 
 
 async def test_shutdown_answers_a_request_that_has_begun_to_arrive(client: Client, raw: Raw, connect: Connect) -> None:
