@@ -10,7 +10,8 @@ import hmac
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -22,6 +23,7 @@ from mockchat import protocol
 from mockchat.connection import REQUEST_TIMEOUT, Answer, ChatServer
 from mockchat.index import ResponseIndex
 from mockchat.protocol import ApiError
+from mockchat.upstream import Upstream
 
 PATH = "/v1/chat/completions"
 MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
@@ -35,8 +37,15 @@ class ListenError(Exception):
 class ChatCompletions:
     """What becomes of each request: `POST /v1/chat/completions`, and errors for anything else."""
 
-    def __init__(self, index: ResponseIndex, max_body_size: int = MAX_BODY_SIZE, api_keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        index: ResponseIndex,
+        max_body_size: int = MAX_BODY_SIZE,
+        api_keys: Sequence[str] = (),
+        upstream: Upstream | None = None,
+    ) -> None:
         self._index = index
+        self.upstream = upstream
         self._max_body_size = max_body_size
         self._api_keys = [key.encode() for key in api_keys]
         self._run_id = secrets.token_hex(6).encode()
@@ -49,7 +58,12 @@ class ChatCompletions:
         """Answer a request; every error is an answer too."""
         try:
             self.check(message, len(body))
-            found = protocol.read_request(body, self._index)
+            try:
+                found = protocol.read_request(body, self._index)
+            except ApiError as error:
+                if self.upstream is None:
+                    raise
+                return self.upstream.answer(self, message, body, error)
             created = int(time.time())
             if found.settings.stream:
                 return self._stream(message, protocol.stream(found, created))
@@ -179,8 +193,8 @@ async def serve(
 ) -> int:
     """Serve until SIGINT or SIGTERM; then finish what has begun, for `shutdown_timeout` seconds or until another.
 
-    `port` 0 picks a free one; `ready` is called with the base URL once connections are accepted. Returns how many
-    connections had to be cut. Raises `ListenError`.
+    `ready` is called with the base URL once connections are accepted; the rest is as in `listening`. Returns how many
+    connections had to be cut.
     """
     server = ChatServer(chat, request_timeout)
     stop = asyncio.Event()
@@ -192,6 +206,20 @@ async def serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, end)
+    async with listening(server, host, port, shutdown_timeout) as base_url:
+        ready(base_url)
+        await stop.wait()
+    if chat.upstream is not None:
+        await chat.upstream.close()
+    return server.cut
+
+
+@asynccontextmanager
+async def listening(server: ChatServer, host: str, port: int, shutdown_timeout: float) -> AsyncIterator[str]:
+    """Serve as long as the context lasts, and then finish what has begun, for `shutdown_timeout` seconds.
+
+    `port` 0 picks a free one; gives the base URL. Raises `ListenError`.
+    """
     runner = web.ServerRunner(server, shutdown_timeout=shutdown_timeout)
     await runner.setup()
     try:
@@ -202,8 +230,6 @@ async def serve(
             remedy = "; try --port 0" if getattr(error, "errno", 0) in (errno.EADDRINUSE, errno.EACCES) else ""
             raise ListenError(f"can't listen on {host!r}, port {port}: {reason}{remedy}") from None
         address, port, *_ = runner.addresses[0]
-        ready(f"http://{f'[{address}]' if ':' in address else address}:{port}/v1")
-        await stop.wait()
+        yield f"http://{f'[{address}]' if ':' in address else address}:{port}/v1"
     finally:
         await runner.cleanup()
-    return server.cut

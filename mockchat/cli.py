@@ -19,9 +19,10 @@ from multidict import CIMultiDict
 from tqdm import tqdm
 from yarl import URL
 
-from mockchat import app, plot, recordings, report
+from mockchat import app, plot, recorder, recordings, report, upstream
 from mockchat.connection import REQUEST_TIMEOUT
 from mockchat.dataset import DatasetError
+from mockchat.index import ResponseIndex
 from mockchat.replay import TIMEOUT, Load, Result, replay
 
 try:
@@ -67,6 +68,26 @@ def serve(arguments: Sequence[str] | None = None) -> int:
         default=app.SHUTDOWN_TIMEOUT,
         metavar="S",
         help="for what has begun to be finished after a signal (default %(default)g s)",
+    )
+    recording = parser.add_argument_group("recording (both are needed)")
+    recording.add_argument(
+        "--upstream",
+        type=_base_url,
+        metavar="URL",
+        help="base URL of a server to ask for what is not recorded, with the client's Authorization",
+    )
+    recording.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="append its answers to this file, which is read beside --data (default then: nothing else is)",
+    )
+    recording.add_argument(
+        "--upstream-timeout",
+        type=_positive_number,
+        default=upstream.TIMEOUT,
+        metavar="S",
+        help="for an answer to begin, and between its parts (default %(default)g s)",
     )
     return _run(_serve, parser.parse_args(arguments))
 
@@ -125,7 +146,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
 
 def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    options.data = options.data or [recordings.default()]
+    options.data = options.data or ([] if getattr(options, "record", None) else [recordings.default()])
     _open_what_is_closed()
     _allow_descriptors()
     for stream in (sys.stdout, sys.stderr):
@@ -163,8 +184,12 @@ def _open_what_is_closed() -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    _, index = recordings.load(options.data, stitch=not options.no_stitch)
+    _prepare_recording(options)
+    index = recordings.load(options.data, stitch=not options.no_stitch)[1] if options.data else ResponseIndex([])
     chat = app.ChatCompletions(index, options.max_body_mb * 1024 * 1024, options.api_key)
+    if options.record:
+        print(f"Asking {options.upstream} for what is not recorded, and recording it into {options.record}", flush=True)
+        chat.upstream = upstream.Upstream(options.upstream, index, options.record, options.upstream_timeout)
 
     def ready(base_url: str) -> None:
         host = URL(base_url).host or ""
@@ -177,6 +202,21 @@ def _serve(options: argparse.Namespace) -> int:
     if cut:
         print(f"Connections cut before they were finished: {cut:,} (see --shutdown-timeout)", file=sys.stderr)
     return FAILED if cut else OK
+
+
+def _prepare_recording(options: argparse.Namespace) -> None:
+    """See that what is to be recorded can be, and that what was is read with the other recordings."""
+    if bool(options.upstream) != bool(options.record):
+        raise CommandError("--upstream and --record need each other: give both, or none")
+    if not options.record:
+        return
+    if URL(options.upstream).user:
+        raise CommandError("--upstream names a user: what clients send as Authorization is handed on, and nothing else")
+    if removed := recorder.prepare(options.record):
+        print(removed, file=sys.stderr)
+    known = {path.resolve() for path in options.data}
+    if options.record.stat().st_size and options.record.resolve() not in known:
+        options.data.append(options.record)
 
 
 def _replay(options: argparse.Namespace) -> int:
