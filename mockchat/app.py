@@ -25,6 +25,13 @@ from mockchat.index import ResponseIndex
 from mockchat.protocol import ApiError
 from mockchat.upstream import Upstream
 
+try:
+    import uvloop
+
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+except ImportError:  # There is no uvloop on Windows.
+    new_loop = asyncio.new_event_loop
+
 PATH = "/v1/chat/completions"
 MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
 SHUTDOWN_TIMEOUT = 5.0  # seconds

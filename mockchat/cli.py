@@ -25,11 +25,6 @@ from mockchat.dataset import DatasetError
 from mockchat.index import ResponseIndex
 from mockchat.replay import TIMEOUT, Load, Result, replay
 
-try:
-    from uvloop import new_event_loop as new_loop
-except ImportError:  # There is no uvloop on Windows.
-    from asyncio import new_event_loop as new_loop  # type: ignore[assignment]
-
 T = TypeVar("T")
 
 OK, FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
@@ -300,7 +295,7 @@ def _coloured(text: str, failed: bool) -> str:
 
 
 def _on_loop(main: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=new_loop) as runner:
+    with asyncio.Runner(loop_factory=app.new_loop) as runner:
         return runner.run(main)
 
 

@@ -12,13 +12,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient as Client
 from conftest import SAMPLE, Connect, conversation, index_of, request_body
-from programs import STOP_TIMEOUT, environment, run_requester, running_server
+from programs import environment, run_requester, running_server
 from serving import MockServer, Raw, content, post
 from test_recorder import CALLS, streamed, whole
 from test_sdk import REQUESTS
 
 from mockchat import app, cli
 from mockchat.dataset import load
+from mockchat.testing import serve
 from mockchat.upstream import Upstream
 
 ASKED = request_body(("user", "new"), model="m", temperature=0.5)
@@ -356,11 +357,10 @@ async def test_an_upstream_that_fails(
     recorder: Recorder, broken: Speak, said: bytes, status: int, told: str, asked: bytes, caplog: Any
 ) -> None:
     await broken(said)
-    for _ in range(2):
-        answered, body = await recorder.ask(asked)
-        error = json.loads(body)["error"]
-        assert (answered, error["type"]) == (status, "server_error")
-        assert told in error["message"]
+    answered, body = await recorder.ask(asked)
+    error = json.loads(body)["error"]
+    assert (answered, error["type"]) == (status, "server_error")
+    assert told in error["message"]
     assert content((await recorder.ask(request_body(("user", "hi"))))[1]) == "hello"
     assert recorder.recorded() == 0
     assert not caplog.records
@@ -473,15 +473,16 @@ def test_recorded_once_and_replayed_for_ever(tmp_path: Path) -> None:
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, "All 169 replies verified.\n", "")
 
     with ExitStack() as running:
-        upstream, process = running.enter_context(running_server("--data", str(SAMPLE), env=env))
-        arguments = ("--upstream", upstream, "--record")
-        plain, streamed = (running.enter_context(running_server(*arguments, file, env=env))[0] for file in files)
-        replay(plain)
-        ask_all(streamed)
-        process.terminate()
-        assert process.wait(STOP_TIMEOUT) == 0
+        with serve(SAMPLE) as upstream:
+            arguments = ("--upstream", upstream.base_url, "--record")
+            plain, streamed = (running.enter_context(running_server(*arguments, file, env=env))[0] for file in files)
+            replay(plain)
+            asked = len(upstream.requests)
+            ask_all(streamed)
+            assert asked == len(REQUESTS) == len(upstream.requests) - asked
         replay(plain)
         replay(streamed, "--stream")
-    for file, ask in zip(files, (replay, ask_all), strict=True):
-        with running_server("--data", file, env=env) as (base_url, _):
-            ask(base_url)
+    with running_server("--data", files[0], env=env) as (alone, _):
+        replay(alone)
+    with serve(files[1]) as server:
+        ask_all(server.base_url)
