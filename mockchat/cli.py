@@ -75,7 +75,7 @@ def serve(arguments: Sequence[str] | None = None) -> int:
         "--record",
         type=Path,
         metavar="FILE",
-        help="append its answers to this file, which is read beside --data (default then: nothing else is)",
+        help="append its answers to this file, which is read beside --data, or alone where there is none",
     )
     recording.add_argument(
         "--upstream-timeout",
