@@ -45,7 +45,7 @@ class _Exchange:
         self.reason = ""
         self.headers: CIMultiDict[str] = CIMultiDict()
         self.blocks: list[bytes] = []
-        self.streamed = False  # Whether the blocks are handed on as they come.
+        self.streamed = False  # Whether the blocks are handed on as they come; then there is one.
         self.over = False
         self.error: ApiError | None = ApiError(503, "The server was stopped before the upstream had answered")
         self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -128,12 +128,13 @@ class Upstream:
                 exchange.status, exchange.reason = response.status, response.reason or ""
                 exchange.headers = _end_to_end(response.headers)
                 events = response.content_type == "text/event-stream"
-                exchange.streamed = stream and events and response.status == 200
+                streamed = stream and events and response.status == 200
                 rest = bytearray()
                 async for block in response.content.iter_any():
                     rest += block
                     # Only whole events are handed on: in a part of one, an error that follows would be lost.
-                    if exchange.streamed and (ends := [blank.end() for blank in BLANK_LINE.finditer(rest)]):
+                    if streamed and (ends := [blank.end() for blank in BLANK_LINE.finditer(rest)]):
+                        exchange.streamed = True
                         exchange.blocks.append(bytes(rest[: ends[-1]]))
                         exchange.tell()
                         del rest[: ends[-1]]
