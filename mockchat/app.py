@@ -11,7 +11,8 @@ import math
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from email.utils import formatdate
 from http import HTTPStatus
 from itertools import chain, islice
@@ -26,6 +27,14 @@ from mockchat.connection import REQUEST_TIMEOUT, Answer, ChatServer, Part
 from mockchat.index import ResponseIndex
 from mockchat.protocol import ApiError, ChatRequest
 from mockchat.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
+from mockchat.upstream import Upstream
+
+try:
+    import uvloop
+
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+except ImportError:  # There is no uvloop on Windows.
+    new_loop = asyncio.new_event_loop
 
 PATH = "/v1/chat/completions"
 MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
@@ -45,9 +54,11 @@ class ChatCompletions:
         max_body_size: int = MAX_BODY_SIZE,
         api_keys: Sequence[str] = (),
         simulation: Simulation | None = None,
+        upstream: Upstream | None = None,
     ) -> None:
         self._index = index
         self._simulation = simulation
+        self.upstream = upstream
         self._max_body_size = max_body_size
         self._api_keys = [key.encode() for key in api_keys]
         self._run_id = secrets.token_hex(6).encode()
@@ -60,9 +71,14 @@ class ChatCompletions:
         """Answer a request; every error is an answer too."""
         try:
             self.check(message, len(body))
-            if self._simulation is not None:
-                return self._simulated(message, body, self._simulation)
-            found = protocol.read_request(body, self._index)
+            try:
+                if self._simulation is not None:
+                    return self._simulated(message, body, self._simulation)
+                found = protocol.read_request(body, self._index)
+            except ApiError as error:
+                if self.upstream is None:
+                    raise
+                return self.upstream.answer(self, message, body, error)
             created = int(time.time())
             if found.settings.stream:
                 return self._stream(message, protocol.stream(found, created))
@@ -78,7 +94,7 @@ class ChatCompletions:
         start = time.monotonic()
         named = message.headers.get(FAULT_HEADER) if simulation.by_header else None
         if named is not None and not is_fault(named):
-            raise ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}")
+            return self.error(message, ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}"))
         try:
             found = protocol.read_request(body, self._index)
         except ApiError:
@@ -90,7 +106,7 @@ class ChatCompletions:
         if fault == STALL:
             return Answer(iter((math.inf,)), persistent=False)
         if fault not in (None, DISCONNECT):
-            raise ApiError(int(fault), f"A fault that was asked for: status {fault}")
+            return self.error(message, ApiError(int(fault), f"A fault that was asked for: status {fault}"))
         if found is None or (fault and chance.random() < 0.5):
             return Answer(iter(()), persistent=False)
         answer = self._timed(message, found, start, chance, simulation)
@@ -247,8 +263,8 @@ async def serve(
 ) -> int:
     """Serve until SIGINT or SIGTERM; then finish what has begun, for `shutdown_timeout` seconds or until another.
 
-    `port` 0 picks a free one; `ready` is called with the base URL once connections are accepted. Returns how many
-    connections had to be cut. Raises `ListenError`.
+    `ready` is called with the base URL once connections are accepted; the rest is as in `listening`. Returns how many
+    connections had to be cut.
     """
     server = ChatServer(chat, request_timeout)
     stop = asyncio.Event()
@@ -260,6 +276,20 @@ async def serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, end)
+    async with listening(server, host, port, shutdown_timeout) as base_url:
+        ready(base_url)
+        await stop.wait()
+    if chat.upstream is not None:
+        await chat.upstream.close()
+    return server.cut
+
+
+@asynccontextmanager
+async def listening(server: ChatServer, host: str, port: int, shutdown_timeout: float) -> AsyncIterator[str]:
+    """Serve as long as the context lasts, and then finish what has begun, for `shutdown_timeout` seconds.
+
+    `port` 0 picks a free one; gives the base URL. Raises `ListenError`.
+    """
     runner = web.ServerRunner(server, shutdown_timeout=shutdown_timeout)
     await runner.setup()
     try:
@@ -270,8 +300,6 @@ async def serve(
             remedy = "; try --port 0" if getattr(error, "errno", 0) in (errno.EADDRINUSE, errno.EACCES) else ""
             raise ListenError(f"can't listen on {host!r}, port {port}: {reason}{remedy}") from None
         address, port, *_ = runner.addresses[0]
-        ready(f"http://{f'[{address}]' if ':' in address else address}:{port}/v1")
-        await stop.wait()
+        yield f"http://{f'[{address}]' if ':' in address else address}:{port}/v1"
     finally:
         await runner.cleanup()
-    return server.cut

@@ -19,16 +19,12 @@ from multidict import CIMultiDict
 from tqdm import tqdm
 from yarl import URL
 
-from mockchat import app, plot, recordings, report
+from mockchat import app, plot, recorder, recordings, report, upstream
 from mockchat.connection import REQUEST_TIMEOUT
 from mockchat.dataset import DatasetError
+from mockchat.index import ResponseIndex
 from mockchat.replay import TIMEOUT, Load, Result, replay
 from mockchat.simulation import FAULT_HEADER, Simulation
-
-try:
-    from uvloop import new_event_loop as new_loop
-except ImportError:  # There is no uvloop on Windows.
-    from asyncio import new_event_loop as new_loop  # type: ignore[assignment]
 
 T = TypeVar("T")
 
@@ -89,6 +85,26 @@ def serve(arguments: Sequence[str] | None = None) -> int:
     simulated.add_argument(
         "--random-seed", type=int, metavar="N", help="the same replies, jitter and faults in each run"
     )
+    recording = parser.add_argument_group("recording (both are needed)")
+    recording.add_argument(
+        "--upstream",
+        type=_base_url,
+        metavar="URL",
+        help="base URL of a server to ask for what is not recorded, with the client's Authorization",
+    )
+    recording.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="append its answers to this file, which is read beside --data, or alone where there is none",
+    )
+    recording.add_argument(
+        "--upstream-timeout",
+        type=_positive_number,
+        default=upstream.TIMEOUT,
+        metavar="S",
+        help="for an answer to begin, and between its parts (default %(default)g s)",
+    )
     return _run(_serve, parser.parse_args(arguments))
 
 
@@ -146,7 +162,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
 
 def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    options.data = options.data or [recordings.default()]
+    options.data = options.data or ([] if getattr(options, "record", None) else [recordings.default()])
     _open_what_is_closed()
     _allow_descriptors()
     for stream in (sys.stdout, sys.stderr):
@@ -185,8 +201,12 @@ def _open_what_is_closed() -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     simulation = _simulation(options)
-    _, index = recordings.load(options.data, stitch=not options.no_stitch)
+    _prepare_recording(options)
+    index = recordings.load(options.data, stitch=not options.no_stitch)[1] if options.data else ResponseIndex([])
     chat = app.ChatCompletions(index, options.max_body_mb * 1024 * 1024, options.api_key, simulation)
+    if options.record:
+        print(f"Asking {options.upstream} for what is not recorded, and recording it into {options.record}", flush=True)
+        chat.upstream = upstream.Upstream(options.upstream, index, options.record, options.upstream_timeout)
 
     def ready(base_url: str) -> None:
         host = URL(base_url).host or ""
@@ -208,6 +228,21 @@ def _simulation(options: argparse.Namespace) -> Simulation | None:
         return Simulation(**asked) if asked else None
     except ValueError as error:
         raise CommandError(f"--fault: {error}") from None
+
+
+def _prepare_recording(options: argparse.Namespace) -> None:
+    """See that what is to be recorded can be, and that what was is read with the other recordings."""
+    if bool(options.upstream) != bool(options.record):
+        raise CommandError("--upstream and --record need each other: give both, or none")
+    if not options.record:
+        return
+    if URL(options.upstream).user:
+        raise CommandError("--upstream names a user: what clients send as Authorization is handed on, and nothing else")
+    if removed := recorder.prepare(options.record):
+        print(removed, file=sys.stderr)
+    known = {path.resolve() for path in options.data}
+    if options.record.stat().st_size and options.record.resolve() not in known:
+        options.data.append(options.record)
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -291,7 +326,7 @@ def _coloured(text: str, failed: bool) -> str:
 
 
 def _on_loop(main: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=new_loop) as runner:
+    with asyncio.Runner(loop_factory=app.new_loop) as runner:
         return runner.run(main)
 
 

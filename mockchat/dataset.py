@@ -137,6 +137,15 @@ def _open(path: Path, progress: Callable[[int], object]) -> io.BufferedReader:
 # Entries to conversations
 
 
+def conversation(entry: Any, name: str) -> Conversation:
+    """The conversation of an entry; it is called `name` where it has no id. Raises `DatasetError`."""
+    try:
+        messages = _messages(entry)
+    except _EntryError as error:
+        raise DatasetError(f"{name}: {error}") from None
+    return Conversation(entry.get("id", name), messages)
+
+
 def _collect(dataset: Dataset, entries: Iterator[tuple[int, Any]], stitch: bool, of_file: str) -> None:
     found: dict[str, Conversation] = {}
     next_position: dict[str, int] = {}  # The least position at which a conversation's next piece lines up.

@@ -9,8 +9,9 @@ Rules that hold here:
   grows with the number of messages, never with the length of the histories.
 """
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import ujson
@@ -49,6 +50,14 @@ class ResponseIndex:
             self._add(conversation)
         self._leading.append(_BRANCH)  # What follows the last prefix.
         self._sorted_branches = sorted(self._branches)
+
+    def add(self, conversation: Conversation) -> None:
+        """Know one more conversation: the index becomes what it would be had this been the last it was built from."""
+        self._leading.pop()
+        self._add(conversation)
+        self._leading.append(_BRANCH)
+        for branch in islice(reversed(self._branches), len(self._branches) - len(self._sorted_branches)):
+            insort(self._sorted_branches, branch)
 
     def _add(self, conversation: Conversation) -> None:
         leading = self._leading
@@ -152,5 +161,5 @@ class ResponseIndex:
 
     @property
     def ambiguous(self) -> int:
-        """The number of histories after which several replies are recorded."""
-        return sum(len(self.replies(prefix)) > 1 for prefix in self._further)
+        """The number of histories after which several replies are recorded that are not the same."""
+        return sum(len({reply.message for reply in self.replies(prefix)}) > 1 for prefix in self._further)

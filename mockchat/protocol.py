@@ -52,15 +52,20 @@ class ApiError(Exception):
 
 
 class NotRecorded(ApiError):
-    """404: no recording has this history, or none goes on with a reply. As an object it says where and how."""
+    """404: no recording has this history, or none goes on with a reply. As an object it says where and how.
+
+    `messages` is the history, in wire form.
+    """
 
     def __init__(self, index: ResponseIndex, messages: list[bytes], prefix: int, known: int) -> None:
         super().__init__(HTTPStatus.NOT_FOUND, NOT_RECORDED, code="no_recorded_response")
-        self._history = index, messages, prefix, known
+        self.messages = messages
+        self._place = index, prefix, known
 
     def body(self) -> bytes:
         """The error object, with a diagnosis that costs nothing where only the plain text is sent."""
-        found = diagnose(*self._history)
+        index, prefix, known = self._place
+        found = diagnose(index, self.messages, prefix, known)
         return ApiError(self.status, f"{self}: {found.text}", param=found.param, code=self.code).body()
 
 

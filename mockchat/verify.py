@@ -109,7 +109,7 @@ def _streamed_content(answer: bytes) -> tuple[str, list[int]]:
     """The reply in a stream of `chat.completion.chunk` objects, of its first choice: the deltas joined."""
     deltas, positions = [], []
     finished = done = False
-    for end, data in _events(answer):
+    for end, data in events(answer):
         if data == b"[DONE]":
             done = True
             break
@@ -128,10 +128,10 @@ def _streamed_content(answer: bytes) -> tuple[str, list[int]]:
     return "".join(deltas), positions
 
 
-def _events(answer: bytes) -> Iterator[tuple[int, bytes]]:
+def events(answer: bytes) -> Iterator[tuple[int, bytes]]:
     """The data of each server-sent event, and the position at which the event is complete."""
     start = 0
-    for blank in _BLANK_LINE.finditer(answer):
+    for blank in BLANK_LINE.finditer(answer):
         lines = answer[start : blank.start()].splitlines()
         start = blank.end()
         data = [line[5:].strip() for line in lines if line.startswith(b"data:")]
@@ -139,7 +139,7 @@ def _events(answer: bytes) -> Iterator[tuple[int, bytes]]:
             yield start, b"\n".join(data)
 
 
-_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 
 
 def _parse(data: bytes, sent: bytes) -> object:

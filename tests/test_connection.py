@@ -6,7 +6,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -493,12 +493,16 @@ async def test_nothing_more_may_be_said_until_the_client_gives_up(
     assert server.cut == 0
 
 
-async def test_what_is_late_is_told_once_in_a_while(client: Client, raw: Raw, say: Say, caplog: Any) -> None:
-    say(time.monotonic() + 0.01, b"late", time.monotonic() + 0.5, b"on time")
+async def test_what_is_late_is_told_once_in_a_while(client: Client, raw: Raw, monkeypatch: Any, caplog: Any) -> None:
+    def parts() -> Iterator[Part]:
+        for _ in range(2):
+            asyncio.get_running_loop().call_soon(time.sleep, 0.2)  # Nothing else happens meanwhile.
+            yield time.monotonic() + 0.01
+            yield b"late"
+
+    monkeypatch.setattr(client.server.chat, "answer", lambda *_: Answer(parts(), True))  # type: ignore[attr-defined]
     await raw.send(post(GOOD))
-    await asyncio.sleep(0.005)
-    time.sleep(0.2)
-    await raw.reader.readexactly(11)
+    await raw.reader.readexactly(8)
     server = client.server.runner.server  # type: ignore[attr-defined]
     for _ in range(2):
         server._watch()

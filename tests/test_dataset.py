@@ -196,8 +196,8 @@ TWO = json.dumps(entry("b", "3", "é")).encode()
 def test_what_a_file_is_its_content_says(write_dataset: WriteDataset, content: bytes, ids: list[str]) -> None:
     plain = load(write_dataset(content))
     assert [found.id for found in plain.conversations] == ids
-    assert load(write_dataset(gzip.compress(content))) == plain
-    halves = gzip.compress(content[:9]) + gzip.compress(content[9:])
+    assert load(write_dataset(gzip.compress(content, mtime=0))) == plain
+    halves = gzip.compress(content[:9], mtime=0) + gzip.compress(content[9:], mtime=0)
     assert load(write_dataset(halves), block_size=1) == plain
 
 
@@ -205,7 +205,7 @@ def test_a_packed_file_is_read_in_blocks(write_dataset: WriteDataset) -> None:
     """10 MB packed in 20 KB, of which next to nothing stays: both as lines and as an array without ids."""
     padded = json.dumps({"messages": [{"role": "assistant", "content": ""}], "padding": " " * 100_000}).encode()
     for content in (b"\n".join([padded] * 100), b"[" + b",".join([padded] * 100) + b"]"):
-        path = write_dataset(gzip.compress(content))
+        path = write_dataset(gzip.compress(content, mtime=0))
         tracemalloc.start()
         try:
             assert load(path).entries == 100
@@ -307,7 +307,7 @@ def test_progress_adds_up_to_the_file() -> None:
 
 def test_progress_counts_packed_bytes(write_dataset: WriteDataset) -> None:
     for content in (SAMPLE.read_bytes(), json.dumps(entry("a", "1", "2"), indent=1).encode()):
-        path = write_dataset(gzip.compress(content))
+        path = write_dataset(gzip.compress(content, mtime=0))
         sizes: list[int] = []
         load(path, progress=sizes.append)
         assert sum(sizes) == path.stat().st_size
@@ -316,7 +316,7 @@ def test_progress_counts_packed_bytes(write_dataset: WriteDataset) -> None:
 # Bad files
 
 GOOD = json.dumps(entry("good_0", "hi", "hello")).encode()
-PACKED = gzip.compress(b"[" + GOOD + b"]")
+PACKED = gzip.compress(b"[" + GOOD + b"]", mtime=0)
 
 
 def with_message(message: Any) -> bytes:
@@ -354,8 +354,8 @@ def with_message(message: Any) -> bytes:
         (PACKED[:12] + b"\xff\xff" + PACKED[14:], "is broken gzip"),
         (PACKED[:-8] + bytes(8), "is broken gzip, fetch it again: CRC check failed"),
         (PACKED + b"more", "is broken gzip"),
-        (gzip.compress(b""), "is empty"),
-        (gzip.compress(GOOD + b"\n" + GOOD[:9]), "is cut off in the entry at line 2"),
+        (gzip.compress(b"", mtime=0), "is empty"),
+        (gzip.compress(GOOD + b"\n" + GOOD[:9], mtime=0), "is cut off in the entry at line 2"),
         ("[]".encode("utf-16"), "is not UTF-8"),
         (b"[" + GOOD + b',{"id": "\xff"}]', "is not UTF-8 after entry 0 (id 'good_0'): byte 0xff"),
         (b"[]", "no assistant message is recorded"),

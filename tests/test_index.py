@@ -69,10 +69,20 @@ def test_the_walk_is_the_search(conversations: list[Conversation], other: list[b
             assert found == (prefix, len(b"before" + array))
 
 
+@given(recordings(), st.integers(0, 8))
+def test_an_index_may_grow(conversations: list[Conversation], first: int) -> None:
+    grown = ResponseIndex(conversations[:first])
+    for found in conversations[first:]:
+        grown.add(found)
+    # All that it knows, so that whatever is asked of it is answered the same.
+    assert vars(grown) == vars(ResponseIndex(conversations))
+
+
 @given(recordings())
-def test_ambiguous_counts_the_histories_with_several_replies(conversations: list[Conversation]) -> None:
+def test_ambiguous_counts_the_histories_with_different_replies(conversations: list[Conversation]) -> None:
     recorded = {tuple(found.messages[:end]) for found in conversations for end in range(len(found.messages))}
-    expected = sum(len(naive_replies(conversations, list(history))) > 1 for history in recorded)
+    replies = [{message for message, _ in naive_replies(conversations, list(history))} for history in recorded]
+    expected = sum(len(different) > 1 for different in replies)
     assert ResponseIndex(conversations).ambiguous == expected
 
 

@@ -1,0 +1,55 @@
+"""The pytest plugin: a server for each test that asks for the fixture `mockchat`.
+
+Nothing is imported before it is needed, so that it costs nothing where it is not used.
+"""
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from mockchat.dataset import Conversation
+    from mockchat.testing import MockServer
+
+_DEFAULT = "tests/conversations.jsonl"
+_SERVER = pytest.StashKey["MockServer"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare where the recordings are."""
+    told = f"recordings for the fixture mockchat (default: {_DEFAULT} in the root directory, if it is there)"
+    parser.addini("mockchat_data", told, type="paths")
+
+
+@pytest.fixture(scope="session")
+def _mockchat_recordings(pytestconfig: pytest.Config) -> "list[Conversation]":
+    """The recordings of the project, read once."""
+    from mockchat.testing import read
+
+    default = pytestconfig.rootpath / _DEFAULT
+    return read(pytestconfig.getini("mockchat_data") or ([default] if default.exists() else []))
+
+
+@pytest.fixture
+def mockchat(request: pytest.FixtureRequest, _mockchat_recordings: "list[Conversation]") -> "Iterator[MockServer]":
+    """A mock of OpenAI's API on a free port (`mockchat.base_url`), which answers from the project's recordings.
+
+    `mockchat.load([...])` adds more, `mockchat.requests` says what was asked. Where a test fails, its report has the
+    requests that were refused, and why.
+    """
+    from mockchat.testing import serve
+
+    with serve(_mockchat_recordings) as server:
+        request.node.stash[_SERVER] = server
+        yield server
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what was refused to the report of a test that failed."""
+    report = yield
+    server = item.stash.get(_SERVER, None)
+    if server is not None and report.failed and (refused := server.report()):
+        report.sections.append(("mockchat", refused))
+    return report

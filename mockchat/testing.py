@@ -1,0 +1,163 @@
+"""The server in a test: a real one, on a free port, in a thread of its own.
+
+    with serve([[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]]) as server:
+        client = OpenAI(base_url=server.base_url, api_key="any")
+        ...
+        assert server.requests[0].body["temperature"] == 0
+
+With pytest, the fixture `mockchat` of `mockchat.pytest_plugin` is such a server.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ujson
+from aiohttp.http import RawRequestMessage
+
+from mockchat import app, dataset
+from mockchat.connection import Answer, ChatServer
+from mockchat.dataset import Conversation
+from mockchat.index import ResponseIndex
+from mockchat.protocol import ApiError, NotRecorded
+
+# A file of recordings; or one conversation, as a list of messages or as an entry of such a file has it.
+Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Conversation
+Recordings = str | os.PathLike[str] | Sequence[Recording]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request, and what became of it.
+
+    `body` is its JSON, None where it was none; `status` is the answer's. `error` says why it was refused, if it was: of
+    a miss that is the diagnosis, where the history left the recordings and how.
+    """
+
+    body: Any
+    headers: Mapping[str, str]
+    status: int = 200
+    error: str | None = None
+    is_miss: bool = False
+
+
+class _WatchedChat(app.ChatCompletions):
+    """Takes down what it is asked."""
+
+    def __init__(self, index: ResponseIndex, **options: Any) -> None:
+        super().__init__(index, **options)
+        self.requests: list[Request] = []
+        self._refusal: ApiError | None = None
+
+    def answer(self, message: RawRequestMessage, body: bytes) -> Answer:
+        """Answer a request, and take it down before the client hears of it."""
+        self._refusal = None
+        answer = super().answer(message, body)
+        try:
+            asked = Request(ujson.loads(body), message.headers)
+        except ValueError:
+            asked = Request(None, message.headers)
+        if self._refusal:
+            error = ujson.loads(self._refusal.body())["error"]["message"]
+            missed = isinstance(self._refusal, NotRecorded)
+            asked = replace(asked, status=int(self._refusal.status), error=error, is_miss=missed)
+        self.requests.append(asked)
+        return answer
+
+    def error(self, message: RawRequestMessage, error: ApiError, keep_alive: bool = True) -> Answer:
+        """The answer that tells of an error."""
+        self._refusal = error
+        return super().error(message, error, keep_alive)
+
+
+class MockServer:
+    """A server that is running; made by `serve`."""
+
+    def __init__(self, conversations: Sequence[Conversation], **options: Any) -> None:
+        self._index = ResponseIndex(conversations)
+        self._chat = _WatchedChat(self._index, **options)
+        self._loop: asyncio.AbstractEventLoop
+        self._stop = asyncio.Event()
+        self.base_url = ""
+
+    @property
+    def requests(self) -> list[Request]:
+        """What was asked so far, in order."""
+        return self._chat.requests
+
+    @property
+    def misses(self) -> list[Request]:
+        """Those of the requests whose history was not recorded."""
+        return [request for request in self.requests if request.is_miss]
+
+    def load(self, data: Recordings, *, stitch: bool = True) -> None:
+        """Know more recordings from now on, in the forms that `serve` takes. Raises `DatasetError`."""
+        conversations = read(data, stitch=stitch)
+
+        async def add() -> None:
+            for conversation in conversations:
+                self._index.add(conversation)
+
+        asyncio.run_coroutine_threadsafe(add(), self._loop).result()
+
+    def report(self) -> str:
+        """Each request that was refused and why, a line each; empty where there was none."""
+        refused = [(number, request) for number, request in enumerate(self.requests) if request.error]
+        return "\n".join([f"requests[{number}]: {request.status}, {request.error}" for number, request in refused])
+
+    def _run(self, started: "Future[None]") -> None:
+        async def main() -> None:
+            self._loop = asyncio.get_running_loop()
+            async with app.listening(ChatServer(self._chat), "127.0.0.1", 0, shutdown_timeout=0) as self.base_url:
+                started.set_result(None)
+                await self._stop.wait()
+
+        try:
+            with asyncio.Runner(loop_factory=app.new_loop) as runner:
+                runner.run(main())
+        except Exception as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+
+def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
+    """Recordings in any of the forms that `serve` takes; raises `DatasetError`."""
+    given: Sequence[Recording] = [data] if isinstance(data, str | os.PathLike) else data
+    conversations = []
+    for number, recording in enumerate(given):
+        if isinstance(recording, Conversation):
+            conversations.append(recording)
+        elif isinstance(recording, str | os.PathLike):
+            conversations += dataset.load(Path(recording), stitch=stitch).conversations
+        else:
+            entry = recording if isinstance(recording, Mapping) else {"messages": list(recording)}
+            conversations.append(dataset.conversation(entry, f"recording {number}"))
+    return conversations
+
+
+@contextmanager
+def serve(data: Recordings = (), *, stitch: bool = True, **options: Any) -> Iterator[MockServer]:
+    """Serve recordings on a free port of this machine as long as the context lasts.
+
+    `data` is a file or several (in any form that the server reads), or recordings as they are: a list of conversations,
+    each a list of messages `{"role": …, "content": …}`. `stitch` joins entries of a file that look like pieces of one
+    conversation. `options` are those of `mockchat.app.ChatCompletions`, as `api_keys=["secret"]`. What is under way at
+    the end is cut. Raises `DatasetError` for what can't be read.
+    """
+    server = MockServer(read(data, stitch=stitch), **options)
+    started: Future[None] = Future()
+    thread = threading.Thread(target=server._run, args=(started,), name="mockchat", daemon=True)
+    thread.start()
+    started.result()
+    try:
+        yield server
+    finally:
+        server._loop.call_soon_threadsafe(server._stop.set)
+        thread.join()

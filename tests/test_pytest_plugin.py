@@ -1,0 +1,176 @@
+"""The plugin as pytest loads it: in runs of pytest inside this one."""
+
+import json
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+ASK = """
+import json, urllib.request
+
+def ask(base_url, *contents):
+    messages = [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(contents)]
+    headers = {"Accept": "application/json"}
+    body = json.dumps({"messages": messages}).encode()
+    request = urllib.request.Request(base_url + "/chat/completions", body, headers)
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)["choices"][0]["message"]["content"]
+"""
+INLINE = """
+    mockchat.load([[{"role": "user", "content": "new"}, {"role": "assistant", "content": "inline"}]])
+"""
+
+
+def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    """Run pytest without the plugin of hypothesis, which takes a second in each run."""
+    options = ("-p", "no:hypothesispytest", "-o", "asyncio_default_fixture_loop_scope=function", *arguments)
+    return project.runpytest(*options)
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A project with recordings where the plugin looks for them."""
+    recorded = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+    pytester.mkdir("tests").joinpath("conversations.jsonl").write_text(json.dumps(recorded) + "\n")
+    return pytester
+
+
+def test_a_passing_test_says_nothing(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        ASK
+        + """
+def test_one(mockchat):
+    assert ask(mockchat.base_url, "hi") == "hello"
+    assert [request.body["messages"][0]["content"] for request in mockchat.requests] == ["hi"]
+
+def test_other(mockchat):"""
+        + INLINE
+        + """
+    assert ask(mockchat.base_url, "new") == "inline"
+    assert ask(mockchat.base_url, "hi") == "hello"
+    assert len(mockchat.requests) == 2
+"""
+    )
+    result = run(project)
+    result.assert_outcomes(passed=2)
+    result.stdout.no_fnmatch_line("*- mockchat -*")
+
+
+def test_a_failing_test_tells_each_miss(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        ASK
+        + """
+import pytest, urllib.error
+
+def test_misses(mockchat):
+    for content in ("ho", "hi", "hi\\u00a0"):
+        try:
+            ask(mockchat.base_url, content)
+        except urllib.error.HTTPError:
+            pass
+    assert not mockchat.misses
+
+@pytest.fixture
+def setup(mockchat):
+    ask(mockchat.base_url, "setup")
+
+def test_setup(setup):
+    pass
+
+def test_without_misses(mockchat):
+    assert ask(mockchat.base_url, "hi") == "bye"
+"""
+    )
+    result = run(project)
+    result.assert_outcomes(failed=2, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*- mockchat -*",
+            "requests[[]0]: 404, No valid response exists for the given request: messages[[]0] differs at character 0*",
+        ]
+    )
+    result.stdout.fnmatch_lines(
+        ["*_ test_misses _*", "*- mockchat -*", "requests[[]0]: 404, *'ho'*", "requests[[]2]: 404, *xa0*"]
+    )
+    assert str(result.stdout).count("- mockchat -") == 2
+
+
+def test_recordings_elsewhere(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\nmockchat_data = tests/conversations.jsonl other.json")
+    project.makefile(
+        ".json", other='{"messages": [{"role": "user", "content": "new"}, {"role": "assistant", "content": "other"}]}'
+    )
+    project.makepyfile(
+        ASK
+        + """
+def test_both(mockchat):
+    assert (ask(mockchat.base_url, "hi"), ask(mockchat.base_url, "new")) == ("hello", "other")
+"""
+    )
+    run(project).assert_outcomes(passed=1)
+
+
+def test_no_recordings_and_tests_that_do_not_use_it(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_none(mockchat): assert mockchat.requests == []\ndef test_without(): assert False\n")
+    result = run(pytester)
+    result.assert_outcomes(passed=1, failed=1)
+
+
+def test_recordings_that_can_t_be_read(project: pytest.Pytester) -> None:
+    project.path.joinpath("tests/conversations.jsonl").write_text('{"messages": [')
+    project.makepyfile("def test_one(mockchat): pass")
+    result = run(project)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["E *conversations.jsonl: is cut off in the entry at line 1*"])
+
+
+def test_beside_asyncio_and_aiohttp(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\nasyncio_mode = auto\nfilterwarnings = error")
+    project.makepyfile(
+        """
+        import aiohttp, pytest
+        from aiohttp import web
+
+        async def ask(session, mockchat):
+            body = {"messages": [{"role": "user", "content": "hi"}]}
+            async with session.post(mockchat.base_url + "/chat/completions", json=body) as response:
+                return (await response.json())["choices"][0]["message"]["content"]
+
+        async def test_asyncio(mockchat):
+            async with aiohttp.ClientSession() as session:
+                assert await ask(session, mockchat) == "hello"
+                mockchat.load([[{"role": "user", "content": "more"}]])
+
+        async def test_aiohttp(mockchat, aiohttp_client):
+            async def handler(request):
+                async with aiohttp.ClientSession() as session:
+                    return web.Response(text=await ask(session, mockchat))
+
+            application = web.Application()
+            application.router.add_get("/", handler)
+            client = await aiohttp_client(application)
+            async with client.get("/") as response:
+                assert await response.text() == "hello"
+        """
+    )
+    run(project).assert_outcomes(passed=2)
+
+
+def test_under_xdist(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        ASK
+        + """
+import pytest
+
+@pytest.mark.parametrize("number", range(4))
+def test_one(mockchat, number):
+    assert ask(mockchat.base_url, "hi") == "hello"
+
+def test_miss(mockchat):
+    ask(mockchat.base_url, "ho")
+"""
+    )
+    result = run(project, "-n", "2")
+    result.assert_outcomes(passed=4, failed=1)
+    result.stdout.fnmatch_lines(["*- mockchat -*", "requests[[]0]: 404, *'ho'*"])
