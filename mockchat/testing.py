@@ -26,6 +26,7 @@ from mockchat.connection import Answer, ChatServer
 from mockchat.dataset import Conversation
 from mockchat.index import ResponseIndex
 from mockchat.protocol import ApiError, NotRecorded
+from mockchat.simulation import Simulation
 
 # A file of recordings; or one conversation, as a list of messages or as an entry of such a file has it.
 Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Conversation
@@ -148,9 +149,11 @@ def serve(data: Recordings = (), *, stitch: bool = True, **options: Any) -> Iter
 
     `data` is a file or several (in any form that the server reads), or recordings as they are: a list of conversations,
     each a list of messages `{"role": …, "content": …}`. `stitch` joins entries of a file that look like pieces of one
-    conversation. `options` are those of `mockchat.app.ChatCompletions`, as `api_keys=["secret"]`. What is under way at
-    the end is cut. Raises `DatasetError` for what can't be read.
+    conversation. `options` are those of `mockchat.app.ChatCompletions`, as `api_keys=["secret"]`; if not told otherwise,
+    requests may name a fault in their header `X-Mockchat-Fault` (see `mockchat.simulation`). What is under way at the
+    end is cut. Raises `DatasetError` for what can't be read.
     """
+    options.setdefault("simulation", Simulation(faults=["header"]))
     server = MockServer(read(data, stitch=stitch), **options)
     started: Future[None] = Future()
     thread = threading.Thread(target=server._run, args=(started,), name="mockchat", daemon=True)

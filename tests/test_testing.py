@@ -13,6 +13,7 @@ from conftest import SAMPLE, entry
 
 from mockchat import app
 from mockchat.dataset import DatasetError
+from mockchat.simulation import Simulation
 from mockchat.testing import MockServer, Recordings, serve
 
 HI = {"role": "user", "content": "hi"}
@@ -106,6 +107,20 @@ def test_options() -> None:
     with serve(RECORDED, api_keys=["secret"]) as server, pytest.raises(openai.AuthenticationError):
         ask(server, HI)
     assert "secret" not in server.report()
+
+
+def test_a_request_may_name_its_fault() -> None:
+    with serve(RECORDED) as server:
+        with pytest.raises(openai.RateLimitError):
+            ask(server, HI, extra_headers={"X-Mockchat-Fault": "429"})
+        with pytest.raises(openai.APITimeoutError):
+            ask(server, HI, extra_headers={"X-Mockchat-Fault": "stall"}, timeout=0.1)
+        assert [request.status for request in server.requests][::2] == [429]
+        assert ask(server, HI) == "hello"
+    with serve(RECORDED, simulation=Simulation(faults=["503=1"])) as server:
+        with pytest.raises(openai.InternalServerError):
+            ask(server, HI, extra_headers={"X-Mockchat-Fault": "429"})
+        assert "A fault that was asked for: status 503" in server.report()
 
 
 def test_it_stops_whatever_its_clients_do() -> None:
