@@ -100,7 +100,10 @@ def requester(arguments: Sequence[str] | None = None) -> int:
     load.add_argument("--random-seed", type=int, metavar="N", help="shuffle, and the same way again")
     load.add_argument("--stream", action="store_true", help="ask for streams, and time their tokens")
     load.add_argument(
-        "--timeout", type=_positive_number, default=TIMEOUT, metavar="S", help="of a request (default %(default)g s)"
+        "--timeout", type=_positive_number, default=TIMEOUT, metavar="S", help="of an attempt (default %(default)g s)"
+    )
+    load.add_argument(
+        "--retries", type=_whole, default=0, metavar="N", help="try again so often, as OpenAI's SDKs do (default 0)"
     )
     load.add_argument("--keep-going", action="store_true", help="count failures instead of stopping at the first")
     output = parser.add_argument_group("the report")
@@ -290,10 +293,14 @@ def _port(value: str) -> int:
     _refuse(f"{value!r} is no port: give a number from 0 to 65535")
 
 
-def _positive(value: str) -> int:
-    if value.isascii() and value.isdigit() and len(value) < 10 and int(value) > 0:
+def _whole(value: str, least: int = 0) -> int:
+    if value.isascii() and value.isdigit() and len(value) < 10 and int(value) >= least:
         return int(value)
-    _refuse(f"{value!r} is no whole number of at least 1")
+    _refuse(f"{value!r} is no whole number of at least {least}")
+
+
+def _positive(value: str) -> int:
+    return _whole(value, 1)
 
 
 def _positive_number(value: str) -> float:

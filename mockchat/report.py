@@ -66,6 +66,8 @@ def as_json(result: Result, conversations: int, load: Load) -> dict[str, Any]:
         "requests_per_s": round(rate(result), 1),
         "concurrency": load.concurrency,
         "rate": load.rate,
+        "retries": load.retries,
+        "attempts": attempts(result),
         "bytes_sent": result.bytes_sent,
         "bytes_received": result.bytes_received,
         "latency_ms": latency_ms(result.latencies),
@@ -74,6 +76,12 @@ def as_json(result: Result, conversations: int, load: Load) -> dict[str, Any]:
     if load.stream:
         report |= {"ttft_ms": latency_ms(result.first_tokens), "itl_ms": latency_ms(result.gaps)}
     return report
+
+
+def attempts(result: Result) -> dict[int, int]:
+    """The number of requests by that of their attempts, the fewest first."""
+    counts = {1: result.requests - result.retried.total(), **dict(sorted(result.retried.items()))}
+    return {number: count for number, count in counts.items() if count}
 
 
 def rate(result: Result) -> float:
@@ -94,7 +102,9 @@ def summary(result: Result, conversations: int, load: Load) -> str:
         ("Mismatched", f"{result.counts[MISMATCHED]:,}"),
         ("Errors", f"{result.counts[ERROR]:,}"),
     ]
-    lines = [f"{name:<13}{value}" for name, value in rows]
+    if load.retries:
+        rows.append(("Attempts", "; ".join(f"{number:,}: {count:,}" for number, count in attempts(result).items())))
+    lines = [line for name, value in rows for line in wrap(f"{name:<13}{value}", WIDTH, subsequent_indent=" " * 13)]
     lines += _distribution("Latency", result.latencies)
     if load.stream:
         lines += _distribution("Time to first token", result.first_tokens)

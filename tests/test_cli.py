@@ -59,10 +59,11 @@ def test_a_clean_run(base_url: str, tmp_path: Path) -> None:
     assert (result["conversations"], result["concurrency"]) == (70, os.cpu_count())
 
 
-def test_limit(base_url: str) -> None:
-    ended = run_requester("--base-url", base_url, "--data", str(SAMPLE), "--limit", "7", env=ENV)
+def test_limit_and_retries(base_url: str) -> None:
+    ended = run_requester("--base-url", base_url, "--data", str(SAMPLE), "--limit", "7", "--retries", "2", env=ENV)
     assert ended.returncode == 0
     assert "Requests     7 over 70 conversations" in ended.stdout
+    assert "Attempts     1: 7\n" in ended.stdout
 
 
 def test_streams(base_url: str, tmp_path: Path) -> None:
@@ -128,6 +129,7 @@ def test_no_server_is_a_failure(tmp_path: Path) -> None:
         ("--concurrency", "0"),
         ("--concurrency", "many"),
         ("--limit", "-1"),
+        ("--retries", "-1"),
         ("--base-url", "127.0.0.1:8000"),
         ("--base-url", "ftp://127.0.0.1/v1"),
         ("--base-url", "http://"),
@@ -425,7 +427,7 @@ def test_help_names_every_option() -> None:
         (
             REQUESTER,
             "--base-url --data --no-stitch --concurrency --limit --keep-going --stream --json --model --api-key "
-            "--header --rate --duration --shuffle --random-seed --timeout --quiet --failures --plot",
+            "--header --rate --duration --shuffle --random-seed --timeout --retries --quiet --failures --plot",
         ),
     ):
         command = [sys.executable, str(program), "--help"]

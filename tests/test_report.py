@@ -70,6 +70,8 @@ def test_json_has_the_promised_keys() -> None:
         "requests_per_s": 4.0,
         "concurrency": 2,
         "rate": None,
+        "retries": 0,
+        "attempts": {"1": 8},
         "bytes_sent": 12345,
         "bytes_received": 999,
         "latency_ms": latency_ms(result().latencies),
@@ -154,6 +156,19 @@ def test_it_says_when_the_requester_was_the_limit(cpu: float, told: bool) -> Non
 
 def test_the_rate_asked_for_stands_beside_the_one_reached() -> None:
     assert "Requests/s   2 of 50 asked for with 2 in flight" in summary(result(), 9, Load(concurrency=2, rate=50))
+
+
+def test_how_many_attempts_it_took_is_told_where_there_may_be_several() -> None:
+    found = result(1000, *FAILURES)
+    found.retried.update({3: 2, 2: 7})
+    load = Load(concurrency=2, retries=5)
+    assert "Attempts     1: 996; 2: 7; 3: 2" in summary(found, 9, load).splitlines()
+    assert "Attempts" not in summary(found, 9, LOAD)
+    assert as_json(found, 9, load)["attempts"] == {1: 996, 2: 7, 3: 2}
+    assert as_json(found, 9, load)["retries"] == 5
+    assert as_json(Result(), 9, load)["attempts"] == {}
+    found.retried.update(dict.fromkeys(range(4, 30), 30))
+    assert max(map(len, summary(found, 9, load).splitlines())) < 80
 
 
 @pytest.mark.parametrize(("passed", "text"), [(0, "the 0 answers so far"), (5, "the 5 answers so far are verified.")])
