@@ -9,9 +9,9 @@ import random
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain, islice, pairwise
+from itertools import accumulate, chain, count, islice, pairwise
 from typing import NamedTuple
 
 import aiohttp
@@ -25,6 +25,7 @@ from mockchat.verify import ERROR, Problem, excerpt, verify, verify_stream
 
 TIMEOUT = 60.0  # seconds
 TICK = 0.1  # seconds
+Progress = Callable[[int, int], object]  # Called with the number of requests that ended, and that of the failures.
 _TOLD = ("Retry-After", "Location")  # What a refusal says in its headers.
 
 
@@ -58,7 +59,8 @@ class Load:
     """How to ask: by default everything once, in order, as fast as `concurrency` requests in flight allow.
 
     `rate` is in requests a second, `duration` (round and round until then) and `timeout` (of an attempt) in seconds.
-    `retries` are the further attempts that a request may take.
+    `retries` are the further attempts that a request may take. Where there are several `processes`, all this is what
+    they do together.
     """
 
     concurrency: int
@@ -71,6 +73,18 @@ class Load:
     random_seed: int | None = None
     timeout: float = TIMEOUT
     retries: int = 0
+    processes: int = 1
+
+
+class Share(NamedTuple):
+    """A process's part of the work: the places from `first` to before `end`. At a rate, processes take turns."""
+
+    first: int = 0
+    end: int | None = None
+    process: int = 0
+
+
+WHOLE = Share()
 
 
 @dataclass(slots=True)
@@ -79,8 +93,8 @@ class Result:
 
     `due` has, for each latency, the moment from which it counts, from the start of the run. Of streams, `first_tokens`
     are the times to the first token and `gaps` those between tokens that did not arrive together. `retried` has the
-    number of requests by that of their attempts, where it was more than one. `cpu` is the time that this process
-    computed.
+    number of requests by that of their attempts, where it was more than one. `cpu` is the time that the process
+    computed, or the processes did together; `lost` says how those died of which nothing else is known.
     """
 
     passed: int = 0
@@ -96,6 +110,7 @@ class Result:
     elapsed: float = 0.0
     cpu: float = 0.0
     interrupted: bool = False
+    lost: list[str] = field(default_factory=list)
 
     @property
     def requests(self) -> int:
@@ -113,16 +128,19 @@ def places(conversations: Sequence[Conversation], index: ResponseIndex) -> Itera
             prefix = index.step(prefix, message)
 
 
-def rounds(conversations: Sequence[Conversation], index: ResponseIndex, load: Load) -> Iterator[Place]:
+def rounds(
+    conversations: Sequence[Conversation], index: ResponseIndex, load: Load, share: Share = WHOLE
+) -> Iterator[Place]:
     """The places in the order in which to ask for them: once, or without end where a duration is to be filled."""
-    chance = random.Random(load.random_seed)
+    chance = random.Random(None if load.random_seed is None else load.random_seed + share.process)
     while True:
+        given = islice(places(conversations, index), share.first, share.end)
         if load.shuffle:
-            shuffled = list(places(conversations, index))
+            shuffled = list(given)
             chance.shuffle(shuffled)
             yield from shuffled
         else:
-            yield from places(conversations, index)
+            yield from given
         if load.duration is None:
             return
 
@@ -144,6 +162,10 @@ def questions(given: Iterator[Place], index: ResponseIndex, model: str | None, s
         yield Question(place, body, [reply.message for reply in index.replies(place.prefix)])
 
 
+async def _now() -> float:
+    return time.perf_counter()
+
+
 async def replay(
     conversations: Sequence[Conversation],
     index: ResponseIndex,
@@ -152,14 +174,17 @@ async def replay(
     *,
     model: str | None = None,
     headers: Mapping[str, str] | None = None,
-    progress: Callable[[Result], object] = lambda result: None,
+    share: Share = WHOLE,
+    begin: Callable[[], Awaitable[float]] = _now,
+    progress: Progress = lambda requests, failed: None,
 ) -> Result:
     """Ask for the recorded replies and verify the answers.
 
     Stops at the first failure unless told to keep going. Cancelled, it returns what was done so far, as interrupted.
-    `progress` is called now and then while it runs.
+    When all is ready, it begins as soon as `begin` says, and counts from the moment that this gives. `progress` is
+    called now and then while it runs.
     """
-    asked = questions(rounds(conversations, index, load), index, model, load.stream)
+    asked = questions(rounds(conversations, index, load, share), index, model, load.stream)
     all_headers = CIMultiDict(headers or {})
     for name in ("Content-Type", "Accept"):
         all_headers.setdefault(name, "application/json")
@@ -172,7 +197,8 @@ async def replay(
         run = _Run(session, URL(base_url.rstrip("/") + "/chat/completions"), load, progress)
         asked = islice(asked, load.limit)
         first = list(islice(asked, 1))  # Made before the clock starts: shuffling takes its time.
-        return await run.all(chain(first, asked))
+        numbers = count(share.process, load.processes)
+        return await run.all(zip(numbers, chain(first, asked), strict=False), begin)
 
 
 class _Answer(NamedTuple):
@@ -188,9 +214,7 @@ class _Answer(NamedTuple):
 class _Run:
     """A run under way."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, url: URL, load: Load, progress: Callable[[Result], object]
-    ) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: URL, load: Load, progress: Progress) -> None:
         self._session = session
         self._url = url
         self._load = load
@@ -200,11 +224,12 @@ class _Run:
         self._in_flight: dict[asyncio.Task[None], float] = {}  # Since when the attempt is under way, if one is.
         self._timed_out: set[asyncio.Task[None]] = set()
 
-    async def all(self, asked: Iterator[Question]) -> Result:
+    async def all(self, asked: Iterator[tuple[int, Question]], begin: Callable[[], Awaitable[float]]) -> Result:
         result = self._result
         cpu, self._started = time.process_time(), time.perf_counter()
         ticking = asyncio.create_task(self._tick())
         try:
+            self._started = await begin()
             await self._send(asked)
             while self._in_flight and not self._is_over():
                 await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
@@ -219,11 +244,11 @@ class _Run:
         await asyncio.gather(*left, return_exceptions=True)
         return result
 
-    async def _send(self, asked: Iterator[Question]) -> None:
+    async def _send(self, asked: Iterator[tuple[int, Question]]) -> None:
         """Start a request as soon as it is due and one of the places in flight is free."""
         load, acquire, clock, loop = self._load, self._semaphore.acquire, time.perf_counter, asyncio.get_running_loop()
         end = math.inf if load.duration is None else load.duration
-        for number, question in enumerate(asked):
+        for number, question in asked:
             due = self._started + number / load.rate if load.rate else 0.0
             if due - self._started >= end:
                 return
@@ -249,7 +274,7 @@ class _Run:
                 if now - since >= timeout:
                     self._timed_out.add(task)
                     task.cancel()
-            self._progress(self._result)
+            self._progress(self._result.requests, len(self._result.failures))
 
     async def _ask(self, question: Question, due: float) -> None:
         """Make a request, in as many attempts as it takes and may take, and count how it ended."""

@@ -1,5 +1,6 @@
 """What a run looks like: the summary for people, JSON for programs. The picture is in `plot`."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from textwrap import wrap
@@ -61,6 +62,8 @@ def as_json(result: Result, conversations: int, load: Load) -> dict[str, Any]:
         "mismatched": result.counts[MISMATCHED],
         "errors": result.counts[ERROR],
         "interrupted": result.interrupted,
+        "processes": load.processes,
+        "lost_processes": result.lost,
         "elapsed_s": round(result.elapsed, 6),
         "cpu_s": round(result.cpu, 6),
         "requests_per_s": round(rate(result), 1),
@@ -92,10 +95,11 @@ def rate(result: Result) -> float:
 def summary(result: Result, conversations: int, load: Load) -> str:
     """The run as lines of at most 79 characters, all but its verdict."""
     asked = f" of {load.rate:g} asked for" if load.rate else ""
+    by = f" by {load.processes:,} processes" if load.processes > 1 else ""
     rows = [
         ("Requests", f"{result.requests:,} over {conversations:,} conversations"),
         ("Elapsed", f"{result.elapsed:.3f} s"),
-        ("Requests/s", f"{rate(result):,.0f}{asked} with {load.concurrency:,} in flight"),
+        ("Requests/s", f"{rate(result):,.0f}{asked} with {load.concurrency:,} in flight{by}"),
         ("Bytes", f"{_size(result.bytes_sent)} sent, {_size(result.bytes_received)} received"),
         ("Verified", f"{result.passed:,}"),
         ("Not found", f"{result.counts[NOT_FOUND]:,}"),
@@ -110,11 +114,12 @@ def summary(result: Result, conversations: int, load: Load) -> str:
         lines += _distribution("Time to first token", result.first_tokens)
         lines += _distribution("Inter-token latency", result.gaps)
     lines += _failures(result.failures)
-    busy = result.cpu / result.elapsed if result.elapsed else 0.0
+    cores = min(load.processes, os.cpu_count() or 1)
+    busy = result.cpu / result.elapsed / cores if result.elapsed else 0.0
     if busy > BUSY and result.passed and result.elapsed > 1:
         note = (
             f"The requester computed {min(busy, 1):.0%} of the time: it was the limit, not the server. To load the "
-            "server more, run several requesters side by side, on other cores or machines."
+            "server more, give it more processes (--processes), as far as there are cores, or more machines."
         )
         lines += ["", *wrap(note, WIDTH)]
     return "\n".join(lines)
@@ -122,8 +127,10 @@ def summary(result: Result, conversations: int, load: Load) -> str:
 
 def verdict(result: Result) -> str:
     """The run in one sentence."""
-    if result.failures:
-        return f"FAILED: {len(result.failures):,} of {result.requests:,} requests."
+    failed = [f"{len(result.failures):,} of {result.requests:,} requests"] if result.failures else []
+    failed += [f"{how}, and what it found is lost" for how in result.lost]
+    if failed:
+        return f"FAILED: {'; '.join(failed)}."
     if result.interrupted:
         return f"Interrupted: the {result.passed:,} answers so far are verified."
     if not result.passed:

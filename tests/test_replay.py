@@ -3,6 +3,7 @@ import json
 import shutil
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -18,7 +19,7 @@ from test_verify import LAST, completion, delta, events
 
 from mockchat import dataset, retry, wire
 from mockchat.index import ResponseIndex
-from mockchat.replay import Load, Question, Result, places, questions, replay, rounds
+from mockchat.replay import Load, Question, Result, Share, places, questions, replay, rounds
 from mockchat.verify import ERROR, MISMATCHED, NOT_FOUND
 
 CONVERSATIONS = [
@@ -285,7 +286,7 @@ async def test_progress_is_told_while_it_runs() -> None:
     await server.start_server()
     load = Load(concurrency=1, rate=10)
     url = f"http://127.0.0.1:{server.port}/v1"
-    await replay(CONVERSATIONS, INDEX, url, load, progress=lambda result: seen.append(result.requests))
+    await replay(CONVERSATIONS, INDEX, url, load, progress=lambda requests, failed: seen.append(requests))
     await server.close()
     assert seen == sorted(seen)
     assert 0 < min(seen) < max(seen)
@@ -300,6 +301,21 @@ async def test_a_rate_spreads_the_requests() -> None:
     assert [round(due, 9) for due in sorted(result.due)] == [0.0, 0.05, 0.1, 0.15]
     assert result.elapsed >= 0.15
     assert min(result.latencies) > 0
+
+
+async def test_at_a_rate_processes_take_turns_from_a_common_moment() -> None:
+    server = MockServer(INDEX)
+    await server.start_server()
+    begun = time.perf_counter() - 10
+
+    async def begin() -> float:
+        return begun
+
+    url, load = f"http://127.0.0.1:{server.port}/v1", Load(concurrency=1, rate=0.5, processes=3)
+    result = await replay(CONVERSATIONS, INDEX, url, load, share=Share(1, 3, 2), begin=begin)
+    await server.close()
+    assert [round(due, 9) for due in sorted(result.due)] == [4.0, 10.0]
+    assert result.elapsed >= 10
 
 
 async def test_at_a_rate_a_stalled_server_can_not_hide() -> None:

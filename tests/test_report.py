@@ -65,6 +65,8 @@ def test_json_has_the_promised_keys() -> None:
         "mismatched": 1,
         "errors": 3,
         "interrupted": False,
+        "processes": 1,
+        "lost_processes": [],
         "elapsed_s": 2.0,
         "cpu_s": 0.0,
         "requests_per_s": 4.0,
@@ -152,6 +154,27 @@ def test_it_says_when_the_requester_was_the_limit(cpu: float, told: bool) -> Non
     nobody = Result(elapsed=2.0, cpu=cpu)
     assert "the limit" not in summary(nobody, 9, LOAD)
     assert ("it was the limit, not the server" in summary(found, 9, LOAD)) == told
+
+
+def test_several_processes_are_the_limit_when_they_keep_as_many_cores_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, load = result(), Load(concurrency=4, processes=4)
+    found.cpu = 2.0 * 3 * 0.95
+    for cores, told in ((2, True), (3, True), (4, False), (8, False), (None, True)):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert ("it was the limit" in summary(found, 9, load)) == told
+    assert "with 4 in flight by 4 processes" in summary(found, 9, load)
+
+
+def test_processes_that_died_are_a_failure() -> None:
+    died = Result(passed=5, lost=["process 1 of 3 was ended by signal 9 (Killed)"])
+    assert verdict(died) == "FAILED: process 1 of 3 was ended by signal 9 (Killed), and what it found is lost."
+    assert as_json(died, 9, LOAD)["lost_processes"] == died.lost
+    died.failures.append(FAILURES[0])
+    died.lost.append("process 2 of 3 ended with exit status 1")
+    assert verdict(died) == (
+        "FAILED: 1 of 6 requests; process 1 of 3 was ended by signal 9 (Killed), and what it found is lost; "
+        "process 2 of 3 ended with exit status 1, and what it found is lost."
+    )
 
 
 def test_the_rate_asked_for_stands_beside_the_one_reached() -> None:
