@@ -8,6 +8,7 @@ LOWEST := .venv-lowest
 PORT ?= 8000
 DATA ?=
 CONCURRENCY ?=
+PROCESSES ?=
 FUZZ_TIME ?= 60
 ARGS ?=
 
@@ -34,8 +35,8 @@ $(INSTALLED): setup.cfg
 serve: $(INSTALLED) ## run the server (PORT=8000, DATA=file, ARGS=more options)
 	@$(PYTHON) server.py --port $(PORT) $(BOTH)
 
-bench: $(INSTALLED) ## replay everything against a server of its own (DATA=file, CONCURRENCY=n, ARGS=options of both)
-	@$(PYTHON) tests/bench.py $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(BOTH)
+bench: $(INSTALLED) ## replay everything against a server of its own (DATA=file, CONCURRENCY=n, PROCESSES=n, ARGS=options of both)
+	@$(PYTHON) tests/bench.py $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(PROCESSES),--processes $(PROCESSES)) $(BOTH)
 
 seed-test: $(INSTALLED) ## prove that the requester finds exactly what is wrong (DATA=file)
 	@$(PYTHON) tests/seed_check.py $(BOTH)

@@ -7,10 +7,10 @@ import io
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import fields
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -19,12 +19,14 @@ from multidict import CIMultiDict
 from tqdm import tqdm
 from yarl import URL
 
-from mockchat import app, plot, recorder, recordings, report, upstream
+from mockchat import app, plot, processes, recorder, recordings, report, upstream
 from mockchat.connection import REQUEST_TIMEOUT
 from mockchat.dataset import DatasetError
 from mockchat.index import ResponseIndex
 from mockchat.replay import TIMEOUT, Load, Result, replay
 from mockchat.simulation import FAULT_HEADER, Simulation
+
+tqdm.monitor_interval = 0  # No thread that watches the bars: we may fork.
 
 T = TypeVar("T")
 
@@ -137,7 +139,13 @@ def requester(arguments: Sequence[str] | None = None) -> int:
     load.add_argument("--random-seed", type=int, metavar="N", help="shuffle, and the same way again")
     load.add_argument("--stream", action="store_true", help="ask for streams, and time their tokens")
     load.add_argument(
-        "--timeout", type=_positive_number, default=TIMEOUT, metavar="S", help="of a request (default %(default)g s)"
+        "--timeout", type=_positive_number, default=TIMEOUT, metavar="S", help="of an attempt (default %(default)g s)"
+    )
+    load.add_argument(
+        "--retries", type=_whole, default=0, metavar="N", help="try again so often, as OpenAI's SDKs do (default 0)"
+    )
+    load.add_argument(
+        "--processes", type=_positive, default=1, metavar="N", help="share all this among N processes (default 1)"
     )
     load.add_argument("--keep-going", action="store_true", help="count failures instead of stopping at the first")
     output = parser.add_argument_group("the report")
@@ -170,7 +178,7 @@ def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespa
             stream.reconfigure(errors="backslashreplace")
     try:
         return command(options)
-    except (CommandError, DatasetError, app.ListenError) as error:
+    except (CommandError, DatasetError, app.ListenError, processes.StartError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return COULD_NOT_RUN
     except KeyboardInterrupt:
@@ -249,6 +257,8 @@ def _replay(options: argparse.Namespace) -> int:
     _check_outputs([path for path in (options.json, options.failures, options.plot) if path], options.data)
     if options.plot and not plot.is_possible():
         raise CommandError("--plot needs matplotlib: pip install matplotlib, or '.[plot]' in a clone")
+    if options.processes > 1 and not processes.is_possible():
+        raise CommandError("--processes needs a system that can fork: start several requesters side by side instead")
     headers = CIMultiDict(options.header)
     if options.api_key:
         headers.setdefault("Authorization", f"Bearer {options.api_key}")
@@ -258,42 +268,28 @@ def _replay(options: argparse.Namespace) -> int:
     if loaded.unanswered and not options.quiet:
         print(f"{loaded.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
     options.shuffle = options.shuffle or options.random_seed is not None
+    once = min(loaded.replies, options.limit or loaded.replies)
+    options.processes = min(options.processes, once)
+    options.concurrency = max(options.concurrency, options.processes)
     load = Load(**{field.name: getattr(options, field.name) for field in fields(Load)})
     conversations = len(loaded.conversations)
-    total = None if options.duration else min(loaded.replies, options.limit or loaded.replies)
+    ask = partial(replay, index=index, base_url=options.base_url, model=options.model, headers=headers)
+    no_bar = options.quiet or not sys.stderr.isatty()
+    with tqdm(
+        total=None if options.duration else once, unit=" requests", leave=False, disable=no_bar, miniters=0
+    ) as bar:
 
-    async def run() -> Result:
-        with tqdm(total=total, unit=" requests", leave=False, disable=options.quiet or not sys.stderr.isatty()) as bar:
+        def progress(requests: int, failed: int) -> None:
+            bar.set_postfix(failed=failed, refresh=False)
+            bar.update(requests - bar.n)
 
-            def progress(result: Result) -> None:
-                bar.set_postfix(failed=len(result.failures), refresh=False)
-                bar.update(result.requests - bar.n)
-
-            running = asyncio.create_task(
-                replay(
-                    loaded.conversations,
-                    index,
-                    options.base_url,
-                    load,
-                    model=options.model,
-                    headers=headers,
-                    progress=progress,
-                )
-            )
-            loop = asyncio.get_running_loop()
-
-            def stop(number: int) -> None:
-                loop.remove_signal_handler(number)  # The next one ends it at once.
-                running.cancel()
-
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, stop, number)
-            return await running
-
-    result = _on_loop(run())
+        if load.processes > 1:
+            result = processes.replay(ask, loaded.conversations, load, _on_loop, progress)
+        else:
+            result = _on_loop(_until_signal(ask(loaded.conversations, load=load, progress=progress)))
     if not options.quiet:
         print(report.summary(result, conversations, load), end="\n\n")
-    print(_coloured(report.verdict(result), bool(result.failures)), flush=True)
+    print(_coloured(report.verdict(result), bool(result.failures or result.lost)), flush=True)
     if options.json:
         _write(options.json, json.dumps(report.as_json(result, conversations, load), indent=2) + "\n")
     if options.failures:
@@ -308,7 +304,20 @@ def _replay(options: argparse.Namespace) -> int:
             raise CommandError(f"can't write {options.plot}: {error.strerror}") from None
     if result.interrupted:
         return INTERRUPTED
-    return FAILED if result.failures or not result.passed else OK
+    return FAILED if result.failures or result.lost or not result.passed else OK
+
+
+async def _until_signal(replaying: Coroutine[Any, Any, Result]) -> Result:
+    running = asyncio.create_task(replaying)
+    loop = asyncio.get_running_loop()
+
+    def stop(number: int) -> None:
+        loop.remove_signal_handler(number)  # The next one ends it at once.
+        running.cancel()
+
+    for number in processes.SIGNALS:
+        loop.add_signal_handler(number, stop, number)
+    return await running
 
 
 def _write(path: Path, text: str) -> None:
@@ -356,10 +365,14 @@ def _port(value: str) -> int:
     _refuse(f"{value!r} is no port: give a number from 0 to 65535")
 
 
-def _positive(value: str) -> int:
-    if value.isascii() and value.isdigit() and len(value) < 10 and int(value) > 0:
+def _whole(value: str, least: int = 0) -> int:
+    if value.isascii() and value.isdigit() and len(value) < 10 and int(value) >= least:
         return int(value)
-    _refuse(f"{value!r} is no whole number of at least 1")
+    _refuse(f"{value!r} is no whole number of at least {least}")
+
+
+def _positive(value: str) -> int:
+    return _whole(value, 1)
 
 
 def _positive_number(value: str) -> float:

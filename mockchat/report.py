@@ -1,5 +1,6 @@
 """What a run looks like: the summary for people, JSON for programs. The picture is in `plot`."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from textwrap import wrap
@@ -61,11 +62,15 @@ def as_json(result: Result, conversations: int, load: Load) -> dict[str, Any]:
         "mismatched": result.counts[MISMATCHED],
         "errors": result.counts[ERROR],
         "interrupted": result.interrupted,
+        "processes": load.processes,
+        "lost_processes": result.lost,
         "elapsed_s": round(result.elapsed, 6),
         "cpu_s": round(result.cpu, 6),
         "requests_per_s": round(rate(result), 1),
         "concurrency": load.concurrency,
         "rate": load.rate,
+        "retries": load.retries,
+        "attempts": attempts(result),
         "bytes_sent": result.bytes_sent,
         "bytes_received": result.bytes_received,
         "latency_ms": latency_ms(result.latencies),
@@ -76,6 +81,12 @@ def as_json(result: Result, conversations: int, load: Load) -> dict[str, Any]:
     return report
 
 
+def attempts(result: Result) -> dict[int, int]:
+    """The number of requests by that of their attempts, the fewest first."""
+    counts = {1: result.requests - result.retried.total(), **dict(sorted(result.retried.items()))}
+    return {number: count for number, count in counts.items() if count}
+
+
 def rate(result: Result) -> float:
     """Requests a second."""
     return result.requests / result.elapsed if result.elapsed else 0.0
@@ -84,27 +95,31 @@ def rate(result: Result) -> float:
 def summary(result: Result, conversations: int, load: Load) -> str:
     """The run as lines of at most 79 characters, all but its verdict."""
     asked = f" of {load.rate:g} asked for" if load.rate else ""
+    by = f" by {load.processes:,} processes" if load.processes > 1 else ""
     rows = [
         ("Requests", f"{result.requests:,} over {conversations:,} conversations"),
         ("Elapsed", f"{result.elapsed:.3f} s"),
-        ("Requests/s", f"{rate(result):,.0f}{asked} with {load.concurrency:,} in flight"),
+        ("Requests/s", f"{rate(result):,.0f}{asked} with {load.concurrency:,} in flight{by}"),
         ("Bytes", f"{_size(result.bytes_sent)} sent, {_size(result.bytes_received)} received"),
         ("Verified", f"{result.passed:,}"),
         ("Not found", f"{result.counts[NOT_FOUND]:,}"),
         ("Mismatched", f"{result.counts[MISMATCHED]:,}"),
         ("Errors", f"{result.counts[ERROR]:,}"),
     ]
-    lines = [f"{name:<13}{value}" for name, value in rows]
+    if load.retries:
+        rows.append(("Attempts", "; ".join(f"{number:,}: {count:,}" for number, count in attempts(result).items())))
+    lines = [line for name, value in rows for line in wrap(f"{name:<13}{value}", WIDTH, subsequent_indent=" " * 13)]
     lines += _distribution("Latency", result.latencies)
     if load.stream:
         lines += _distribution("Time to first token", result.first_tokens)
         lines += _distribution("Inter-token latency", result.gaps)
     lines += _failures(result.failures)
-    busy = result.cpu / result.elapsed if result.elapsed else 0.0
+    cores = min(load.processes, os.cpu_count() or 1)
+    busy = result.cpu / result.elapsed / cores if result.elapsed else 0.0
     if busy > BUSY and result.passed and result.elapsed > 1:
         note = (
             f"The requester computed {min(busy, 1):.0%} of the time: it was the limit, not the server. To load the "
-            "server more, run several requesters side by side, on other cores or machines."
+            "server more, give it more processes (--processes), as far as there are cores, or more machines."
         )
         lines += ["", *wrap(note, WIDTH)]
     return "\n".join(lines)
@@ -112,8 +127,10 @@ def summary(result: Result, conversations: int, load: Load) -> str:
 
 def verdict(result: Result) -> str:
     """The run in one sentence."""
-    if result.failures:
-        return f"FAILED: {len(result.failures):,} of {result.requests:,} requests."
+    failed = [f"{len(result.failures):,} of {result.requests:,} requests"] if result.failures else []
+    failed += [f"{how}, and what it found is lost" for how in result.lost]
+    if failed:
+        return f"FAILED: {'; '.join(failed)}."
     if result.interrupted:
         return f"Interrupted: the {result.passed:,} answers so far are verified."
     if not result.passed:

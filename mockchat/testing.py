@@ -149,9 +149,9 @@ def serve(data: Recordings = (), *, stitch: bool = True, **options: Any) -> Iter
 
     `data` is a file or several (in any form that the server reads), or recordings as they are: a list of conversations,
     each a list of messages `{"role": …, "content": …}`. `stitch` joins entries of a file that look like pieces of one
-    conversation. `options` are those of `mockchat.app.ChatCompletions`, as `api_keys=["secret"]`; without a `simulation`,
-    requests may name a fault in their header `X-Mockchat-Fault`. What is under way at the end is cut. Raises
-    `DatasetError` for what can't be read.
+    conversation. `options` are those of `mockchat.app.ChatCompletions`, as `api_keys=["secret"]`; without a
+    `simulation`, requests may name a fault in their header `X-Mockchat-Fault`. What is under way at the end is cut.
+    Raises `DatasetError` for what can't be read.
     """
     options.setdefault("simulation", Simulation(faults=["header"]))
     server = MockServer(read(data, stitch=stitch), **options)

@@ -13,6 +13,7 @@ import termios
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,11 @@ def test_a_clean_run(base_url: str, tmp_path: Path) -> None:
     assert (result["conversations"], result["concurrency"]) == (70, os.cpu_count())
 
 
-def test_limit(base_url: str) -> None:
-    ended = run_requester("--base-url", base_url, "--data", str(SAMPLE), "--limit", "7", env=ENV)
+def test_limit_and_retries(base_url: str) -> None:
+    ended = run_requester("--base-url", base_url, "--data", str(SAMPLE), "--limit", "7", "--retries", "2", env=ENV)
     assert ended.returncode == 0
     assert "Requests     7 over 70 conversations" in ended.stdout
+    assert "Attempts     1: 7\n" in ended.stdout
 
 
 def test_streams(base_url: str, tmp_path: Path) -> None:
@@ -128,6 +130,8 @@ def test_no_server_is_a_failure(tmp_path: Path) -> None:
         ("--concurrency", "0"),
         ("--concurrency", "many"),
         ("--limit", "-1"),
+        ("--retries", "-1"),
+        ("--processes", "0"),
         ("--base-url", "127.0.0.1:8000"),
         ("--base-url", "ftp://127.0.0.1/v1"),
         ("--base-url", "http://"),
@@ -218,6 +222,111 @@ def test_interrupted_it_tells_what_was_done(tmp_path: Path) -> None:
     assert (process.returncode, errors) == (130, "")
     assert "Interrupted: the 0 answers so far are verified." in printed
     assert json.loads(output.read_text())["requests"] == 0
+
+
+# The requester's processes
+
+
+def test_several_processes_are_one_run_with_one_report(base_url: str, tmp_path: Path) -> None:
+    arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--concurrency", "3")
+    ended = run_requester(*arguments, "--processes", "4", env=ENV)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "with 4 in flight by 4 processes" in ended.stdout
+    assert ended.stdout.count("All 169 replies verified.") == ended.stdout.count("Elapsed") == 1
+    found = []
+    for processes in ("1", "2"):
+        output = tmp_path / f"{processes}.json"
+        options = ("--processes", processes, "--keep-going", "--json", str(output))
+        assert run_requester(*arguments, *options, env=environment(SEED_ERRORS="1")).returncode == 1
+        found.append(json.loads(output.read_text()))
+    one, two = found
+    assert (one["processes"], two["processes"], two["lost_processes"]) == (1, 2, [])
+    assert one["attempts"] == two["attempts"] == {"1": 169}
+    keys = ("conversation_id", "message_index", "kind")
+    assert (
+        len({tuple(sorted(tuple(failure[key] for key in keys) for failure in run["failures"])) for run in found}) == 1
+    )
+    assert [failure["at_s"] for failure in two["failures"]] == sorted(failure["at_s"] for failure in two["failures"])
+
+
+def test_no_more_processes_than_requests(base_url: str) -> None:
+    arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--processes", "50", "--limit", "1")
+    ended = run_requester(*arguments, "--concurrency", "1", "--duration", "0.1", env=ENV)
+    assert ended.returncode == 0
+    assert "with 1 in flight\n" in ended.stdout
+    assert "All 1 replies verified." in ended.stdout
+
+
+@contextmanager
+def two_processes(*options: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A requester with two processes, each of which waits for an answer; gives it, and their ids."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(STOP_TIMEOUT)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        command = [sys.executable, str(REQUESTER), "--base-url", url, "--data", str(SAMPLE), "--processes", "2"]
+        with (
+            subprocess.Popen(
+                [*command, *options],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=ENV,
+                start_new_session=True,
+            ) as process,
+            silent.accept()[0],
+            silent.accept()[0],
+        ):
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            yield process, list(map(int, children))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_is_one_interruption(number: signal.Signals) -> None:
+    """As a terminal sends it, or `timeout`."""
+    with two_processes() as (process, _):
+        os.killpg(process.pid, number)
+        printed, errors = process.communicate(timeout=STOP_TIMEOUT)
+    assert (process.returncode, errors) == (130, "")
+    assert printed.count("Interrupted: the 0 answers so far are verified.") == 1
+
+
+def test_a_process_that_is_killed_is_a_failure(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    with two_processes("--json", str(output)) as (process, (_, second)):
+        os.kill(second, signal.SIGKILL)
+        printed, errors = process.communicate(timeout=STOP_TIMEOUT)
+    assert (process.returncode, errors) == (1, "")
+    how = "process 2 of 2 was ended by signal 9 (Killed)"
+    assert printed.endswith(f"\n\nFAILED: {how}, and what it found is lost.\n")
+    assert json.loads(output.read_text())["lost_processes"] == [how]
+
+
+def test_processes_do_not_outlive_their_parent() -> None:
+    with two_processes() as (process, children):
+        process.kill()
+        printed, errors = process.communicate(timeout=STOP_TIMEOUT)  # Until the last of them closes its side.
+    assert (printed.count("\n"), errors, len(children)) == (3, "", 2)
+
+
+def test_a_second_signal_ends_it_at_once() -> None:
+    with two_processes() as (process, children):
+        for child in children:
+            os.kill(child, signal.SIGSTOP)  # It will not say what it found.
+        signals = 0
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            signals += 1
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+        assert (process.returncode, signals >= 2) == (130, True)
+        assert process.communicate(timeout=STOP_TIMEOUT)[1] == ""
+
+
+def test_without_fork_there_is_one_process(monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["requester.py"])
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    assert cli.requester(["--processes", "2"]) == 2
+    assert capsys.readouterr().err.startswith("requester.py: --processes needs a system that can fork: ")
 
 
 # The server
@@ -368,7 +477,11 @@ def test_on_a_terminal_a_bar_runs_while_a_big_file_loads(write_dataset: WriteDat
 
 @pytest.mark.parametrize(
     ("options", "env", "bar", "colour"),
-    [([], {}, True, True), ([], {"NO_COLOR": "1"}, True, False), (["--quiet"], {}, False, True)],
+    [
+        ([], {}, True, True),
+        (["--processes", "2"], {"NO_COLOR": "1"}, True, False),
+        (["--quiet"], {}, False, True),
+    ],
 )
 def test_on_a_terminal_the_requester_shows_how_far_it_is(
     base_url: str, options: list[str], env: dict[str, str], bar: bool, colour: bool
@@ -379,7 +492,7 @@ def test_on_a_terminal_the_requester_shows_how_far_it_is(
     assert ("/169 [" in shown) == bar
     assert ("failed=0" in shown) == bar
     assert ("\033[32mAll 169 replies verified.\033[0m" in shown) == colour
-    assert ("Elapsed" in shown) == (not options)
+    assert ("Elapsed" in shown) == ("--quiet" not in options)
 
 
 def test_quiet_in_a_pipe_is_one_line(base_url: str) -> None:
@@ -430,7 +543,8 @@ def test_help_names_every_option() -> None:
         (
             REQUESTER,
             "--base-url --data --no-stitch --concurrency --limit --keep-going --stream --json --model --api-key "
-            "--header --rate --duration --shuffle --random-seed --timeout --quiet --failures --plot",
+            "--header --rate --duration --shuffle --random-seed --timeout --retries --processes --quiet --failures "
+            "--plot",
         ),
     ):
         command = [sys.executable, str(program), "--help"]
@@ -451,10 +565,15 @@ def test_bench_keeps_the_requester_s_status(seed: str, status: int, tmp_path: Pa
     )
     command = [sys.executable, str(ROOT / "tests" / "bench.py"), "--data", str(SAMPLE), "--requester", str(program)]
     ended = subprocess.run(
-        [*command, "--concurrency", "3"], capture_output=True, text=True, timeout=60, check=False, env=ENV
+        [*command, "--concurrency", "3", "--processes", "2"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=ENV,
     )
     assert ended.returncode == status
-    assert "with 3 in flight" in ended.stdout
+    assert "with 3 in flight by 2 processes" in ended.stdout
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no shared recordings here")

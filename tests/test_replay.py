@@ -3,6 +3,7 @@ import json
 import shutil
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -16,9 +17,9 @@ from programs import environment, run_requester
 from test_app import MockServer
 from test_verify import LAST, completion, delta, events
 
-from mockchat import dataset, wire
+from mockchat import dataset, retry, wire
 from mockchat.index import ResponseIndex
-from mockchat.replay import Load, Question, Result, places, questions, replay, rounds
+from mockchat.replay import Load, Question, Result, Share, places, questions, replay, rounds
 from mockchat.verify import ERROR, MISMATCHED, NOT_FOUND
 
 CONVERSATIONS = [
@@ -99,9 +100,9 @@ async def answering(answerer: Answerer, tls: ssl.SSLContext | None = None) -> As
         yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
 
 
-async def read_request(reader: asyncio.StreamReader) -> None:
+async def read_request(reader: asyncio.StreamReader) -> bytes:
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
+    return await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
 
 
 def always(answer: bytes) -> Answerer:
@@ -285,7 +286,7 @@ async def test_progress_is_told_while_it_runs() -> None:
     await server.start_server()
     load = Load(concurrency=1, rate=10)
     url = f"http://127.0.0.1:{server.port}/v1"
-    await replay(CONVERSATIONS, INDEX, url, load, progress=lambda result: seen.append(result.requests))
+    await replay(CONVERSATIONS, INDEX, url, load, progress=lambda requests, failed: seen.append(requests))
     await server.close()
     assert seen == sorted(seen)
     assert 0 < min(seen) < max(seen)
@@ -300,6 +301,21 @@ async def test_a_rate_spreads_the_requests() -> None:
     assert [round(due, 9) for due in sorted(result.due)] == [0.0, 0.05, 0.1, 0.15]
     assert result.elapsed >= 0.15
     assert min(result.latencies) > 0
+
+
+async def test_at_a_rate_processes_take_turns_from_a_common_moment() -> None:
+    server = MockServer(INDEX)
+    await server.start_server()
+    begun = time.perf_counter() - 10
+
+    async def begin() -> float:
+        return begun
+
+    url, load = f"http://127.0.0.1:{server.port}/v1", Load(concurrency=1, rate=0.5, processes=3)
+    result = await replay(CONVERSATIONS, INDEX, url, load, share=Share(1, 3, 2), begin=begin)
+    await server.close()
+    assert [round(due, 9) for due in sorted(result.due)] == [4.0, 10.0]
+    assert result.elapsed >= 10
 
 
 async def test_at_a_rate_a_stalled_server_can_not_hide() -> None:
@@ -365,6 +381,126 @@ async def test_bytes_are_counted_and_headers_sent() -> None:
     assert b"\r\nx-team: mine\r\n" in received[0]
     assert received[0].lower().count(b"content-type: ") == 1
     assert result.cpu > 0
+
+
+# Retries
+
+SOON = b"retry-after-ms: 1\r\n"
+CUT_OFF = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"
+
+
+def http(status: int, body: bytes = b"", headers: bytes = b"") -> bytes:
+    return b"HTTP/1.1 %d X\r\nConnection: close\r\nContent-Length: %d\r\n%b\r\n%b" % (
+        status,
+        len(body),
+        headers,
+        body,
+    )
+
+
+def in_turn(*answers: bytes | None, received: list[bytes] | None = None) -> Answerer:
+    """Each request gets the next answer, and the last one for good; None is silence."""
+    waiting = list(answers)
+
+    async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        body = await read_request(reader)
+        if received is not None:
+            received.append(body)
+        answer = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        if answer is None:
+            await reader.read()
+        else:
+            writer.write(answer)
+            await writer.drain()
+
+    return answerer
+
+
+@pytest.fixture
+def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST_WAIT", 0.001)
+
+
+@pytest.mark.usefixtures("_no_backoff")
+@pytest.mark.parametrize(
+    "broken", [b"", b"garbage\r\n\r\n", CUT_OFF, http(503), http(429, b"slow", SOON), http(408), http(500)]
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_passes_is_tried_again(broken: bytes, stream: bool) -> None:
+    right = events(delta("hello"), LAST, "[DONE]") if stream else completion("hello")
+    received: list[bytes] = []
+    async with answering(in_turn(broken, broken, http(200, right), received=received)) as url:
+        result = await run(url, limit=1, retries=2, stream=stream)
+    assert (result.passed, result.failures, result.retried) == (1, [], {3: 1})
+    assert received == [asked(stream=stream)[0].body] * 3
+    assert len(result.latencies) == len(result.due) == 1
+    assert len(result.first_tokens) == stream
+
+
+@pytest.mark.usefixtures("_no_backoff")
+async def test_an_attempt_that_takes_too_long_is_tried_again() -> None:
+    async with answering(in_turn(None, http(200, completion("hello")))) as url:
+        result = await run(url, limit=1, retries=50, timeout=0.1)
+    assert (result.passed, result.failures, result.retried.total()) == (1, [], 1)
+
+
+@pytest.mark.usefixtures("_no_backoff")
+@pytest.mark.parametrize(
+    ("answer", "kind", "detail"),
+    [
+        (http(503, b"busy", b"Retry-After: 99\r\n"), ERROR, "busy (Retry-After: 99) (after 3 attempts)"),
+        (CUT_OFF, ERROR, "(after 3 attempts)"),
+        (http(200, completion("hallo"), b"X-Should-Retry: true\r\n"), MISMATCHED, "recorded 'hello' (U+0065)"),
+        (http(404, b"nothing", b"X-Should-Retry: true\r\n"), NOT_FOUND, "nothing"),
+        (http(400, b"bad"), ERROR, "bad"),
+    ],
+)
+async def test_in_the_end_it_is_a_failure_and_a_wrong_answer_is_one_at_once(
+    answer: bytes, kind: str, detail: str
+) -> None:
+    received: list[bytes] = []
+    async with answering(in_turn(answer, received=received)) as url:
+        result = await run(url, limit=1, retries=2)
+    attempts = 3 if "attempts" in detail else 1
+    assert len(received) == attempts
+    assert (result.passed, result.counts) == (0, {kind: 1})
+    assert result.retried == ({3: 1} if attempts > 1 else {})
+    assert result.failures[0].problem.detail.endswith(detail)
+
+
+async def test_a_wrong_answer_after_a_failed_attempt_says_that_it_was_the_second() -> None:
+    async with answering(in_turn(http(500, headers=SOON), http(404, b"nothing"))) as url:
+        result = await run(url, limit=1, retries=2)
+    assert result.failures[0].problem == (NOT_FOUND, "status 404", "nothing (after 2 attempts)")
+
+
+async def test_who_waits_keeps_his_place_and_is_not_timed_out() -> None:
+    """The time limit is an attempt's; latency counts from the first of them."""
+    received: list[bytes] = []
+    refused = http(503, b"busy", b"retry-after-ms: 500\r\n")
+    async with answering(in_turn(refused, http(200, completion("hello")), received=received)) as url:
+        result = await run(url, concurrency=1, limit=2, retries=1, timeout=0.3)
+    assert (result.passed, result.retried) == (1, {2: 1})
+    first, second = (question.body for question in asked()[:2])
+    assert received == [first, first, second]
+    assert result.latencies[0] >= 0.49
+    assert result.bytes_sent == sum(map(len, received))
+
+
+@pytest.mark.parametrize("ended_by", ["failure", "cancelling"])
+async def test_who_waits_does_not_hold_up_the_end(ended_by: str) -> None:
+    received: list[bytes] = []
+    answers = (http(503, headers=b"Retry-After: 50\r\n"), http(404 if ended_by == "failure" else 503))
+    async with answering(in_turn(*answers, received=received)) as url:
+        running = asyncio.create_task(run(url, concurrency=2, retries=9, keep_going=False))
+        while len(received) < 2:
+            await asyncio.sleep(0.01)
+        if ended_by == "cancelling":
+            running.cancel()
+        result = await running
+    assert result.interrupted == (ended_by == "cancelling")
+    assert len(result.failures) == result.requests == (ended_by == "failure")
+    assert result.elapsed < 10
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl to make a certificate with")

@@ -65,11 +65,15 @@ def test_json_has_the_promised_keys() -> None:
         "mismatched": 1,
         "errors": 3,
         "interrupted": False,
+        "processes": 1,
+        "lost_processes": [],
         "elapsed_s": 2.0,
         "cpu_s": 0.0,
         "requests_per_s": 4.0,
         "concurrency": 2,
         "rate": None,
+        "retries": 0,
+        "attempts": {"1": 8},
         "bytes_sent": 12345,
         "bytes_received": 999,
         "latency_ms": latency_ms(result().latencies),
@@ -152,8 +156,42 @@ def test_it_says_when_the_requester_was_the_limit(cpu: float, told: bool) -> Non
     assert ("it was the limit, not the server" in summary(found, 9, LOAD)) == told
 
 
+def test_several_processes_are_the_limit_when_they_keep_as_many_cores_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, load = result(), Load(concurrency=4, processes=4)
+    found.cpu = 2.0 * 3 * 0.95
+    for cores, told in ((2, True), (3, True), (4, False), (8, False), (None, True)):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert ("it was the limit" in summary(found, 9, load)) == told
+    assert "with 4 in flight by 4 processes" in summary(found, 9, load)
+
+
+def test_processes_that_died_are_a_failure() -> None:
+    died = Result(passed=5, lost=["process 1 of 3 was ended by signal 9 (Killed)"])
+    assert verdict(died) == "FAILED: process 1 of 3 was ended by signal 9 (Killed), and what it found is lost."
+    assert as_json(died, 9, LOAD)["lost_processes"] == died.lost
+    died.failures.append(FAILURES[0])
+    died.lost.append("process 2 of 3 ended with exit status 1")
+    assert verdict(died) == (
+        "FAILED: 1 of 6 requests; process 1 of 3 was ended by signal 9 (Killed), and what it found is lost; "
+        "process 2 of 3 ended with exit status 1, and what it found is lost."
+    )
+
+
 def test_the_rate_asked_for_stands_beside_the_one_reached() -> None:
     assert "Requests/s   2 of 50 asked for with 2 in flight" in summary(result(), 9, Load(concurrency=2, rate=50))
+
+
+def test_how_many_attempts_it_took_is_told_where_there_may_be_several() -> None:
+    found = result(1000, *FAILURES)
+    found.retried.update({3: 2, 2: 7})
+    load = Load(concurrency=2, retries=5)
+    assert "Attempts     1: 996; 2: 7; 3: 2" in summary(found, 9, load).splitlines()
+    assert "Attempts" not in summary(found, 9, LOAD)
+    assert as_json(found, 9, load)["attempts"] == {1: 996, 2: 7, 3: 2}
+    assert as_json(found, 9, load)["retries"] == 5
+    assert as_json(Result(), 9, load)["attempts"] == {}
+    found.retried.update(dict.fromkeys(range(4, 30), 30))
+    assert max(map(len, summary(found, 9, load).splitlines())) < 80
 
 
 @pytest.mark.parametrize(("passed", "text"), [(0, "the 0 answers so far"), (5, "the 5 answers so far are verified.")])
