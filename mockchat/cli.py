@@ -9,8 +9,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -22,6 +23,7 @@ from yarl import URL
 from mockchat import app, plot, recordings, report
 from mockchat.connection import REQUEST_TIMEOUT
 from mockchat.dataset import DatasetError
+from mockchat.index import ResponseIndex
 from mockchat.replay import TIMEOUT, Load, Result, replay
 
 try:
@@ -32,6 +34,7 @@ except ImportError:  # There is no uvloop on Windows.
 T = TypeVar("T")
 
 OK, FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
+APP_LOAD_ERROR = 4  # gunicorn's: a worker that ends with it is not started again, as it would be for ever.
 
 
 class CommandError(Exception):
@@ -43,6 +46,19 @@ def serve(arguments: Sequence[str] | None = None) -> int:
     parser = _parser("Serve the Chat Completions API from recorded conversations.")
     parser.add_argument("--host", type=_host, default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="0 picks a free one (default %(default)s)")
+    parser.add_argument(
+        "--shutdown-timeout",
+        type=_positive_number,
+        default=app.SHUTDOWN_TIMEOUT,
+        metavar="S",
+        help="for what has begun to be finished after a signal (default %(default)g s)",
+    )
+    _add_answering(parser)
+    return _run(_serve, parser.parse_args(arguments))
+
+
+def _add_answering(parser: argparse.ArgumentParser) -> None:
+    """Add the server's options that gunicorn's workers have too."""
     parser.add_argument(
         "--max-body-mb", type=_positive, default=64, metavar="N", help="refuse larger requests (default %(default)s)"
     )
@@ -61,14 +77,33 @@ def serve(arguments: Sequence[str] | None = None) -> int:
         metavar="S",
         help="for a request to arrive, and for a client to read any of its answer (default %(default)g s)",
     )
-    parser.add_argument(
-        "--shutdown-timeout",
-        type=_positive_number,
-        default=app.SHUTDOWN_TIMEOUT,
-        metavar="S",
-        help="for what has begun to be finished after a signal (default %(default)g s)",
-    )
-    return _run(_serve, parser.parse_args(arguments))
+
+
+def load_for_workers(data: object, options: Mapping[str, object]) -> tuple[Callable[[], app.ChatCompletions], float]:
+    """What `app.create_app` serves, and the request timeout; options that can't be served end it as it says."""
+    parser = _parser("", prog="create_app", usage=argparse.SUPPRESS, allow_abbrev=False)
+    _add_answering(parser)
+    arguments = []
+    for name, value in {"data": data, **options}.items():
+        for one in value if isinstance(value, list | tuple) else [value]:
+            option = f"--{name.replace('_', '-')}"
+            arguments += [] if one is False else [option] if one is True else [f"{option}={one}"]
+    _prepare_process()
+    try:
+        chosen = parser.parse_args(arguments)
+        index = recordings.load_shared(chosen.data or [recordings.default()], stitch=not chosen.no_stitch)
+        return partial(_chat, chosen, index), chosen.request_timeout
+    except DatasetError as error:
+        print(f"create_app: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except SystemExit:  # The parser has told why.
+        pass
+    raise SystemExit(APP_LOAD_ERROR)
+
+
+def _chat(options: argparse.Namespace, index: ResponseIndex) -> app.ChatCompletions:
+    return app.ChatCompletions(index, options.max_body_mb * 1024 * 1024, options.api_key)
 
 
 def requester(arguments: Sequence[str] | None = None) -> int:
@@ -111,8 +146,8 @@ def requester(arguments: Sequence[str] | None = None) -> int:
     return _run(_replay, parser.parse_args(arguments))
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
+def _parser(description: str, **options: Any) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, **options)
     parser.add_argument(
         "--data",
         type=Path,
@@ -126,11 +161,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
 def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     options.data = options.data or [recordings.default()]
-    _open_what_is_closed()
-    _allow_descriptors()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_process()
     try:
         return command(options)
     except (CommandError, DatasetError, app.ListenError) as error:
@@ -142,6 +173,14 @@ def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespa
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"{Path(sys.argv[0]).name}: can't print: {error.strerror}", file=sys.stderr)
         return COULD_NOT_RUN
+
+
+def _prepare_process() -> None:
+    _open_what_is_closed()
+    _allow_descriptors()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _allow_descriptors() -> None:
@@ -164,7 +203,7 @@ def _open_what_is_closed() -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     _, index = recordings.load(options.data, stitch=not options.no_stitch)
-    chat = app.ChatCompletions(index, options.max_body_mb * 1024 * 1024, options.api_key)
+    chat = _chat(options, index)
 
     def ready(base_url: str) -> None:
         host = URL(base_url).host or ""

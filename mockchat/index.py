@@ -9,9 +9,12 @@ Rules that hold here:
   grows with the number of messages, never with the length of the histories.
 """
 
+import mmap
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from itertools import accumulate
+from typing import BinaryIO, NamedTuple
 
 import ujson
 
@@ -30,6 +33,22 @@ class Reply(NamedTuple):
     conversation_id: bytes
 
 
+class _Messages(Sequence[bytes]):
+    """Messages that stand end to end in a file."""
+
+    def __init__(self, messages: Sequence[bytes], file: BinaryIO) -> None:
+        self._starts = array("Q", [0, *accumulate(map(len, messages))])
+        self.text: mmap.mmap
+        file.writelines(messages)
+        file.flush()
+
+    def __getitem__(self, number: int) -> bytes:  # type: ignore[override]
+        return self.text[self._starts[number] : self._starts[number + 1]]
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+
 class ResponseIndex:
     """History → the replies recorded after that very history.
 
@@ -37,7 +56,8 @@ class ResponseIndex:
     """
 
     def __init__(self, conversations: Iterable[Conversation]) -> None:
-        self._leading: list[bytes] = [_BRANCH]
+        leading = [_BRANCH]
+        self._leading: Sequence[bytes] = leading
         self._branches: dict[tuple[int, bytes], int] = {}
         self._parting: set[int] = set()  # The prefixes at which recordings part.
         # The replies at a prefix beside the one that leads to the next prefix.
@@ -46,12 +66,11 @@ class ResponseIndex:
         self._run_starts: list[int] = []
         self._run_ids: list[bytes] = []
         for conversation in conversations:
-            self._add(conversation)
-        self._leading.append(_BRANCH)  # What follows the last prefix.
+            self._add(conversation, leading)
+        leading.append(_BRANCH)  # What follows the last prefix.
         self._sorted_branches = sorted(self._branches)
 
-    def _add(self, conversation: Conversation) -> None:
-        leading = self._leading
+    def _add(self, conversation: Conversation, leading: list[bytes]) -> None:
         conversation_id = wire.text(conversation.id)
         made = len(leading)
         prefix = 0
@@ -72,6 +91,19 @@ class ResponseIndex:
         if len(leading) > made:
             self._run_starts.append(made)
             self._run_ids.append(conversation_id)
+
+    def write(self, file: BinaryIO) -> None:
+        """Move the messages to a file, for processes that share them: each has to `map` it before it looks one up.
+
+        Python counts references beside an object's content, so that to look at a message is to write there, and a
+        process that was forked gets a copy of every page on which it looks at one. Of a file it copies the message.
+        """
+        self._leading = _Messages(self._leading, file)
+
+    def map(self, file: BinaryIO) -> None:
+        """Read the messages, from now on, from the file to which `write` moved them."""
+        assert isinstance(self._leading, _Messages)
+        self._leading.text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def step(self, prefix: int, message: bytes) -> int:
         """The prefix to which a message in wire form leads from a prefix, or -1 if none was recorded."""

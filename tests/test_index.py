@@ -1,4 +1,7 @@
+import pickle
 import sys
+from collections.abc import Iterator
+from tempfile import TemporaryFile
 
 from conftest import SAMPLE, conversation, index_of
 from hypothesis import given
@@ -18,6 +21,18 @@ histories = st.lists(messages, max_size=5)
 def recordings(draw: st.DrawFn) -> list[Conversation]:
     found = draw(st.lists(histories, max_size=8))
     return [Conversation(f"c{number}", messages) for number, messages in enumerate(found)]
+
+
+def indexes(conversations: list[Conversation]) -> Iterator[ResponseIndex]:
+    """An index that has its messages, and one as another process has it, that reads them from a file."""
+    index = ResponseIndex(conversations)
+    yield index
+    with TemporaryFile() as file:
+        index.write(file)
+        if file.tell():  # Recordings without a message are refused before.
+            copy: ResponseIndex = pickle.loads(pickle.dumps(index))
+            copy.map(file)
+            yield copy
 
 
 def naive_replies(conversations: list[Conversation], history: list[bytes]) -> list[tuple[bytes, bytes]]:
@@ -42,9 +57,9 @@ def naive_known(conversations: list[Conversation], history: list[bytes]) -> int:
 
 @given(recordings(), histories)
 def test_the_index_agrees_with_a_search(conversations: list[Conversation], other: list[bytes]) -> None:
-    index = ResponseIndex(conversations)
     recorded = [found.messages[:end] for found in conversations for end in range(len(found.messages) + 1)]
-    for history in [*recorded, other, *(history + other for history in recorded)]:
+    asked = [*recorded, other, *(history + other for history in recorded)]
+    for index, history in ((index, history) for index in indexes(conversations) for history in asked):
         prefix, known = index.find(history)
         assert known == naive_known(conversations, history)
         assert index.find(history[:known]) == (prefix, known)
@@ -54,9 +69,9 @@ def test_the_index_agrees_with_a_search(conversations: list[Conversation], other
 
 @given(recordings(), histories, st.binary(max_size=12))
 def test_the_walk_is_the_search(conversations: list[Conversation], other: list[bytes], after: bytes) -> None:
-    index = ResponseIndex(conversations)
     recorded = [found.messages[:end] for found in conversations for end in range(1, len(found.messages) + 1)]
-    for history in [*recorded, *(history + other for history in recorded)]:
+    asked = [*recorded, *(history + other for history in recorded)]
+    for index, history in ((index, history) for index in indexes(conversations) for history in asked):
         array = wire.join(history)
         found = index.walk(b"before" + array + after, len(b"before" + wire.OPENING))
         prefix, known = index.find(history)
