@@ -13,7 +13,6 @@ import mmap
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
 from typing import BinaryIO, NamedTuple
 
 import ujson
@@ -34,16 +33,40 @@ class Reply(NamedTuple):
 
 
 class _Messages(Sequence[bytes]):
-    """Messages that stand end to end in a file."""
+    """Messages that stand in a file as in a request: each is followed by what is between two, but for empty ones."""
 
     def __init__(self, messages: Sequence[bytes], file: BinaryIO) -> None:
-        self._starts = array("Q", [0, *accumulate(map(len, messages))])
-        self.text: mmap.mmap
-        file.writelines(messages)
+        self._starts = array("Q", [0])
+        self._text: memoryview
+        for message in messages:
+            if message:
+                file.write(message)
+                file.write(wire.BETWEEN)
+            self._starts.append(file.tell())
         file.flush()
 
+    def map(self, file: BinaryIO) -> None:
+        self._text = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
     def __getitem__(self, number: int) -> bytes:  # type: ignore[override]
-        return self.text[self._starts[number] : self._starts[number + 1]]
+        start, following = self._starts[number], self._starts[number + 1]
+        return self._text[start : following - len(wire.BETWEEN)].tobytes() if start < following else b""
+
+    def follow(self, prefix: int, end: int, body: bytes, position: int) -> tuple[int, int]:
+        """Go on, up to the prefix before `end`, as long as each message stands in the body with another behind it.
+
+        Several are compared at once, for to take each by itself costs more than to compare it.
+        """
+        step = 16
+        while step:
+            if prefix + step < end:
+                messages = self._text[self._starts[prefix + 1] : self._starts[prefix + step + 1]]
+                if body.startswith(messages, position):
+                    prefix += step
+                    position += len(messages)
+                    continue
+            step //= 2
+        return prefix, position
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -103,7 +126,7 @@ class ResponseIndex:
     def map(self, file: BinaryIO) -> None:
         """Read the messages, from now on, from the file to which `write` moved them."""
         assert isinstance(self._leading, _Messages)
-        self._leading.text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._leading.map(file)
 
     def step(self, prefix: int, message: bytes) -> int:
         """The prefix to which a message in wire form leads from a prefix, or -1 if none was recorded."""
@@ -132,8 +155,11 @@ class ResponseIndex:
         array, or None if the array is not recorded or (as far as it was looked at) not in wire form.
         """
         leading = self._leading
+        mapped = leading if isinstance(leading, _Messages) else None
         prefix = 0
         while True:
+            if mapped is not None:
+                prefix, position = mapped.follow(prefix, self._end_of_run(prefix), body, position)
             message = leading[prefix + 1]
             if message and body.startswith(message, position):
                 prefix += 1
@@ -165,6 +191,10 @@ class ResponseIndex:
 
     def _conversation_of(self, prefix: int) -> bytes:
         return self._run_ids[bisect_right(self._run_starts, prefix) - 1]
+
+    def _end_of_run(self, prefix: int) -> int:
+        following = bisect_right(self._run_starts, prefix)
+        return self._run_starts[following] if following < len(self._run_starts) else len(self._leading) - 1
 
     def conversation_id(self, prefix: int) -> str:
         """The id of the first conversation that goes through a prefix other than the empty one."""

@@ -105,6 +105,18 @@ def test_every_reply_of_the_sample_is_walked_to() -> None:
     assert walked > 100
 
 
+def test_any_length_is_walked() -> None:
+    turns = [f"turn {number}" for number in range(70)]
+    found, other = conversation("c", *turns), conversation("d", *turns[:40], "elsewhere", *turns)
+    for index in indexes([found, other]):
+        for messages in (found.messages, other.messages):
+            for end in range(1, len(messages)):
+                array = wire.join(messages[:end])
+                assert index.walk(array, len(wire.OPENING)) == (index.find(messages[:end])[0], len(array))
+                assert index.walk(wire.join([*messages[:end], wire.message("user", "x")]), len(wire.OPENING)) is None
+        assert index.walk(wire.join([*found.messages, *other.messages[40:]]), len(wire.OPENING)) is None
+
+
 def test_messages_are_never_joined_by_accident() -> None:
     index = index_of(conversation("c", "ab", "c", "d"))
     assert index.find([wire.message("user", "a"), wire.message("assistant", "bc")])[1] == 0
