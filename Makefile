@@ -9,12 +9,14 @@ PORT ?= 8000
 DATA ?=
 CONCURRENCY ?=
 PROCESSES ?=
+WORKERS ?=
 FUZZ_TIME ?= 60
 ARGS ?=
 
 DATASET_URL := https://huggingface.co/datasets/anon8231489123/ShareGPT_Vicuna_unfiltered/resolve/main/ShareGPT_V3_unfiltered_cleaned_split.json
 DATASET := data/$(notdir $(DATASET_URL))
 BOTH := $(if $(DATA),--data "$(DATA)") $(ARGS)
+GUNICORN := --worker-class aiohttp.GunicornUVLoopWebWorker --preload --workers $(WORKERS) --bind 127.0.0.1:$(PORT)
 
 .PHONY: help install serve bench seed-test perf test test-lowest fuzz lint data clean
 
@@ -32,11 +34,16 @@ $(INSTALLED): setup.cfg
 		else echo "No npm here: the tests of the JavaScript SDK will be skipped"; fi
 	@touch $@
 
-serve: $(INSTALLED) ## run the server (PORT=8000, DATA=file, ARGS=more options)
+serve: $(INSTALLED) ## run the server (PORT=8000, DATA=file, ARGS=more options; WORKERS=n: gunicorn, ARGS are its own)
+ifdef WORKERS
+	@$(PYTHON) -m gunicorn "mockchat.app:create_app($(if $(DATA),'$(DATA)'))" $(GUNICORN) $(ARGS)
+else
 	@$(PYTHON) server.py --port $(PORT) $(BOTH)
+endif
 
-bench: $(INSTALLED) ## replay everything against a server of its own (DATA=file, CONCURRENCY=n, PROCESSES=n, ARGS=options of both)
-	@$(PYTHON) tests/bench.py $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(PROCESSES),--processes $(PROCESSES)) $(BOTH)
+bench: $(INSTALLED) ## replay everything against a server of its own (DATA=file, CONCURRENCY, PROCESSES, WORKERS=n, ARGS=options of both)
+	@$(PYTHON) tests/bench.py $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(PROCESSES),--processes $(PROCESSES)) \
+		$(if $(WORKERS),--workers $(WORKERS)) $(BOTH)
 
 seed-test: $(INSTALLED) ## prove that the requester finds exactly what is wrong (DATA=file)
 	@$(PYTHON) tests/seed_check.py $(BOTH)

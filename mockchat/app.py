@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from email.utils import formatdate
 from http import HTTPStatus
 from itertools import chain, islice
+from pathlib import Path
 from random import Random
 
 from aiohttp import HttpVersion11, web
@@ -39,6 +40,7 @@ except ImportError:  # There is no uvloop on Windows.
 PATH = "/v1/chat/completions"
 MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
 SHUTDOWN_TIMEOUT = 5.0  # seconds
+_HANDOVER = 0.2  # seconds
 
 
 class ListenError(Exception):
@@ -303,3 +305,37 @@ async def listening(server: ChatServer, host: str, port: int, shutdown_timeout: 
         yield f"http://{f'[{address}]' if ':' in address else address}:{port}/v1"
     finally:
         await runner.cleanup()
+
+
+class _WorkerServer(ChatServer):
+    """A server that another one replaces, so that its clients should not notice that it goes."""
+
+    def pre_shutdown(self) -> None:
+        self.route.closing = True
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        await self.drain(_HANDOVER)  # The clients that are busy get an answer that asks them to connect anew.
+        super().pre_shutdown()
+        await super().shutdown(timeout)
+        if self.cut:
+            server_logger.warning("Connections cut before they were finished: %d (see --graceful-timeout)", self.cut)
+
+
+def application(make_chat: Callable[[], ChatCompletions], request_timeout: float = REQUEST_TIMEOUT) -> web.Application:
+    """What aiohttp's runners serve, with connections of our own; `make_chat` is called in the process that serves."""
+    found = web.Application()
+    # What an AppRunner asks for the connections. No public way leads to others than aiohttp's.
+    vars(found)["_make_handler"] = lambda **_: _WorkerServer(make_chat(), request_timeout)
+    return found
+
+
+def create_app(data: str | Path | Sequence[str | Path] = (), **options: object) -> web.Application:
+    """What gunicorn's aiohttp worker serves: all that server.py answers, on as many cores as there are workers.
+
+    `data` is a file of recordings or several; `options` are those of server.py that are not about its socket, named as
+    there: `api_key=["a", "b"], no_stitch=True`. Where it can't run, a line says why, and gunicorn ends (`SystemExit`).
+    """
+    from mockchat import cli  # It imports this module.
+
+    make_chat, request_timeout = cli.load_for_workers(data, options)
+    return application(make_chat, request_timeout)

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from ipaddress import ip_address
@@ -31,6 +31,7 @@ tqdm.monitor_interval = 0  # No thread that watches the bars: we may fork.
 T = TypeVar("T")
 
 OK, FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
+APP_LOAD_ERROR = 4  # gunicorn's: a worker that ends with it is not started again, as it would be for ever.
 
 
 class CommandError(Exception):
@@ -43,50 +44,13 @@ def serve(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", type=_host, default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="0 picks a free one (default %(default)s)")
     parser.add_argument(
-        "--max-body-mb", type=_positive, default=64, metavar="N", help="refuse larger requests (default %(default)s)"
-    )
-    parser.add_argument(
-        "--api-key",
-        type=_api_key,
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="ask for this key; repeatable (default: any key or none is welcome)",
-    )
-    parser.add_argument(
-        "--request-timeout",
-        type=_positive_number,
-        default=REQUEST_TIMEOUT,
-        metavar="S",
-        help="for a request to arrive, and for a client to read any of its answer (default %(default)g s)",
-    )
-    parser.add_argument(
         "--shutdown-timeout",
         type=_positive_number,
         default=app.SHUTDOWN_TIMEOUT,
         metavar="S",
         help="for what has begun to be finished after a signal (default %(default)g s)",
     )
-    simulated = parser.add_argument_group("what is simulated (default: nothing; every answer at once, and right)")
-    simulated.add_argument("--ttft-ms", type=_non_negative, metavar="MS", help="time to first token")
-    simulated.add_argument("--itl-ms", type=_non_negative, metavar="MS", help="inter-token latency")
-    simulated.add_argument(
-        "--jitter",
-        type=_non_negative,
-        metavar="F",
-        help="of both: log-normal, F is the standard deviation over the mean",
-    )
-    simulated.add_argument(
-        "--fault",
-        action="append",
-        dest="faults",
-        metavar="KIND=HOW",
-        help="fail with a status (429, 503, ...), disconnect or stall; HOW is a rate (0.05) or first:N of each "
-        f"history; 'header' lets requests name a kind in {FAULT_HEADER}; repeatable",
-    )
-    simulated.add_argument(
-        "--random-seed", type=int, metavar="N", help="the same replies, jitter and faults in each run"
-    )
+    _add_answering(parser)
     recording = parser.add_argument_group("recording (both are needed)")
     recording.add_argument(
         "--upstream",
@@ -108,6 +72,76 @@ def serve(arguments: Sequence[str] | None = None) -> int:
         help="for an answer to begin, and between its parts (default %(default)g s)",
     )
     return _run(_serve, parser.parse_args(arguments))
+
+
+def _add_answering(parser: argparse.ArgumentParser) -> None:
+    """Add the server's options that gunicorn's workers have too."""
+    parser.add_argument(
+        "--max-body-mb", type=_positive, default=64, metavar="N", help="refuse larger requests (default %(default)s)"
+    )
+    parser.add_argument(
+        "--api-key",
+        type=_api_key,
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="ask for this key; repeatable (default: any key or none is welcome)",
+    )
+    parser.add_argument(
+        "--request-timeout",
+        type=_positive_number,
+        default=REQUEST_TIMEOUT,
+        metavar="S",
+        help="for a request to arrive, and for a client to read any of its answer (default %(default)g s)",
+    )
+    simulated = parser.add_argument_group("what is simulated (default: nothing; every answer at once, and right)")
+    simulated.add_argument("--ttft-ms", type=_non_negative, metavar="MS", help="time to first token")
+    simulated.add_argument("--itl-ms", type=_non_negative, metavar="MS", help="inter-token latency")
+    simulated.add_argument(
+        "--jitter",
+        type=_non_negative,
+        metavar="F",
+        help="of both: log-normal, F is the standard deviation over the mean",
+    )
+    simulated.add_argument(
+        "--fault",
+        action="append",
+        dest="faults",
+        metavar="KIND=HOW",
+        help="fail with a status (429, 503, ...), disconnect or stall; HOW is a rate (0.05) or first:N of each "
+        f"history; 'header' lets requests name a kind in {FAULT_HEADER}; repeatable",
+    )
+    simulated.add_argument(
+        "--random-seed", type=int, metavar="N", help="the same replies, jitter and faults in each run"
+    )
+
+
+def load_for_workers(data: object, options: Mapping[str, object]) -> tuple[Callable[[], app.ChatCompletions], float]:
+    """What `app.create_app` serves, and the request timeout; options that can't be served end it as it says."""
+    parser = _parser("", prog="create_app", usage=argparse.SUPPRESS, allow_abbrev=False)
+    _add_answering(parser)
+    arguments = []
+    for name, value in {"data": data, **options}.items():
+        for one in value if isinstance(value, list | tuple) else [value]:
+            option = f"--{name.replace('_', '-')}"
+            arguments += [] if one is False else [option] if one is True else [f"{option}={one}"]
+    _prepare_process()
+    try:
+        chosen = parser.parse_args(arguments)
+        simulation = _simulation(chosen)
+        index = recordings.load_shared(chosen.data or [recordings.default()], stitch=not chosen.no_stitch)
+        return partial(_chat, chosen, index, simulation), chosen.request_timeout
+    except (CommandError, DatasetError) as error:
+        print(f"create_app: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except SystemExit:  # The parser has told why.
+        pass
+    raise SystemExit(APP_LOAD_ERROR)
+
+
+def _chat(options: argparse.Namespace, index: ResponseIndex, simulation: Simulation | None) -> app.ChatCompletions:
+    return app.ChatCompletions(index, options.max_body_mb * 1024 * 1024, options.api_key, simulation)
 
 
 def requester(arguments: Sequence[str] | None = None) -> int:
@@ -156,8 +190,8 @@ def requester(arguments: Sequence[str] | None = None) -> int:
     return _run(_replay, parser.parse_args(arguments))
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
+def _parser(description: str, **options: Any) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, **options)
     parser.add_argument(
         "--data",
         type=Path,
@@ -171,11 +205,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
 def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     options.data = options.data or ([] if getattr(options, "record", None) else [recordings.default()])
-    _open_what_is_closed()
-    _allow_descriptors()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_process()
     try:
         return command(options)
     except (CommandError, DatasetError, app.ListenError, processes.StartError) as error:
@@ -187,6 +217,14 @@ def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespa
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"{Path(sys.argv[0]).name}: can't print: {error.strerror}", file=sys.stderr)
         return COULD_NOT_RUN
+
+
+def _prepare_process() -> None:
+    _open_what_is_closed()
+    _allow_descriptors()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _allow_descriptors() -> None:
@@ -211,7 +249,7 @@ def _serve(options: argparse.Namespace) -> int:
     simulation = _simulation(options)
     _prepare_recording(options)
     index = recordings.load(options.data, stitch=not options.no_stitch)[1] if options.data else ResponseIndex([])
-    chat = app.ChatCompletions(index, options.max_body_mb * 1024 * 1024, options.api_key, simulation)
+    chat = _chat(options, index, simulation)
     if options.record:
         print(f"Asking {options.upstream} for what is not recorded, and recording it into {options.record}", flush=True)
         chat.upstream = upstream.Upstream(options.upstream, index, options.record, options.upstream_timeout)

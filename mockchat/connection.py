@@ -284,7 +284,8 @@ class Connection(asyncio.Protocol):
         else:
             self._requests.clear()
             self._transport.resume_reading()
-            self._transport.write_eof()
+            if self._transport.can_write_eof():  # TLS can't.
+                self._transport.write_eof()
 
     def watch(self, now: float) -> None:
         """End what takes too long; called now and then with the time."""
@@ -409,10 +410,14 @@ class ChatServer(web.Server):
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Wait for the answers under way, for `timeout` seconds at most, and cut what is not finished then."""
-        end = time.monotonic() + (timeout or 0)
+        await self.drain(timeout or 0)
+        self.abort()
+
+    async def drain(self, timeout: float) -> None:
+        """Wait until no connection is open, for `timeout` seconds at most."""
+        end = time.monotonic() + timeout
         while self._open and time.monotonic() < end:
             await asyncio.sleep(0.01)
-        self.abort()
 
     def abort(self) -> None:
         """Cut every connection."""

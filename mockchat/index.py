@@ -9,10 +9,12 @@ Rules that hold here:
   grows with the number of messages, never with the length of the histories.
 """
 
+import mmap
+from array import array
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import ujson
 
@@ -31,6 +33,46 @@ class Reply(NamedTuple):
     conversation_id: bytes
 
 
+class _Messages(Sequence[bytes]):
+    """Messages that stand in a file as in a request: each is followed by what is between two, but for empty ones."""
+
+    def __init__(self, messages: Sequence[bytes], file: BinaryIO) -> None:
+        self._starts = array("Q", [0])
+        self._text: memoryview
+        for message in messages:
+            if message:
+                file.write(message)
+                file.write(wire.BETWEEN)
+            self._starts.append(file.tell())
+        file.flush()
+
+    def map(self, file: BinaryIO) -> None:
+        self._text = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def __getitem__(self, number: int) -> bytes:  # type: ignore[override]
+        start, following = self._starts[number], self._starts[number + 1]
+        return self._text[start : following - len(wire.BETWEEN)].tobytes() if start < following else b""
+
+    def follow(self, prefix: int, end: int, body: bytes, position: int) -> tuple[int, int]:
+        """Go on, up to the prefix before `end`, as long as each message stands in the body with another behind it.
+
+        Several are compared at once, for to take each by itself costs more than to compare it.
+        """
+        step = 16
+        while step:
+            if prefix + step < end:
+                messages = self._text[self._starts[prefix + 1] : self._starts[prefix + step + 1]]
+                if body.startswith(messages, position):
+                    prefix += step
+                    position += len(messages)
+                    continue
+            step //= 2
+        return prefix, position
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+
 class ResponseIndex:
     """History → the replies recorded after that very history.
 
@@ -38,7 +80,8 @@ class ResponseIndex:
     """
 
     def __init__(self, conversations: Iterable[Conversation]) -> None:
-        self._leading: list[bytes] = [_BRANCH]
+        leading = [_BRANCH]
+        self._leading: Sequence[bytes] = leading
         self._branches: dict[tuple[int, bytes], int] = {}
         self._parting: set[int] = set()  # The prefixes at which recordings part.
         # The replies at a prefix beside the one that leads to the next prefix.
@@ -47,20 +90,21 @@ class ResponseIndex:
         self._run_starts: list[int] = []
         self._run_ids: list[bytes] = []
         for conversation in conversations:
-            self._add(conversation)
-        self._leading.append(_BRANCH)  # What follows the last prefix.
+            self._add(conversation, leading)
+        leading.append(_BRANCH)  # What follows the last prefix.
         self._sorted_branches = sorted(self._branches)
 
     def add(self, conversation: Conversation) -> None:
         """Know one more conversation: the index becomes what it would be had this been the last it was built from."""
-        self._leading.pop()
-        self._add(conversation)
-        self._leading.append(_BRANCH)
+        leading = self._leading
+        assert isinstance(leading, list)  # One that processes share does not grow.
+        leading.pop()
+        self._add(conversation, leading)
+        leading.append(_BRANCH)
         for branch in islice(reversed(self._branches), len(self._branches) - len(self._sorted_branches)):
             insort(self._sorted_branches, branch)
 
-    def _add(self, conversation: Conversation) -> None:
-        leading = self._leading
+    def _add(self, conversation: Conversation, leading: list[bytes]) -> None:
         conversation_id = wire.text(conversation.id)
         made = len(leading)
         prefix = 0
@@ -81,6 +125,19 @@ class ResponseIndex:
         if len(leading) > made:
             self._run_starts.append(made)
             self._run_ids.append(conversation_id)
+
+    def write(self, file: BinaryIO) -> None:
+        """Move the messages to a file, for processes that share them: each has to `map` it before it looks one up.
+
+        Python counts references beside an object's content, so that to look at a message is to write there, and a
+        process that was forked gets a copy of every page on which it looks at one. Of a file it copies the message.
+        """
+        self._leading = _Messages(self._leading, file)
+
+    def map(self, file: BinaryIO) -> None:
+        """Read the messages, from now on, from the file to which `write` moved them."""
+        assert isinstance(self._leading, _Messages)
+        self._leading.map(file)
 
     def step(self, prefix: int, message: bytes) -> int:
         """The prefix to which a message in wire form leads from a prefix, or -1 if none was recorded."""
@@ -109,8 +166,11 @@ class ResponseIndex:
         array, or None if the array is not recorded or (as far as it was looked at) not in wire form.
         """
         leading = self._leading
+        mapped = leading if isinstance(leading, _Messages) else None
         prefix = 0
         while True:
+            if mapped is not None:
+                prefix, position = mapped.follow(prefix, self._end_of_run(prefix), body, position)
             message = leading[prefix + 1]
             if message and body.startswith(message, position):
                 prefix += 1
@@ -142,6 +202,10 @@ class ResponseIndex:
 
     def _conversation_of(self, prefix: int) -> bytes:
         return self._run_ids[bisect_right(self._run_starts, prefix) - 1]
+
+    def _end_of_run(self, prefix: int) -> int:
+        following = bisect_right(self._run_starts, prefix)
+        return self._run_starts[following] if following < len(self._run_starts) else len(self._leading) - 1
 
     def conversation_id(self, prefix: int) -> str:
         """The id of the first conversation that goes through a prefix other than the empty one."""

@@ -31,7 +31,7 @@ STREAMED_BIG = request_body(("user", "write a lot"), stream=True)
 
 
 class MockServer(BaseTestServer):
-    """The server of `app.serve` on a free port of the test's loop."""
+    """The server of `app.serve`, or that of a worker of gunicorn's, on a free port of the test's loop."""
 
     def __init__(
         self,
@@ -40,12 +40,17 @@ class MockServer(BaseTestServer):
         max_body_size: int = MAX_BODY_SIZE,
         request_timeout: float = REQUEST_TIMEOUT,
         simulation: Simulation | None = None,
+        worker: bool = False,
     ) -> None:
         super().__init__()
         self.chat = app.ChatCompletions(index, max_body_size, api_keys, simulation)
         self.request_timeout = request_timeout
+        self.worker = worker
 
-    async def _make_runner(self, **options: Any) -> web.ServerRunner:
+    async def _make_runner(self, **options: Any) -> web.BaseRunner:
+        if self.worker:
+            served = app.application(lambda: self.chat, self.request_timeout)
+            return web.AppRunner(served, shutdown_timeout=0.5)
         return web.ServerRunner(ChatServer(self.chat, self.request_timeout), shutdown_timeout=0.5)
 
 

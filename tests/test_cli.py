@@ -577,12 +577,13 @@ def test_bench_keeps_the_requester_s_status(seed: str, status: int, tmp_path: Pa
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no shared recordings here")
-def test_bench_of_files_of_every_form(tmp_path: Path) -> None:
+@pytest.mark.parametrize("server", [(), ("--workers", "2")])
+def test_bench_of_files_of_every_form(tmp_path: Path, server: tuple[str, ...]) -> None:
     packed = tmp_path / "sample"
     packed.write_bytes(gzip.compress(SAMPLE.read_bytes()))
     files = [packed, *SHARED.glob("*.json")]
     command = [sys.executable, str(ROOT / "tests" / "bench.py"), "--no-stitch", *(f"--data={file}" for file in files)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=ENV)
+    ended = subprocess.run([*command, *server], capture_output=True, text=True, timeout=60, check=False, env=ENV)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert len(files) == 7
     assert "All 2,451 replies verified." in ended.stdout

@@ -190,10 +190,10 @@ async def read_all(port: int, request: bytes, begun: asyncio.Event) -> bytes:
         return b"".join(blocks)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_what_has_begun_is_finished(recordings: Path, number: int, capfd: Any) -> None:
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGTERM, 2)])
+async def test_what_has_begun_is_finished(recordings: Path, number: int, workers: int, capfd: Any) -> None:
     """A stream, a plain answer and a request that is on its way; and under load."""
-    with running_server("--data", str(recordings)) as (base_url, process):
+    with running_server("--data", str(recordings), workers=workers) as (base_url, process):
         port = port_of(base_url)
         load = asyncio.create_task(ask_properly(base_url, 60))
         begun = [asyncio.Event(), asyncio.Event()]

@@ -1,4 +1,7 @@
+import pickle
 import sys
+from collections.abc import Iterator
+from tempfile import TemporaryFile
 
 from conftest import SAMPLE, conversation, index_of
 from hypothesis import given
@@ -18,6 +21,18 @@ histories = st.lists(messages, max_size=5)
 def recordings(draw: st.DrawFn) -> list[Conversation]:
     found = draw(st.lists(histories, max_size=8))
     return [Conversation(f"c{number}", messages) for number, messages in enumerate(found)]
+
+
+def indexes(conversations: list[Conversation]) -> Iterator[ResponseIndex]:
+    """An index that has its messages, and one as another process has it, that reads them from a file."""
+    index = ResponseIndex(conversations)
+    yield index
+    with TemporaryFile() as file:
+        index.write(file)
+        if file.tell():  # Recordings without a message are refused before.
+            copy: ResponseIndex = pickle.loads(pickle.dumps(index))
+            copy.map(file)
+            yield copy
 
 
 def naive_replies(conversations: list[Conversation], history: list[bytes]) -> list[tuple[bytes, bytes]]:
@@ -42,9 +57,9 @@ def naive_known(conversations: list[Conversation], history: list[bytes]) -> int:
 
 @given(recordings(), histories)
 def test_the_index_agrees_with_a_search(conversations: list[Conversation], other: list[bytes]) -> None:
-    index = ResponseIndex(conversations)
     recorded = [found.messages[:end] for found in conversations for end in range(len(found.messages) + 1)]
-    for history in [*recorded, other, *(history + other for history in recorded)]:
+    asked = [*recorded, other, *(history + other for history in recorded)]
+    for index, history in ((index, history) for index in indexes(conversations) for history in asked):
         prefix, known = index.find(history)
         assert known == naive_known(conversations, history)
         assert index.find(history[:known]) == (prefix, known)
@@ -54,9 +69,9 @@ def test_the_index_agrees_with_a_search(conversations: list[Conversation], other
 
 @given(recordings(), histories, st.binary(max_size=12))
 def test_the_walk_is_the_search(conversations: list[Conversation], other: list[bytes], after: bytes) -> None:
-    index = ResponseIndex(conversations)
     recorded = [found.messages[:end] for found in conversations for end in range(1, len(found.messages) + 1)]
-    for history in [*recorded, *(history + other for history in recorded)]:
+    asked = [*recorded, *(history + other for history in recorded)]
+    for index, history in ((index, history) for index in indexes(conversations) for history in asked):
         array = wire.join(history)
         found = index.walk(b"before" + array + after, len(b"before" + wire.OPENING))
         prefix, known = index.find(history)
@@ -98,6 +113,18 @@ def test_every_reply_of_the_sample_is_walked_to() -> None:
                 assert (message, wire.text(found.id)) in index.replies(reached[0])
                 walked += 1
     assert walked > 100
+
+
+def test_any_length_is_walked() -> None:
+    turns = [f"turn {number}" for number in range(70)]
+    found, other = conversation("c", *turns), conversation("d", *turns[:40], "elsewhere", *turns)
+    for index in indexes([found, other]):
+        for messages in (found.messages, other.messages):
+            for end in range(1, len(messages)):
+                array = wire.join(messages[:end])
+                assert index.walk(array, len(wire.OPENING)) == (index.find(messages[:end])[0], len(array))
+                assert index.walk(wire.join([*messages[:end], wire.message("user", "x")]), len(wire.OPENING)) is None
+        assert index.walk(wire.join([*found.messages, *other.messages[40:]]), len(wire.OPENING)) is None
 
 
 def test_messages_are_never_joined_by_accident() -> None:

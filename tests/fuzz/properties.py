@@ -235,6 +235,9 @@ class _Transport(asyncio.Transport):
             self._unread = True
             self._protocol.pause_writing()
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write_eof(self) -> None:
         self._ended = True
 

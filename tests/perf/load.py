@@ -33,6 +33,17 @@ def memory(pid: int, name: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 
 
+def pss(pid: int) -> int:
+    """The memory that a process takes now, its part of what it shares with others, in bytes (proc(5), smaps)."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process's main thread has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class Connection(asyncio.Protocol):
     """Sends one request after the other, each as soon as the last one is answered."""
 

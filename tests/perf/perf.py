@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -17,12 +18,16 @@ from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, NoReturn
+from urllib.parse import urlsplit
 
 import aiohttp
 import uvloop
-from load import Server, cpu_ns, http, memory, running
+from load import Server, children, cpu_ns, http, memory, pss, running
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from programs import running_server
 
 from mockchat import dataset
 from mockchat.dataset import Conversation, DatasetError
@@ -166,6 +171,13 @@ def bodies(count: int, path: Path = SOME, stream: bool = False) -> list[bytes]:
     return [question.body for question in questions(iter(chosen), index, None, stream)]
 
 
+def longest() -> list[bytes]:
+    """The last request of each conversation of the full file: together they walk along all recordings."""
+    conversations, index = recorded(FULL)
+    last = {id(place.conversation): place for place in places(conversations, index) if place.number}
+    return [question.body for question in questions(iter(last.values()), index, None, False)]
+
+
 def one_line() -> list[bytes]:
     """A short body many times: one to which a single reply is right."""
     conversations, index = recorded(SOME)
@@ -245,6 +257,30 @@ def of_starts(rounds: int, which: int) -> Pairs:
     return [(ours[which], theirs[which]) for ours, theirs in starts(rounds)]
 
 
+def shared(rounds: int) -> Pairs:
+    """Memory (PSS, MB) of gunicorn's processes, and of a server, after 100,000 requests; once, for it does not vary."""
+    requests = [http(body) for body in longest()]
+
+    def by_each(servers: list[Server]) -> None:
+        for server in servers:
+            for other in servers:
+                os.kill(other.pid, signal.SIGCONT if other is server else signal.SIGSTOP)
+            answer(server, requests, b"200")
+        for server in servers:
+            os.kill(server.pid, signal.SIGCONT)
+
+    pin(FOR_SERVERS)
+    with running_server("--data", str(FULL), workers=2, more=("--timeout", "0")) as (url, master):
+        pin(FOR_LOAD)
+        while len(workers := children(master.pid)) < 2:
+            time.sleep(0.1)
+        by_each([Server(pid, urlsplit(url).port or 0) for pid in workers])
+        ours = sum(map(pss, [master.pid, *workers])) / 1e6
+    with serving(*MOCK, FULL) as server:
+        by_each([server, server])
+        return [(ours, pss(server.pid) / 1e6)]
+
+
 def requester(server: Server, in_flight: int, asked: int = ASKED) -> dict[str, float]:
     """The requester's engine: CPU in us a request, requests a second."""
     found = json.loads(output("engine.py", f"http://127.0.0.1:{server.port}/v1", SOME, asked, in_flight))
@@ -313,6 +349,7 @@ ROWS = [
     Row("start to ready", "one ujson.loads", "s CPU", 1.8, partial(of_starts, which=0)),
     Row("memory when ready", "file's size", "MB", 1.15, partial(of_starts, which=1)),
     Row("memory at its peak", "file's size", "MB", 1.2, partial(of_starts, which=2)),
+    Row("memory of gunicorn with two workers", "server.py", "MB", 1.2, shared),
     Row("requester: 2 in flight", CLIENT, "us CPU", 1.25, partial(requester_cpu, in_flight=2)),
     Row("requester: 32 in flight", CLIENT, "us CPU", 1.25, partial(requester_cpu, in_flight=32)),
     Row("requester: 1,000 in flight", "32 in flight", "/s", 0.9, requester_rate, at_least=True),
