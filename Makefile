@@ -52,10 +52,10 @@ perf: $(INSTALLED) ## measure against the least that this machine can do (ARGS=o
 	@$(PYTHON) tests/perf/perf.py $(ARGS)
 
 test: $(INSTALLED) ## run the tests
-	$(PYTHON) -m pytest --quiet
+	$(PYTHON) -m pytest --quiet --numprocesses auto
 
 test-lowest: $(LOWEST)/installed ## run the tests with the lowest versions that setup.cfg allows
-	$(LOWEST)/bin/python -m pytest --quiet
+	$(LOWEST)/bin/python -m pytest --quiet --numprocesses auto
 
 # Only wheels: where a Python is newer than a lowest version, it gets the first one that was built for it.
 $(LOWEST)/installed: $(INSTALLED)
