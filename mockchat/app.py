@@ -1,4 +1,4 @@
-"""The one route, from a request's head and body to an answer's ready-made bytes; start-up and shutdown.
+"""Start-up and shutdown of the route's server: as a program, in a test, and under gunicorn.
 
 It stands on aiohttp's low-level server (https://docs.aiohttp.org/en/stable/web_lowlevel.html): no router, no
 middleware.
@@ -6,29 +6,21 @@ middleware.
 
 import asyncio
 import errno
-import hmac
-import math
-import secrets
 import signal
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from email.utils import formatdate
-from http import HTTPStatus
-from itertools import chain, islice
+from functools import partial
 from pathlib import Path
-from random import Random
 
-from aiohttp import HttpVersion11, web
-from aiohttp.http import RawRequestMessage
+from aiohttp import web
 from aiohttp.log import server_logger
 
-from mockchat import protocol
-from mockchat.connection import REQUEST_TIMEOUT, Answer, ChatServer, Part
-from mockchat.index import ResponseIndex
-from mockchat.protocol import ApiError, ChatRequest
-from mockchat.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
-from mockchat.upstream import Upstream
+from mockchat import options, recordings
+from mockchat.connection import REQUEST_TIMEOUT, SHUTDOWN_TIMEOUT, ChatServer, allow_descriptors
+from mockchat.dataset import DatasetError
+from mockchat.options import CommandError
+from mockchat.route import ChatCompletions
 
 try:
     import uvloop
@@ -37,221 +29,13 @@ try:
 except ImportError:  # There is no uvloop on Windows.
     new_loop = asyncio.new_event_loop
 
-PATH = "/v1/chat/completions"
-MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
-SHUTDOWN_TIMEOUT = 5.0  # seconds
 _HANDOVER = 0.2  # seconds
+_INTERRUPTED = 130
+_APP_LOAD_ERROR = 4  # gunicorn's: a worker that ends with it is not started again, as it would be for ever.
 
 
 class ListenError(Exception):
     """The address can't be had; the text is one line that says why and what to do."""
-
-
-class ChatCompletions:
-    """What becomes of each request: `POST /v1/chat/completions`, and errors for anything else."""
-
-    def __init__(
-        self,
-        index: ResponseIndex,
-        max_body_size: int = MAX_BODY_SIZE,
-        api_keys: Sequence[str] = (),
-        simulation: Simulation | None = None,
-        upstream: Upstream | None = None,
-    ) -> None:
-        self._index = index
-        self._simulation = simulation
-        self.upstream = upstream
-        self._max_body_size = max_body_size
-        self._api_keys = [key.encode() for key in api_keys]
-        self._run_id = secrets.token_hex(6).encode()
-        self._answered = 0
-        self._now = 0
-        self._heads: dict[tuple[int, bytes, bytes], bytes] = {}  # Of this second.
-        self.closing = False
-
-    def answer(self, message: RawRequestMessage, body: bytes) -> Answer:
-        """Answer a request; every error is an answer too."""
-        try:
-            self.check(message, len(body))
-            try:
-                if self._simulation is not None:
-                    return self._simulated(message, body, self._simulation)
-                found = protocol.read_request(body, self._index)
-            except ApiError as error:
-                if self.upstream is None:
-                    raise
-                return self.upstream.answer(self, message, body, error)
-            created = int(time.time())
-            if found.settings.stream:
-                return self._stream(message, protocol.stream(found, created))
-            return self._whole(message, 200, protocol.completion(found, created))
-        except ApiError as error:
-            return self.error(message, error)
-        except Exception as error:  # A bug of ours, logged and told.
-            server_logger.error("Error handling a request", exc_info=error)
-            return self.error(message, ApiError(500, "The server failed; its log says how"), keep_alive=False)
-
-    def _simulated(self, message: RawRequestMessage, body: bytes, simulation: Simulation) -> Answer:
-        """The answer at its time, or the failure that is due in its place."""
-        start = time.monotonic()
-        named = message.headers.get(FAULT_HEADER) if simulation.by_header else None
-        if named is not None and not is_fault(named):
-            return self.error(message, ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}"))
-        try:
-            found = protocol.read_request(body, self._index)
-        except ApiError:
-            if named is None:
-                raise
-            found = None  # A fault that is asked for by name comes whatever else is asked.
-        chance, fault = simulation.begin(found.prefix if found else -1)
-        fault = named or fault
-        if fault == STALL:
-            return Answer(iter((math.inf,)), persistent=False)
-        if fault not in (None, DISCONNECT):
-            return self.error(message, ApiError(int(fault), f"A fault that was asked for: status {fault}"))
-        if found is None or (fault and chance.random() < 0.5):
-            return Answer(iter(()), persistent=False)
-        answer = self._timed(message, found, start, chance, simulation)
-        return Answer(_first_half(answer.parts), persistent=False) if fault else answer
-
-    def _timed(
-        self, message: RawRequestMessage, found: ChatRequest, start: float, chance: Random, simulation: Simulation
-    ) -> Answer:
-        """A stream one piece at a time; the plain answer when the stream would have ended."""
-        created, moments = int(time.time()), simulation.moments(start, chance)
-        replies = protocol.choose(found, chance.random)
-        if found.settings.stream:
-            events = protocol.steps if simulation.timed else protocol.stream
-            answer = self._stream(message, events(found, created, replies))
-            return answer._replace(parts=chain.from_iterable(zip(moments, answer.parts, strict=False)))
-        answer = self._whole(message, 200, protocol.completion(found, created, replies))
-        steps = protocol.count_steps(replies) if simulation.timed else 1
-        end = next(islice(moments, steps - 1, None))
-        return answer._replace(parts=chain((end,), answer.parts))
-
-    def check(self, message: RawRequestMessage, size: int) -> None:
-        """Refuse (`ApiError`) what need not be read, its body being `size` bytes or more."""
-        if self._api_keys:
-            self._check_key(message.headers.get("Authorization", ""))
-        if message.path != PATH or message.method != "POST":
-            self._check_route(message)
-        if message.chunked or "Content-Encoding" in message.headers:
-            self._check_encoding(message)
-        if size > self._max_body_size:
-            problem = f"The request body is larger than {self._max_body_size} bytes (see --max-body-mb)"
-            raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem)
-
-    def _check_key(self, authorization: str) -> None:
-        scheme, _, key = authorization.partition(" ")
-        given = key.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""
-        # Every key is compared, each in constant time: how long it takes tells nothing.
-        matches = [hmac.compare_digest(given, expected) for expected in self._api_keys]
-        if not any(matches):
-            problem = "Incorrect API key provided" if given else "No API key provided: send Authorization: Bearer KEY"
-            raise ApiError(HTTPStatus.UNAUTHORIZED, problem, code="invalid_api_key")
-
-    def _check_route(self, message: RawRequestMessage) -> None:
-        path = message.url.path
-        if path != PATH:
-            problem = f"Unknown path {path[:200]}: this server has one route, POST {PATH}"
-            raise ApiError(HTTPStatus.NOT_FOUND, problem)
-        if message.method != "POST":
-            problem = f"Method {message.method} is not allowed on {PATH}: use POST"
-            raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, problem)
-
-    def _check_encoding(self, message: RawRequestMessage) -> None:
-        for name, harmless in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
-            encoding = ", ".join(message.headers.getall(name, [harmless]))
-            if encoding.lower() != harmless:
-                problem = f"{name} {encoding!r} is not supported: send the body uncompressed"
-                raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, problem)
-
-    def error(self, message: RawRequestMessage, error: ApiError, keep_alive: bool = True) -> Answer:
-        """An error as OpenAI's object; a miss is plain text for a client that does not ask for JSON."""
-        if isinstance(error, protocol.NotRecorded):
-            accepted = message.headers.get("Accept", "").lower()
-            if "json" not in accepted and "event-stream" not in accepted:
-                return self._whole(message, error.status, str(error).encode(), keep_alive, b"text/plain; charset=utf-8")
-        return self._whole(message, error.status, error.body(), keep_alive)
-
-    def _whole(
-        self,
-        message: RawRequestMessage,
-        status: int,
-        body: bytes,
-        keep_alive: bool = True,
-        content_type: bytes = b"application/json",
-    ) -> Answer:
-        keep_alive = keep_alive and not (message.should_close or self.closing)
-        head = self._head(message, status, content_type, keep_alive)
-        body = b"" if message.method == "HEAD" else body
-        whole = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
-        return Answer(iter((whole,)), keep_alive)
-
-    def _stream(self, message: RawRequestMessage, events: Iterator[bytes]) -> Answer:
-        """Server-sent events in chunks, or up to the connection's end for a client of HTTP/1.0."""
-        chunked = message.version >= HttpVersion11
-        keep_alive = chunked and not (message.should_close or self.closing)
-        head = self._head(message, 200, b"text/event-stream; charset=utf-8", keep_alive)
-        head += b"Cache-Control: no-cache\r\n" + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
-
-        def parts() -> Iterator[bytes]:
-            before = head  # Goes out with the first events, as the end does with the last.
-            for block in events:
-                end = b"0\r\n\r\n" if block.endswith(protocol.STREAM_END) else b""
-                chunk = (before, b"%x\r\n" % len(block), block, b"\r\n", end)
-                yield b"".join(chunk) if chunked else before + block
-                before = b""
-
-        return Answer(parts(), keep_alive)
-
-    def _head(self, message: RawRequestMessage, status: int, content_type: bytes, keep_alive: bool) -> bytes:
-        """The status line and the headers that every answer has."""
-        self._answered += 1
-        now = int(time.time())
-        if now != self._now:
-            self._now = now
-            self._heads.clear()
-        connection = b""
-        if not keep_alive:
-            connection = b"Connection: close\r\n"
-        elif message.version < HttpVersion11:
-            connection = b"Connection: keep-alive\r\n"
-        key = status, content_type, connection
-        if key not in self._heads:
-            self._heads[key] = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nDate: %b\r\n%b%bx-request-id: req_%b" % (
-                _STATUS_LINES[status],
-                content_type,
-                formatdate(now, usegmt=True).encode(),
-                connection,
-                _SPECIAL_HEADERS.get(status, b""),
-                self._run_id,
-            )
-        return b"%b%08x\r\n" % (self._heads[key], self._answered)
-
-
-def _first_half(parts: Iterable[Part]) -> Iterator[Part]:
-    """What is sent of an answer that breaks off in the middle."""
-    whole = list(parts)
-    left = (sum(isinstance(part, bytes) for part in whole) + 1) // 2
-    for part in whole:
-        if isinstance(part, bytes):
-            left -= 1
-            if not left:
-                yield part[: len(part) // 2]
-                return
-        yield part
-
-
-_SPECIAL_HEADERS = {
-    HTTPStatus.UNAUTHORIZED.value: b"WWW-Authenticate: Bearer\r\n",
-    HTTPStatus.METHOD_NOT_ALLOWED.value: b"Allow: POST\r\n",
-    HTTPStatus.TOO_MANY_REQUESTS.value: b"Retry-After: 1\r\n",
-    HTTPStatus.SERVICE_UNAVAILABLE.value: b"Retry-After: 1\r\n",
-}
-_STATUS_LINES = {status: f"{status} Unknown".encode() for status in range(400, 600)} | {
-    status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus
-}
 
 
 async def serve(
@@ -329,13 +113,22 @@ def application(make_chat: Callable[[], ChatCompletions], request_timeout: float
     return found
 
 
-def create_app(data: str | Path | Sequence[str | Path] = (), **options: object) -> web.Application:
+def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) -> web.Application:
     """What gunicorn's aiohttp worker serves: all that server.py answers, on as many cores as there are workers.
 
-    `data` is a file of recordings or several; `options` are those of server.py that are not about its socket, named as
+    `data` is a file of recordings or several; `given` are options of server.py that are not about its socket, named as
     there: `api_key=["a", "b"], no_stitch=True`. Where it can't run, a line says why, and gunicorn ends (`SystemExit`).
     """
-    from mockchat import cli  # It imports this module.
-
-    make_chat, request_timeout = cli.load_for_workers(data, options)
-    return application(make_chat, request_timeout)
+    allow_descriptors()
+    try:
+        chosen = options.of_worker({"data": data, **given})
+        make_chat = partial(ChatCompletions, **options.of_route(chosen))
+        index = recordings.load_shared(chosen.data or [recordings.default()], stitch=not chosen.no_stitch)
+        return application(partial(make_chat, index), chosen.request_timeout)
+    except (CommandError, DatasetError) as error:
+        print(f"create_app: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
+    except SystemExit:  # The parser has told why.
+        pass
+    raise SystemExit(_APP_LOAD_ERROR)

@@ -6,6 +6,7 @@ is kept in a few attributes until the next byte comes, the client has read, or t
 """
 
 import asyncio
+import contextlib
 import math
 import sys
 import time
@@ -27,6 +28,7 @@ except ImportError:  # There is none on Windows.
     resource = None  # type: ignore[assignment]
 
 REQUEST_TIMEOUT = 60.0  # seconds, for a request to arrive; for a client to read anything of its answer
+SHUTDOWN_TIMEOUT = 5.0  # seconds
 KEEP_ALIVE_TIMEOUT = 3630.0  # seconds between requests: longer than what proxies and load balancers allow
 LINGER_TIMEOUT = 10.0  # seconds
 LATE = 0.05  # seconds after its time at which a part is late
@@ -329,6 +331,14 @@ class Connection(asyncio.Protocol):
 def descriptor_limit() -> int:
     """How many files and sockets this process may have open."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else sys.maxsize
+
+
+def allow_descriptors() -> None:
+    """Allow this process as many as the system lets it have: the usual limit of 1,024 is soon reached."""
+    if resource:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class ChatServer(web.Server):

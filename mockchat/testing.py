@@ -26,6 +26,7 @@ from mockchat.connection import Answer, ChatServer
 from mockchat.dataset import Conversation
 from mockchat.index import ResponseIndex
 from mockchat.protocol import ApiError, NotRecorded
+from mockchat.route import ChatCompletions
 from mockchat.simulation import Simulation
 
 # A file of recordings; or one conversation, as a list of messages or as an entry of such a file has it.
@@ -48,7 +49,7 @@ class Request:
     is_miss: bool = False
 
 
-class _WatchedChat(app.ChatCompletions):
+class _WatchedChat(ChatCompletions):
     """Takes down what it is asked."""
 
     def __init__(self, index: ResponseIndex, **options: Any) -> None:
@@ -149,7 +150,7 @@ def serve(data: Recordings = (), *, stitch: bool = True, **options: Any) -> Iter
 
     `data` is a file or several (in any form that the server reads), or recordings as they are: a list of conversations,
     each a list of messages `{"role": …, "content": …}`. `stitch` joins entries of a file that look like pieces of one
-    conversation. `options` are those of `mockchat.app.ChatCompletions`, as `api_keys=["secret"]`; without a
+    conversation. `options` are those of `mockchat.route.ChatCompletions`, as `api_keys=["secret"]`; without a
     `simulation`, requests may name a fault in their header `X-Mockchat-Fault`. What is under way at the end is cut.
     Raises `DatasetError` for what can't be read.
     """

@@ -14,6 +14,7 @@ from conftest import conversation, index_of, request_body
 from mockchat import app
 from mockchat.connection import REQUEST_TIMEOUT, ChatServer
 from mockchat.index import ResponseIndex
+from mockchat.route import PATH, ChatCompletions
 from mockchat.simulation import Simulation
 
 BIG = "big " * 300_000
@@ -22,7 +23,7 @@ INDEX = index_of(
     conversation("big", "write a lot", BIG),
 )
 MAX_BODY_SIZE = 100_000
-HEAD = f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\n".encode()
+HEAD = f"POST {PATH} HTTP/1.1\r\nHost: x\r\n".encode()
 GOOD = request_body(("user", "hi"))
 MISS = request_body(("user", "hix"))
 ASK_BIG = request_body(("user", "write a lot"))
@@ -43,7 +44,7 @@ class MockServer(BaseTestServer):
         worker: bool = False,
     ) -> None:
         super().__init__()
-        self.chat = app.ChatCompletions(index, max_body_size, api_keys, simulation)
+        self.chat = ChatCompletions(index, max_body_size, api_keys, simulation)
         self.request_timeout = request_timeout
         self.worker = worker
 
@@ -85,7 +86,7 @@ class Raw:
 
 
 def post(body: bytes, headers: str = "", version: str = "1.1") -> bytes:
-    head = f"POST {app.PATH} HTTP/{version}\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+    head = f"POST {PATH} HTTP/{version}\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
     return head.encode() + body
 
 

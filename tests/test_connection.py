@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving import ASK_BIG, BIG, GOOD, HEAD, MAX_BODY_SIZE, MISS, STREAMED_BIG, MockServer, Raw, content, post
 
-from mockchat import app
+from mockchat import protocol
 from mockchat.connection import Answer, Part
+from mockchat.route import PATH
 
 # Requests
 
@@ -93,7 +94,7 @@ async def test_the_end_of_a_body_may_bring_the_next_request(raw: Raw) -> None:
 
 
 async def test_a_chunked_body(raw: Raw) -> None:
-    await raw.send(f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    await raw.send(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
     for start in range(0, len(GOOD), 7):
         chunk = GOOD[start : start + 7]
         await raw.send(b"%x;note=1\r\n%b\r\n" % (len(chunk), chunk))
@@ -103,7 +104,7 @@ async def test_a_chunked_body(raw: Raw) -> None:
 
 
 async def test_a_bad_chunk_is_a_400(raw: Raw, caplog: Any) -> None:
-    await raw.send(f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    await raw.send(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
     await asyncio.sleep(0.05)
     await raw.send(b"zz\r\nhello\r\n")
     status, headers, _ = await raw.answer()
@@ -138,21 +139,21 @@ async def test_a_body_declared_too_large_is_refused_unread(raw: Raw, headers: st
 
 
 async def test_a_body_that_grows_too_large_is_refused_before_its_end(raw: Raw) -> None:
-    await raw.send(f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    await raw.send(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
     await raw.send(b"%x\r\n" % (10 * MAX_BODY_SIZE) + b"x" * (MAX_BODY_SIZE + 1))
     assert (await raw.answer())[0] == 413
 
 
 async def test_a_body_of_the_largest_size_is_read(client: Client) -> None:
     body = GOOD[:-1] + b" " * (MAX_BODY_SIZE - len(GOOD)) + b"}"
-    async with client.post(app.PATH, data=body) as response:
+    async with client.post(PATH, data=body) as response:
         assert response.status == 200
-    async with client.post(app.PATH, data=body + b" ") as response:
+    async with client.post(PATH, data=body + b" ") as response:
         assert response.status == 413
 
 
 async def test_head_has_no_body(raw: Raw) -> None:
-    await raw.send(f"HEAD {app.PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode() + post(GOOD))
+    await raw.send(f"HEAD {PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode() + post(GOOD))
     head = (await raw.reader.readuntil(b"\r\n\r\n")).decode()
     assert head.startswith("HTTP/1.1 405 ")
     assert content((await raw.answer())[2]) == "hello"
@@ -219,7 +220,7 @@ async def test_what_is_no_http_is_one_400_and_no_traceback(raw: Raw, sent: bytes
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        (b"POST http://x%b HTTP/1.1\r\nHost: x\r\n" % app.PATH.encode() + LENGTH + b"\r\n" + GOOD, 200),
+        (b"POST http://x%b HTTP/1.1\r\nHost: x\r\n" % PATH.encode() + LENGTH + b"\r\n" + GOOD, 200),
         (b"\r\n\r\n" + post(GOOD), 200),
         (post(GOOD, "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"), 200),
         (post(GOOD, "Connection: Upgrade\r\nUpgrade: websocket\r\n"), 200),
@@ -257,7 +258,7 @@ async def test_a_client_that_goes_away_is_forgotten(client: Client, raw: Raw, se
     await asyncio.sleep(0.02)
     raw.writer.transport.abort()
     await asyncio.sleep(0.02)
-    async with client.post(app.PATH, data=GOOD) as response:
+    async with client.post(PATH, data=GOOD) as response:
         assert response.status == 200
     assert not caplog.records
 
@@ -266,14 +267,14 @@ async def test_a_client_that_goes_away_is_forgotten(client: Client, raw: Raw, se
 def made(monkeypatch: Any) -> list[int]:
     """The sizes of the answers made so far."""
     sizes: list[int] = []
-    completion = app.protocol.completion
+    completion = protocol.completion
 
     def counting(*arguments: Any) -> bytes:
         answer = completion(*arguments)
         sizes.append(len(answer))
         return answer
 
-    monkeypatch.setattr(app.protocol, "completion", counting)
+    monkeypatch.setattr(protocol, "completion", counting)
     return sizes
 
 
@@ -340,7 +341,7 @@ async def test_bodies_larger_than_any_buffer(aiohttp_client: Any, size: int, hea
     client = await aiohttp_client(MockServer(max_body_size=10_000_000))
     raw = await connect(client)
     body = GOOD[:-1] + b" " * (size - len(GOOD)) + b"}"
-    head = f"POST {app.PATH} HTTP/1.1\r\nHost: x\r\n{headers.format(size)}\r\n".encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\n{headers.format(size)}\r\n".encode()
     blocks = [body] if "{" in headers else [b"%x\r\n%b\r\n" % (len(body), body), b"0\r\n\r\n"]
     for _ in range(3):
         await raw.send(head + b"".join(blocks))

@@ -14,7 +14,7 @@ import pytest
 from conftest import SAMPLE, WriteDataset, conversation, entry, index_of
 from multidict import CIMultiDict
 from programs import environment, run_requester
-from test_app import MockServer
+from serving import MockServer
 from test_verify import LAST, completion, delta, events
 
 from mockchat import dataset, retry, wire

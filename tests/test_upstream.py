@@ -17,8 +17,9 @@ from serving import MockServer, Raw, content, post
 from test_recorder import CALLS, streamed, whole
 from test_sdk import REQUESTS
 
-from mockchat import app, cli
+from mockchat import cli
 from mockchat.dataset import load
+from mockchat.route import PATH
 from mockchat.testing import serve
 from mockchat.upstream import Upstream
 
@@ -41,7 +42,7 @@ class Recorder(Client[Any, Any]):
         return len(load(self.file).conversations) if self.file.exists() else 0
 
     async def ask(self, body: bytes, **headers: str) -> tuple[int, bytes]:
-        async with self.post(app.PATH, data=io.BytesIO(body), headers=KEY | headers) as response:
+        async with self.post(PATH, data=io.BytesIO(body), headers=KEY | headers) as response:
             return response.status, await response.read()
 
 
@@ -80,7 +81,7 @@ async def test_a_miss_is_asked_once_and_recorded(recorder: Recorder) -> None:
     answer = whole({"content": "from afar"}, usage={"total_tokens": 3})
     recorder.handler = says(answer, **{"x-request-id": "req_1", "x-ratelimit-remaining-requests": "9"})
     sent = {"OpenAI-Organization": "us", "X-Team": "search", "TE": "trailers", "Connection": "X-Hop", "X-Hop": "1"}
-    async with recorder.post(app.PATH, data=ASKED, headers=KEY | sent | {"User-Agent": "me"}) as response:
+    async with recorder.post(PATH, data=ASKED, headers=KEY | sent | {"User-Agent": "me"}) as response:
         assert (response.status, response.content_type) == (200, "application/json")
         assert (response.headers["x-request-id"], response.headers["x-ratelimit-remaining-requests"]) == ("req_1", "9")
         assert await response.read() == answer
@@ -114,7 +115,7 @@ async def test_a_stream_is_handed_on_as_it_comes(recorder: Recorder, connect: Co
         return response
 
     recorder.handler = handler
-    clients = [recorder.post(app.PATH, data=STREAM) for _ in range(3)]
+    clients = [recorder.post(PATH, data=STREAM) for _ in range(3)]
     async with clients[0] as first, clients[1] as second:
         assert first.headers["Content-Type"] == EVENTS
         for response in (first, second):
@@ -168,7 +169,7 @@ async def test_errors_of_the_upstream_are_handed_on(
     recorder: Recorder, status: int, headers: dict[str, str], body: bytes, asked: bytes
 ) -> None:
     recorder.handler = says(body, status, **headers)
-    async with recorder.post(app.PATH, data=asked, allow_redirects=False) as response:
+    async with recorder.post(PATH, data=asked, allow_redirects=False) as response:
         assert (response.status, await response.read()) == (status, body)
         assert response.headers.items() >= headers.items()
     assert recorder.recorded() == 0

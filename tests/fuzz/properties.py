@@ -19,12 +19,12 @@ import ujson
 from conftest import SAMPLE, conversation
 
 from mockchat import wire
-from mockchat.app import ChatCompletions
 from mockchat.connection import ChatServer
 from mockchat.dataset import Conversation, Dataset, DatasetError, load
 from mockchat.index import ResponseIndex
 from mockchat.protocol import ApiError, ChatRequest, completion, general, read_request, shortcut, stream
 from mockchat.replay import places, questions
+from mockchat.route import ChatCompletions
 from mockchat.verify import verify, verify_stream
 
 MAX_BODY_SIZE = 3000  # bytes

@@ -12,9 +12,10 @@ from aiohttp.test_utils import TestClient as Client
 from conftest import SAMPLE, Connect, conversation, index_of, request_body
 from serving import ASK_BIG, BIG, GOOD, MISS, STREAMED, STREAMED_BIG, MockServer, Raw, chunked, content, post
 
-from mockchat import app, wire
+from mockchat import protocol, wire
 from mockchat.dataset import load
 from mockchat.index import ResponseIndex
+from mockchat.route import PATH
 from mockchat.simulation import FAULT_HEADER, Simulation
 
 # The same for both servers
@@ -43,7 +44,7 @@ async def test_every_reply_of_the_sample_is_answered(aiohttp_client: Any, served
             if wire.is_assistant(message):
                 prefix, _ = index.find(found.messages[:number])
                 body = b'{"model":"m","messages":%b}' % wire.join(found.messages[:number])
-                async with client.post(app.PATH, data=body) as response:
+                async with client.post(PATH, data=body) as response:
                     assert response.status == 200
                     assert response.content_type == "application/json"
                     answered = wire.message("assistant", content(await response.read()))
@@ -55,11 +56,11 @@ async def test_every_reply_of_the_sample_is_answered(aiohttp_client: Any, served
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", None])
 async def test_any_content_type(client: Client, content_type: str | None) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
-    async with client.post(app.PATH, data=GOOD, headers=headers) as response:
+    async with client.post(PATH, data=GOOD, headers=headers) as response:
         assert content(await response.read()) == "hello"
 
 
-@pytest.mark.parametrize("path", [app.PATH + "?api-version=1", "/v1/%63hat/completions"])
+@pytest.mark.parametrize("path", [PATH + "?api-version=1", "/v1/%63hat/completions"])
 async def test_other_spellings_of_the_path(client: Client, path: str) -> None:
     async with client.post(aiohttp.client.URL(path, encoded=True), data=GOOD) as response:
         assert response.status == 200
@@ -68,7 +69,7 @@ async def test_other_spellings_of_the_path(client: Client, path: str) -> None:
 @pytest.mark.parametrize("accept", [None, "*/*", "text/plain"])
 async def test_a_miss_is_plain_text(client: Client, accept: str | None) -> None:
     headers = {"Accept": accept} if accept else {}
-    async with client.post(app.PATH, data=MISS, headers=headers) as response:
+    async with client.post(PATH, data=MISS, headers=headers) as response:
         assert response.status == 404
         assert response.content_type == "text/plain"
         assert await response.text() == "No valid response exists for the given request"
@@ -76,7 +77,7 @@ async def test_a_miss_is_plain_text(client: Client, accept: str | None) -> None:
 
 @pytest.mark.parametrize("accept", ["application/json", "Application/JSON, text/plain", "application/problem+json"])
 async def test_a_miss_is_an_error_object_for_who_asks_for_json(client: Client, accept: str) -> None:
-    async with client.post(app.PATH, data=MISS, headers={"Accept": accept}) as response:
+    async with client.post(PATH, data=MISS, headers={"Accept": accept}) as response:
         assert response.status == 404
         assert (await response.json())["error"]["type"] == "not_found_error"
 
@@ -88,26 +89,26 @@ async def test_a_miss_is_an_error_object_for_who_asks_for_json(client: Client, a
         ("POST", "/", 404),
         ("POST", "/v1/completions", 404),
         ("POST", "/v1/chat/completions/", 404),
-        ("GET", app.PATH, 405),
-        ("PUT", app.PATH, 405),
-        ("DELETE", app.PATH, 405),
-        ("OPTIONS", app.PATH, 405),
+        ("GET", PATH, 405),
+        ("PUT", PATH, 405),
+        ("DELETE", PATH, 405),
+        ("OPTIONS", PATH, 405),
     ],
 )
 async def test_other_routes_are_errors(client: Client, method: str, path: str, status: int) -> None:
     async with client.request(method, path) as response:
         assert response.status == status
-        assert app.PATH in (await response.json())["error"]["message"]
+        assert PATH in (await response.json())["error"]["message"]
         assert response.headers.get("Allow") == ("POST" if status == 405 else None)
 
 
 async def test_every_answer_has_a_request_id_of_its_own(client: Client) -> None:
     found = set()
     for method, path, body in (
-        ("POST", app.PATH, GOOD),
-        ("POST", app.PATH, MISS),
+        ("POST", PATH, GOOD),
+        ("POST", PATH, MISS),
         ("GET", "/", b""),
-        ("POST", app.PATH, b""),
+        ("POST", PATH, b""),
     ):
         async with client.request(method, path, data=body) as response:
             found.add(response.headers["x-request-id"])
@@ -129,14 +130,14 @@ async def test_every_answer_has_a_request_id_of_its_own(client: Client) -> None:
         (None, 401),
     ],
 )
-@pytest.mark.parametrize("path", [app.PATH, "/"])
+@pytest.mark.parametrize("path", [PATH, "/"])
 async def test_keys(
     aiohttp_client: Any, served: Callable[..., MockServer], authorization: str | None, status: int, path: str
 ) -> None:
     client = await aiohttp_client(served(api_keys=["one", "zwei-ü"]))
     headers = {"Authorization": authorization} if authorization else {}
     async with client.post(path, data=GOOD, headers=headers) as response:
-        assert response.status == (status if path == app.PATH or status == 401 else 404)
+        assert response.status == (status if path == PATH or status == 401 else 404)
         if status == 401:
             error = (await response.json())["error"]
             assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
@@ -144,20 +145,20 @@ async def test_keys(
 
 
 async def test_without_keys_any_is_welcome(client: Client) -> None:
-    async with client.post(app.PATH, data=GOOD, headers={"Authorization": "Bearer whatever"}) as response:
+    async with client.post(PATH, data=GOOD, headers={"Authorization": "Bearer whatever"}) as response:
         assert response.status == 200
 
 
 async def test_a_body_that_is_no_json_is_a_400(client: Client) -> None:
-    async with client.post(app.PATH, data=b"hello") as response:
+    async with client.post(PATH, data=b"hello") as response:
         assert response.status == 400
         assert "not JSON" in (await response.json())["error"]["message"]
 
 
 async def test_a_compressed_body_is_a_415(client: Client) -> None:
-    async with client.post(app.PATH, data=GOOD, headers={"Content-Encoding": "gzip"}) as response:
+    async with client.post(PATH, data=GOOD, headers={"Content-Encoding": "gzip"}) as response:
         assert response.status == 415
-    async with client.post(app.PATH, data=GOOD, headers={"Content-Encoding": "Identity"}) as response:
+    async with client.post(PATH, data=GOOD, headers={"Content-Encoding": "Identity"}) as response:
         assert response.status == 200
 
 
@@ -165,8 +166,8 @@ async def test_an_unforeseen_error_is_a_500_error_object(client: Client, monkeyp
     def broken(*arguments: Any) -> bytes:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(app.protocol, "completion", broken)
-    async with client.post(app.PATH, data=GOOD) as response:
+    monkeypatch.setattr(protocol, "completion", broken)
+    async with client.post(PATH, data=GOOD) as response:
         assert response.status == 500
         assert (await response.json())["error"]["type"] == "server_error"
     assert "ZeroDivisionError" in caplog.text
@@ -196,14 +197,14 @@ async def test_a_stream_to_http_1_0_ends_with_the_connection(raw: Raw) -> None:
 
 
 async def test_a_long_stream_is_whole(client: Client) -> None:
-    async with client.post(app.PATH, data=STREAMED_BIG) as response:
+    async with client.post(PATH, data=STREAMED_BIG) as response:
         pieces = re.findall(rb'"delta":{"content":"([^"]*)"', await response.read())
     assert b"".join(pieces).decode() == BIG
 
 
 async def test_a_miss_is_no_stream(client: Client) -> None:
     body = request_body(("user", "hix"), stream=True)
-    async with client.post(app.PATH, data=body, headers={"Accept": "text/event-stream"}) as response:
+    async with client.post(PATH, data=body, headers={"Accept": "text/event-stream"}) as response:
         assert (response.status, response.content_type) == (404, "application/json")
         assert (await response.json())["error"]["param"] == "messages[0]"
 
@@ -213,14 +214,14 @@ async def test_a_stream_whose_client_goes_away_ends_quietly(client: Client, raw:
     await raw.reader.readexactly(1000)
     raw.writer.transport.abort()
     await asyncio.sleep(0.05)
-    async with client.post(app.PATH, data=GOOD) as response:
+    async with client.post(PATH, data=GOOD) as response:
         assert response.status == 200
     assert not caplog.records
 
 
 async def test_a_stream_to_a_slow_reader_waits_and_others_do_not(client: Client, monkeypatch: Any) -> None:
     made = 0
-    events = app.protocol.stream
+    events = protocol.stream
 
     def counting(*arguments: Any) -> Any:
         nonlocal made
@@ -228,12 +229,12 @@ async def test_a_stream_to_a_slow_reader_waits_and_others_do_not(client: Client,
             made += len(block)
             yield block
 
-    monkeypatch.setattr(app.protocol, "stream", counting)
+    monkeypatch.setattr(protocol, "stream", counting)
     slow = Raw(*await asyncio.open_connection(client.host, client.port, limit=1000))
     await slow.send(post(STREAMED_BIG))
     await asyncio.sleep(0.3)
     assert 0 < made < 20_000_000  # Of some 50 MB.
-    async with client.post(app.PATH, data=GOOD) as response:
+    async with client.post(PATH, data=GOOD) as response:
         assert response.status == 200
     slow.writer.transport.abort()
 
@@ -243,16 +244,16 @@ async def test_a_stream_to_a_slow_reader_waits_and_others_do_not(client: Client,
 
 async def asked(client: Client, body: bytes, fault: str | None = None, patience: float = 20) -> tuple[int, bytes]:
     headers = {FAULT_HEADER: fault} if fault else {}
-    async with asyncio.timeout(patience), client.post(app.PATH, data=body, headers=headers) as response:
+    async with asyncio.timeout(patience), client.post(PATH, data=body, headers=headers) as response:
         return response.status, await response.read()
 
 
 async def test_a_stream_comes_in_time_and_the_plain_answer_when_it_would_have_ended(aiohttp_client: Any) -> None:
     index = index_of(conversation("c", "hi", "one two three four"))
     client = await aiohttp_client(MockServer(index, simulation=Simulation(ttft_ms=100, itl_ms=50)))
-    plain = await (await aiohttp_client(MockServer(index))).post(app.PATH, data=STREAMED)
+    plain = await (await aiohttp_client(MockServer(index))).post(PATH, data=STREAMED)
     start = time.monotonic()
-    async with client.post(app.PATH, data=STREAMED) as response:
+    async with client.post(PATH, data=STREAMED) as response:
         blocks = [(time.monotonic() - start, block) async for block in response.content.iter_any()]
     # What comes later than it should is the machine's matter; nothing may come early.
     assert [at > 0.095 + 0.05 * number for number, (at, _) in enumerate(blocks)] == [True] * len(blocks)
@@ -260,7 +261,7 @@ async def test_a_stream_comes_in_time_and_the_plain_answer_when_it_would_have_en
         rb'"created":\d+', b"", await plain.read()
     )
     start = time.monotonic()
-    async with client.post(app.PATH, data=GOOD) as response:
+    async with client.post(PATH, data=GOOD) as response:
         assert content(await response.read()) == "one two three four"
     assert time.monotonic() - start > 0.245
 
@@ -268,10 +269,10 @@ async def test_a_stream_comes_in_time_and_the_plain_answer_when_it_would_have_en
 async def test_a_status_in_the_place_of_an_answer(aiohttp_client: Any) -> None:
     client = await aiohttp_client(MockServer(simulation=Simulation(faults=["429=first:1", "529=first:1"])))
     for body in (GOOD, request_body(("user", "write a lot"), stream=True)):
-        async with client.post(app.PATH, data=body) as response:
+        async with client.post(PATH, data=body) as response:
             assert (response.status, response.headers["Retry-After"]) == (429, "1")
             assert (await response.json())["error"]["type"] == "rate_limit_error"
-        async with client.post(app.PATH, data=body) as response:
+        async with client.post(PATH, data=body) as response:
             assert (response.status, response.reason, "Retry-After" in response.headers) == (529, "Unknown", False)
             assert (await response.json())["error"]["type"] == "server_error"
         assert (await asked(client, body))[0] == 200
