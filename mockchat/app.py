@@ -121,7 +121,7 @@ def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) ->
     """
     allow_descriptors()
     try:
-        chosen = options.of_worker({"data": data, **given})
+        chosen = options.of_answering({"data": data, **given})
         make_chat = partial(ChatCompletions, **options.of_route(chosen))
         index = recordings.load_shared(chosen.data or [recordings.default()], stitch=not chosen.no_stitch)
         return application(partial(make_chat, index), chosen.request_timeout)
@@ -129,6 +129,4 @@ def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) ->
         print(f"create_app: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         raise SystemExit(_INTERRUPTED) from None
-    except SystemExit:  # The parser has told why.
-        pass
     raise SystemExit(_APP_LOAD_ERROR)

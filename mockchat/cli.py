@@ -43,9 +43,9 @@ def requester(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    options.data = options.data or ([] if getattr(options, "record", None) else [recordings.default()])
     _prepare_process()
     try:
+        options.data = options.data or ([] if getattr(options, "record", None) else [recordings.default()])
         return command(options)
     except (CommandError, DatasetError, app.ListenError, processes.StartError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
@@ -92,6 +92,8 @@ def _serve(options: argparse.Namespace) -> int:
 
     timeouts = {name: getattr(options, name) for name in ("request_timeout", "shutdown_timeout")}
     cut = _on_loop(app.serve(chat, options.host, options.port, ready, **timeouts))
+    if chat.upstream:
+        print(f"Recorded {chat.upstream.recorded:,} answers into {options.record}")
     if cut:
         print(f"Connections cut before they were finished: {cut:,} (see --shutdown-timeout)", file=sys.stderr)
     return FAILED if cut else OK
@@ -108,7 +110,7 @@ def _prepare_recording(options: argparse.Namespace) -> None:
     if removed := recorder.prepare(options.record):
         print(removed, file=sys.stderr)
     known = {path.resolve() for path in options.data}
-    if options.record.stat().st_size and options.record.resolve() not in known:
+    if options.record.exists() and options.record.stat().st_size and options.record.resolve() not in known:
         options.data.append(options.record)
 
 

@@ -29,8 +29,8 @@ def _conversations() -> Iterator[Conversation]:
         yield from random.sample(answered, len(answered))
 
 
-_paths = [Path(os.environ.get("MOCKCHAT_DATA") or recordings.default())]
 try:
+    _paths = [Path(os.environ.get("MOCKCHAT_DATA") or recordings.default())]
     with redirect_stdout(sys.stderr):  # locust's own `--json` prints on stdout.
         _loaded, _index = recordings.load(_paths, stitch=not os.environ.get("MOCKCHAT_NO_STITCH"))
 except DatasetError as error:

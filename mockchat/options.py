@@ -1,6 +1,7 @@
 """The options of both programs, and of a worker: what they are called, what they may be, what they are by default."""
 
 import argparse
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,8 @@ class CommandError(Exception):
 
 def of_server(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Those of server.py; `None` stands for the command line's arguments. Ends the program where they are wrong."""
-    parser = _parser("Serve the Chat Completions API from recorded conversations.")
+    description = "Serve the Chat Completions API from recorded conversations."
+    parser = _with_recordings(argparse.ArgumentParser(description=description))
     parser.add_argument("--host", type=_host, default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="0 picks a free one (default %(default)s)")
     parser.add_argument(
@@ -55,9 +57,17 @@ def of_server(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def of_worker(given: Mapping[str, object]) -> argparse.Namespace:
-    """Those of server.py that a worker has too, named as there with `_` for `-`, each a value, several or a flag."""
-    parser = _parser("", prog="create_app", usage=argparse.SUPPRESS, allow_abbrev=False)
+class _GivenParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(message)
+
+
+def of_answering(given: Mapping[str, object]) -> argparse.Namespace:
+    """Those of server.py that are not about its socket, named as there with `_` for `-`: a value, several, or a flag.
+
+    Raises `CommandError`.
+    """
+    parser = _with_recordings(_GivenParser(allow_abbrev=False, add_help=False))
     _add_answering(parser)
     arguments = []
     for name, value in given.items():
@@ -68,19 +78,19 @@ def of_worker(given: Mapping[str, object]) -> argparse.Namespace:
 
 
 def of_route(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Those of `route.ChatCompletions`, from those of a server or a worker. Raises `CommandError`."""
+    """The arguments of `route.ChatCompletions` that follow from them. Raises `CommandError`."""
     names = ("ttft_ms", "itl_ms", "jitter", "faults", "random_seed")
     asked = {name: getattr(chosen, name) for name in names if getattr(chosen, name) is not None}
     try:
         simulation = Simulation(**asked) if asked else None
     except ValueError as error:
-        raise CommandError(f"--fault: {error}") from None
+        raise CommandError(str(error)) from None
     max_body_size = chosen.max_body_mb * 1024 * 1024
     return {"max_body_size": max_body_size, "api_keys": chosen.api_key, "simulation": simulation}
 
 
 def _add_answering(parser: argparse.ArgumentParser) -> None:
-    """Add the server's options that gunicorn's workers have too."""
+    """Add the server's options that are not about its socket or its recordings."""
     parser.add_argument(
         "--max-body-mb", type=_positive, default=64, metavar="N", help="refuse larger requests (default %(default)s)"
     )
@@ -100,11 +110,11 @@ def _add_answering(parser: argparse.ArgumentParser) -> None:
         help="for a request to arrive, and for a client to read any of its answer (default %(default)g s)",
     )
     simulated = parser.add_argument_group("what is simulated (default: nothing; every answer at once, and right)")
-    simulated.add_argument("--ttft-ms", type=_non_negative, metavar="MS", help="time to first token")
-    simulated.add_argument("--itl-ms", type=_non_negative, metavar="MS", help="inter-token latency")
+    simulated.add_argument("--ttft-ms", type=_number, metavar="MS", help="time to first token")
+    simulated.add_argument("--itl-ms", type=_number, metavar="MS", help="inter-token latency")
     simulated.add_argument(
         "--jitter",
-        type=_non_negative,
+        type=_number,
         metavar="F",
         help="of both: log-normal, F is the standard deviation over the mean",
     )
@@ -117,13 +127,14 @@ def _add_answering(parser: argparse.ArgumentParser) -> None:
         f"history; 'header' lets requests name a kind in {FAULT_HEADER}; repeatable",
     )
     simulated.add_argument(
-        "--random-seed", type=int, metavar="N", help="the same replies, jitter and faults in each run"
+        "--random-seed", type=_seed, metavar="N", help="the same replies, jitter and faults in each run"
     )
 
 
 def of_requester(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Those of requester.py, in the same way."""
-    parser = _parser("Ask for every recorded reply and verify every answer.")
+    description = "Ask for every recorded reply and verify every answer."
+    parser = _with_recordings(argparse.ArgumentParser(description=description))
     server = parser.add_argument_group("the server")
     server.add_argument(
         "--base-url", type=_base_url, default="http://127.0.0.1:8000/v1", metavar="URL", help="(default %(default)s)"
@@ -147,7 +158,7 @@ def of_requester(arguments: Sequence[str] | None) -> argparse.Namespace:
     load.add_argument("--duration", type=_positive_number, metavar="S", help="go round and round for S seconds")
     load.add_argument("--limit", type=_positive, metavar="N", help="only the first N requests")
     load.add_argument("--shuffle", action="store_true", help="in random order")
-    load.add_argument("--random-seed", type=int, metavar="N", help="shuffle, and the same way again")
+    load.add_argument("--random-seed", type=_seed, metavar="N", help="shuffle, and the same way again")
     load.add_argument("--stream", action="store_true", help="ask for streams, and time their tokens")
     load.add_argument(
         "--timeout", type=_positive_number, default=TIMEOUT, metavar="S", help="of an attempt (default %(default)g s)"
@@ -167,14 +178,13 @@ def of_requester(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _parser(description: str, **options: Any) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description, **options)
+def _with_recordings(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument(
         "--data",
         type=Path,
         action="append",
         metavar="FILE",
-        help=f"recordings; repeatable (default: data/{recordings.DATASETS[0].name}, else the sample)",
+        help=f"recordings; repeatable (default: data/{recordings.DATASETS[0].name}, else the sample, in a clone)",
     )
     parser.add_argument("--no-stitch", action="store_true", help="do not join entries with ids like a_0 and a_12")
     return parser
@@ -200,16 +210,25 @@ def _positive(value: str) -> int:
     return _whole(value, 1)
 
 
-def _positive_number(value: str) -> float:
+def _seed(value: str) -> int:
+    return int(value) if re.fullmatch("-?[0-9]{1,18}", value) else _refuse(f"{value!r} is no whole number")
+
+
+def _float(value: str) -> float:
     try:
-        number = float(value)
+        return float(value)
     except ValueError:
-        number = 0.0
+        return math.nan
+
+
+def _number(value: str) -> float:
+    number = _float(value)
+    return number if 0 <= number < 1e9 else _refuse(f"{value!r} is no number of at least 0")
+
+
+def _positive_number(value: str) -> float:
+    number = _float(value)
     return number if 0 < number < 1e9 else _refuse(f"{value!r} is no number above 0")
-
-
-def _non_negative(value: str) -> float:
-    return 0.0 if value == "0" else _positive_number(value)
 
 
 def _header(value: str) -> tuple[str, str]:

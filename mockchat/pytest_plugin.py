@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _DEFAULT = "tests/conversations.jsonl"
 _SERVER = pytest.StashKey["MockServer"]()
+_HINT = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,13 +23,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("mockchat_data", told, type="paths")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker."""
+    told = "mockchat(**options): options of mockchat.testing.serve for the fixture mockchat, as fault='503=first:2'"
+    config.addinivalue_line("markers", told)
+
+
 @pytest.fixture(scope="session")
 def _mockchat_recordings(pytestconfig: pytest.Config) -> "list[Conversation]":
     """The recordings of the project, read once."""
     from mockchat.testing import read
 
+    if data := pytestconfig.getini("mockchat_data"):
+        return read(data)
     default = pytestconfig.rootpath / _DEFAULT
-    return read(pytestconfig.getini("mockchat_data") or ([default] if default.exists() else []))
+    if default.exists() and default.stat().st_size:
+        return read(default)
+    pytestconfig.stash[_HINT] = f"(There are no recordings in {default}, and mockchat_data names no other.)"
+    return []
 
 
 @pytest.fixture
@@ -36,11 +48,12 @@ def mockchat(request: pytest.FixtureRequest, _mockchat_recordings: "list[Convers
     """A mock of OpenAI's API on a free port (`mockchat.base_url`), which answers from the project's recordings.
 
     `mockchat.load([...])` adds more, `mockchat.requests` says what was asked. Where a test fails, its report has the
-    requests that were refused, and why.
+    requests that were refused, and why. The marker `mockchat` has the server's options.
     """
     from mockchat.testing import serve
 
-    with serve(_mockchat_recordings) as server:
+    marker = request.node.get_closest_marker("mockchat")
+    with serve(_mockchat_recordings, **(marker.kwargs if marker else {})) as server:
         request.node.stash[_SERVER] = server
         yield server
 
@@ -51,5 +64,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     server = item.stash.get(_SERVER, None)
     if server is not None and report.failed and (refused := server.report()):
-        report.sections.append(("mockchat", refused))
+        hint = item.config.stash.get(_HINT, "")
+        report.sections.append(("mockchat", f"{refused}\n{hint}".rstrip()))
     return report

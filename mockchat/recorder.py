@@ -93,12 +93,13 @@ def _parse(data: bytes) -> Any:
 
 
 def prepare(path: Path) -> str | None:
-    """See that a file can be recorded into, and make it where it is not there.
+    """See that a file can be recorded into; where it is not there, it is made with the first record.
 
     An unfinished last line, as a crash leaves it, is removed; returns a line that says so. Raises `DatasetError` where
     the file can't be written, or has another form than JSON lines.
     """
-    if path.exists() and not path.is_file():
+    existed = path.exists()
+    if existed and not path.is_file():
         raise DatasetError(f"{path}: is no regular file, so nothing can be recorded into it")
     try:
         with path.open("ab+") as file:
@@ -115,6 +116,8 @@ def prepare(path: Path) -> str | None:
                 raise DatasetError(f"{path}: is not JSON lines, an entry a line, so nothing can be recorded into it")
             if finished and not last.endswith(b"\n"):
                 file.write(b"\n")
+        if not existed:
+            path.unlink()
     except OSError as error:
         raise DatasetError(f"{path}: can't be recorded into: {error.strerror}") from None
     return None

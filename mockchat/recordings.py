@@ -22,8 +22,11 @@ DATASETS = (_FOLDER / "ShareGPT_V3_unfiltered_cleaned_split.json", _FOLDER / "sa
 
 
 def default() -> Path:
-    """The recordings where none are named: the big file if it is there, else the sample."""
-    return next(filter(Path.exists, DATASETS), DATASETS[-1])
+    """The recordings where none are named: the big file if it is there, else the sample. Raises `DatasetError`."""
+    for path in DATASETS:
+        if path.exists():
+            return path
+    raise DatasetError("there are no recordings here: name some with --data FILE")
 
 
 def load(paths: Sequence[Path], *, stitch: bool = True, quiet: bool = False) -> tuple[Dataset, ResponseIndex]:

@@ -1,5 +1,6 @@
 """The one route: from a request's head and body to the ready-made bytes of its answer."""
 
+import asyncio
 import hmac
 import math
 import secrets
@@ -23,6 +24,7 @@ from mockchat.upstream import Upstream
 
 PATH = "/v1/chat/completions"
 MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
+FAULT_TOLD = "A fault that was asked for"
 
 
 class ChatCompletions:
@@ -45,6 +47,7 @@ class ChatCompletions:
         self._answered = 0
         self._now = 0
         self._heads: dict[tuple[int, bytes, bytes], bytes] = {}  # Of this second.
+        self._read: float | None = None  # When the requests that are read now were there.
         self.closing = False
 
     def answer(self, message: RawRequestMessage, body: bytes) -> Answer:
@@ -71,7 +74,6 @@ class ChatCompletions:
 
     def _simulated(self, message: RawRequestMessage, body: bytes, simulation: Simulation) -> Answer:
         """The answer at its time, or the failure that is due in its place."""
-        start = time.monotonic()
         named = message.headers.get(FAULT_HEADER) if simulation.by_header else None
         if named is not None and not is_fault(named):
             return self.error(message, ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}"))
@@ -83,20 +85,23 @@ class ChatCompletions:
             found = None  # A fault that is asked for by name comes whatever else is asked.
         chance, fault = simulation.begin(found.prefix if found else -1)
         fault = named or fault
+        if fault is not None and fault not in (DISCONNECT, STALL):
+            return self.error(message, ApiError(int(fault), f"{FAULT_TOLD}: status {fault}"))
+        if fault is not None:
+            self.broken(fault)
         if fault == STALL:
             return Answer(iter((math.inf,)), persistent=False)
-        if fault not in (None, DISCONNECT):
-            return self.error(message, ApiError(int(fault), f"A fault that was asked for: status {fault}"))
-        if found is None or (fault and chance.random() < 0.5):
+        if found is None or (fault and not named and chance.random() < 0.5):
             return Answer(iter(()), persistent=False)
-        answer = self._timed(message, found, start, chance, simulation)
+        answer = self._timed(message, found, chance, simulation)
         return Answer(_first_half(answer.parts), persistent=False) if fault else answer
 
-    def _timed(
-        self, message: RawRequestMessage, found: ChatRequest, start: float, chance: Random, simulation: Simulation
-    ) -> Answer:
+    def broken(self, fault: str) -> None:
+        """Called where a request gets no answer, or not all of it, because of a fault."""
+
+    def _timed(self, message: RawRequestMessage, found: ChatRequest, chance: Random, simulation: Simulation) -> Answer:
         """A stream one piece at a time; the plain answer when the stream would have ended."""
-        created, moments = int(time.time()), simulation.moments(start, chance)
+        created, moments = int(time.time()), simulation.moments(self._read_at(), chance)
         replies = protocol.choose(found, chance.random)
         if found.settings.stream:
             events = protocol.steps if simulation.timed else protocol.stream
@@ -106,6 +111,16 @@ class ChatCompletions:
         steps = protocol.count_steps(replies) if simulation.timed else 1
         end = next(islice(moments, steps - 1, None))
         return answer._replace(parts=chain((end,), answer.parts))
+
+    def _read_at(self) -> float:
+        """When this request was there to be read: of many that were at once, the last is as old as the first."""
+        if self._read is None:
+            self._read = time.monotonic()
+            asyncio.get_running_loop().call_soon(self._read_on)
+        return self._read
+
+    def _read_on(self) -> None:
+        self._read = None
 
     def check(self, message: RawRequestMessage, size: int) -> None:
         """Refuse (`ApiError`) what need not be read, its body being `size` bytes or more."""

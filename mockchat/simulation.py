@@ -49,9 +49,11 @@ class Simulation:
         self._mu = -(self._sigma**2) / 2
         self.by_header = _BY_HEADER in faults
         self._faults = [_fault(text) for text in faults if text != _BY_HEADER]
+        if jitter and not self.timed:
+            raise ValueError("--jitter varies --ttft-ms and --itl-ms: give one of them")
         total = sum(fault.rate for fault in self._faults)
         if total > 1:
-            raise ValueError(f"the faults' rates are {total:g} in sum: that is more than 1")
+            raise ValueError(f"--fault: the rates are {total:g} in sum, which is more than 1")
         self._random_seed = random_seed
         self._attempts: Counter[int] = Counter()
 
@@ -88,7 +90,7 @@ def is_fault(kind: str) -> bool:
 def _fault(text: str) -> Fault:
     kind, _, how = text.partition("=")
     if not is_fault(kind):
-        raise ValueError(f"{text!r} is no fault: give KIND=RATE, KIND=first:N or header, where KIND is {FAULTS}")
+        raise ValueError(f"--fault: {text!r} is none: give KIND=RATE, KIND=first:N or header, where KIND is {FAULTS}")
     if times := re.fullmatch("first:([1-9][0-9]{0,8})", how):
         return Fault(kind, first=int(times[1]))
     try:
@@ -97,4 +99,4 @@ def _fault(text: str) -> Fault:
         rate = 0.0
     if 0 < rate <= 1:
         return Fault(kind, rate=rate)
-    raise ValueError(f"{text!r} is no fault: give {kind}=RATE, above 0 and up to 1, or {kind}=first:N, from 1")
+    raise ValueError(f"--fault: {text!r} is none: give {kind}=RATE, above 0 and up to 1, or {kind}=first:N, from 1")

@@ -23,11 +23,11 @@ from aiohttp.http import RawRequestMessage
 
 from mockchat import app, dataset
 from mockchat.connection import Answer, ChatServer
-from mockchat.dataset import Conversation
+from mockchat.dataset import Conversation, DatasetError
 from mockchat.index import ResponseIndex
+from mockchat.options import of_answering, of_route
 from mockchat.protocol import ApiError, NotRecorded
-from mockchat.route import ChatCompletions
-from mockchat.simulation import Simulation
+from mockchat.route import FAULT_TOLD, ChatCompletions
 
 # A file of recordings; or one conversation, as a list of messages or as an entry of such a file has it.
 Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Conversation
@@ -38,8 +38,9 @@ Recordings = str | os.PathLike[str] | Sequence[Recording]
 class Request:
     """A request, and what became of it.
 
-    `body` is its JSON, None where it was none; `status` is the answer's. `error` says why it was refused, if it was: of
-    a miss that is the diagnosis, where the history left the recordings and how.
+    `body` is its JSON, None where it was none; `status` is the answer's, 0 where a fault that was asked for left it
+    without one, or without its end. `error` says why it was refused, if it was: of a miss that is the diagnosis, where
+    the history left the recordings and how.
     """
 
     body: Any
@@ -56,10 +57,11 @@ class _WatchedChat(ChatCompletions):
         super().__init__(index, **options)
         self.requests: list[Request] = []
         self._refusal: ApiError | None = None
+        self._fault: str | None = None
 
     def answer(self, message: RawRequestMessage, body: bytes) -> Answer:
         """Answer a request, and take it down before the client hears of it."""
-        self._refusal = None
+        self._refusal = self._fault = None
         answer = super().answer(message, body)
         try:
             asked = Request(ujson.loads(body), message.headers)
@@ -69,6 +71,8 @@ class _WatchedChat(ChatCompletions):
             error = ujson.loads(self._refusal.body())["error"]["message"]
             missed = isinstance(self._refusal, NotRecorded)
             asked = replace(asked, status=int(self._refusal.status), error=error, is_miss=missed)
+        if self._fault:
+            asked = replace(asked, status=0, error=f"{FAULT_TOLD}: {self._fault}")
         self.requests.append(asked)
         return answer
 
@@ -77,13 +81,20 @@ class _WatchedChat(ChatCompletions):
         self._refusal = error
         return super().error(message, error, keep_alive)
 
+    def broken(self, fault: str) -> None:
+        """Called where a request gets no answer, or not all of it, because of a fault."""
+        self._fault = fault
+
 
 class MockServer:
     """A server that is running; made by `serve`."""
 
-    def __init__(self, conversations: Sequence[Conversation], **options: Any) -> None:
-        self._index = ResponseIndex(conversations)
-        self._chat = _WatchedChat(self._index, **options)
+    def __init__(self, data: Recordings, options: Mapping[str, object]) -> None:
+        chosen = of_answering(options)
+        chosen.faults = [*(chosen.faults or ()), "header"]
+        self._stitch = not chosen.no_stitch
+        self._index = ResponseIndex(read(data, stitch=self._stitch))
+        self._chat = _WatchedChat(self._index, **of_route(chosen))
         self._loop: asyncio.AbstractEventLoop
         self._stop = asyncio.Event()
         self.base_url = ""
@@ -98,9 +109,9 @@ class MockServer:
         """Those of the requests whose history was not recorded."""
         return [request for request in self.requests if request.is_miss]
 
-    def load(self, data: Recordings, *, stitch: bool = True) -> None:
+    def load(self, data: Recordings) -> None:
         """Know more recordings from now on, in the forms that `serve` takes. Raises `DatasetError`."""
-        conversations = read(data, stitch=stitch)
+        conversations = read(data, stitch=self._stitch)
 
         async def add() -> None:
             for conversation in conversations:
@@ -138,6 +149,8 @@ def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
             conversations.append(recording)
         elif isinstance(recording, str | os.PathLike):
             conversations += dataset.load(Path(recording), stitch=stitch).conversations
+        elif isinstance(recording, Mapping) and "role" in recording:
+            raise DatasetError(f"recording {number} is a message: give a list of conversations, each a list of them")
         else:
             entry = recording if isinstance(recording, Mapping) else {"messages": list(recording)}
             conversations.append(dataset.conversation(entry, f"recording {number}"))
@@ -145,17 +158,16 @@ def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
 
 
 @contextmanager
-def serve(data: Recordings = (), *, stitch: bool = True, **options: Any) -> Iterator[MockServer]:
+def serve(data: Recordings = (), **options: object) -> Iterator[MockServer]:
     """Serve recordings on a free port of this machine as long as the context lasts.
 
     `data` is a file or several (in any form that the server reads), or recordings as they are: a list of conversations,
-    each a list of messages `{"role": …, "content": …}`. `stitch` joins entries of a file that look like pieces of one
-    conversation. `options` are those of `mockchat.route.ChatCompletions`, as `api_keys=["secret"]`; without a
-    `simulation`, requests may name a fault in their header `X-Mockchat-Fault`. What is under way at the end is cut.
-    Raises `DatasetError` for what can't be read.
+    each a list of messages `{"role": …, "content": …}`. `options` are those of server.py that are not about its socket,
+    named as there: `fault="503=first:2", ttft_ms=50, api_key=["a", "b"], no_stitch=True`. In any case a request may
+    name a fault in its header `X-Mockchat-Fault`. What is under way at the end is cut. Raises `DatasetError` for
+    recordings that can't be read, and `CommandError` for options.
     """
-    options.setdefault("simulation", Simulation(faults=["header"]))
-    server = MockServer(read(data, stitch=stitch), **options)
+    server = MockServer(data, options)
     started: Future[None] = Future()
     thread = threading.Thread(target=server._run, args=(started,), name="mockchat", daemon=True)
     thread.start()

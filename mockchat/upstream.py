@@ -71,6 +71,7 @@ class Upstream:
         self._exchanges: dict[object, _Exchange] = {}
         self._name = f"mockchat-{secrets.token_hex(6)}"
         self._told: set[str] = set()
+        self.recorded = 0  # The number of answers.
 
     def answer(self, route: Route, message: RawRequestMessage, body: bytes, problem: ApiError) -> Answer:
         """The upstream's answer to a request that can't be answered here, for which `problem` is the reason.
@@ -88,7 +89,7 @@ class Upstream:
         key: object = object()
         try:
             if not isinstance(problem, NotRecorded):
-                raise NotRecordable("requests that can't be read here, such as those with images")
+                raise NotRecordable("requests that can't be read here, such as those with images,")
             recorder.check_request(parameters)
             history, key = problem.messages, (body, message.headers.get("Authorization"))
         except NotRecordable as reason:
@@ -163,6 +164,7 @@ class Upstream:
             prefix, known = self._index.find(history)
             if known < len(history) or not self._index.replies(prefix):  # Else another way of asking was faster.
                 self._index.add(recorder.append(self._file, [*history, reply]))
+                self.recorded += 1
         except NotRecordable as reason:
             if history is not None:
                 self._tell(f"{reason} are not recorded, only passed on")

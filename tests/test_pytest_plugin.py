@@ -117,6 +117,38 @@ def test_no_recordings_and_tests_that_do_not_use_it(pytester: pytest.Pytester) -
     result.assert_outcomes(passed=1, failed=1)
 
 
+def test_the_server_s_options_by_a_marker(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        ASK
+        + """
+import pytest, urllib.error
+
+@pytest.mark.mockchat(fault="503=first:1", ttft_ms=1)
+def test_fails_first(mockchat):
+    with pytest.raises(urllib.error.HTTPError):
+        ask(mockchat.base_url, "hi")
+    assert ask(mockchat.base_url, "hi") == "hello"
+"""
+    )
+    run(project, "--strict-markers").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_where_there_are_no_recordings_the_report_says_so(pytester: pytest.Pytester, empty: bool) -> None:
+    if empty:
+        pytester.mkdir("tests").joinpath("conversations.jsonl").touch()
+    pytester.makepyfile(
+        ASK
+        + """
+def test_misses(mockchat):
+    ask(mockchat.base_url, "hi")
+"""
+    )
+    result = run(pytester)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["requests[[]0]: 404, *", "(There are no recordings in */tests/conversations.jsonl, *"])
+
+
 def test_recordings_that_can_t_be_read(project: pytest.Pytester) -> None:
     project.path.joinpath("tests/conversations.jsonl").write_text('{"messages": [')
     project.makepyfile("def test_one(mockchat): pass")

@@ -22,7 +22,7 @@ def test_faults_there_are(kind: str) -> None:
 )
 def test_faults_there_are_not(kind: str) -> None:
     assert not is_fault(kind)
-    with pytest.raises(ValueError, match="no fault: give KIND=RATE, KIND=first:N or header, where KIND is a status"):
+    with pytest.raises(ValueError, match="is none: give KIND=RATE, KIND=first:N or header, where KIND is a status"):
         Simulation(faults=[f"{kind}=0.1"])
 
 
@@ -45,14 +45,19 @@ def test_faults_there_are_not(kind: str) -> None:
     ],
 )
 def test_when_a_fault_can_not_come(how: str) -> None:
-    with pytest.raises(ValueError, match=f"'503={how}' is no fault: give 503=RATE, above 0 and up to 1, or"):
+    with pytest.raises(ValueError, match=f"--fault: '503={how}' is none: give 503=RATE, above 0 and up to 1, or"):
         Simulation(faults=["429=0.5", f"503={how}"])
 
 
 def test_rates_of_more_than_1() -> None:
     Simulation(faults=["429=0.5", "500=0.5", "503=first:9"])
-    with pytest.raises(ValueError, match=r"rates are 1\.25 in sum: that is more than 1"):
+    with pytest.raises(ValueError, match=r"the rates are 1\.25 in sum, which is more than 1"):
         Simulation(faults=["429=0.5", "500=0.5", "stall=0.25"])
+
+
+def test_jitter_of_nothing() -> None:
+    with pytest.raises(ValueError, match="--jitter varies --ttft-ms and --itl-ms: give one of them"):
+        Simulation(jitter=0.5, faults=["503=1"])
 
 
 def test_each_history_fails_its_first_times() -> None:

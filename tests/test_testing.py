@@ -13,7 +13,7 @@ from conftest import SAMPLE, entry
 
 from mockchat import app
 from mockchat.dataset import DatasetError
-from mockchat.simulation import Simulation
+from mockchat.options import CommandError
 from mockchat.testing import MockServer, Recordings, serve
 
 HI = {"role": "user", "content": "hi"}
@@ -92,7 +92,8 @@ def test_forms_of_recordings(data: Recordings) -> None:
     ("data", "told"),
     [
         ("nowhere.json", "nowhere.json: No such file or directory"),
-        ([HI, HELLO], 'recording 0: must have either "conversations" or "messages"'),
+        ([HI, HELLO], "recording 0 is a message: give a list of conversations, each a list of them"),
+        ([{"id": "x"}], 'recording 0: must have either "conversations" or "messages"'),
         ([[HI], ["hi"]], "recording 1: message 0 is a string, not an object"),
         ([[{"role": "user"}]], 'recording 0: message 0 lacks "content"'),
     ],
@@ -104,9 +105,20 @@ def test_what_is_no_recording(data: Any, told: str) -> None:
 
 
 def test_options() -> None:
-    with serve(RECORDED, api_keys=["secret"]) as server, pytest.raises(openai.AuthenticationError):
+    with serve(RECORDED, api_key=["secret"]) as server, pytest.raises(openai.AuthenticationError):
         ask(server, HI)
     assert "secret" not in server.report()
+    with serve(RECORDED, fault=["500=first:1", "429=first:1"], ttft_ms=1) as server:
+        for error in (openai.InternalServerError, openai.RateLimitError):
+            with pytest.raises(error):
+                ask(server, HI)
+        assert ask(server, HI) == "hello"
+    for wrong, told in (
+        ({"fault": "503"}, "--fault: '503' is none"),
+        ({"port": 80}, "unrecognized arguments: --port=80"),
+    ):
+        with pytest.raises(CommandError, match=told), serve(RECORDED, **wrong):
+            pass
 
 
 def test_a_request_may_name_its_fault() -> None:
@@ -115,12 +127,15 @@ def test_a_request_may_name_its_fault() -> None:
             ask(server, HI, extra_headers={"X-Mockchat-Fault": "429"})
         with pytest.raises(openai.APITimeoutError):
             ask(server, HI, extra_headers={"X-Mockchat-Fault": "stall"}, timeout=0.1)
-        assert [request.status for request in server.requests][::2] == [429]
+        with pytest.raises(openai.APIConnectionError):
+            ask(server, HI, extra_headers={"X-Mockchat-Fault": "disconnect"})
         assert ask(server, HI) == "hello"
-    with serve(RECORDED, simulation=Simulation(faults=["503=1"])) as server:
-        with pytest.raises(openai.InternalServerError):
-            ask(server, HI, extra_headers={"X-Mockchat-Fault": "429"})
-        assert "A fault that was asked for: status 503" in server.report()
+        assert [request.status for request in server.requests] == [429, 0, 0, 200]
+        assert server.report().splitlines() == [
+            "requests[0]: 429, A fault that was asked for: status 429",
+            "requests[1]: 0, A fault that was asked for: stall",
+            "requests[2]: 0, A fault that was asked for: disconnect",
+        ]
 
 
 def test_it_stops_whatever_its_clients_do() -> None:

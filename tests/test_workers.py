@@ -92,10 +92,10 @@ async def test_a_reload_loses_no_request(server: tuple[str, int]) -> None:
     ("arguments", "told"),
     [
         (["--data", "missing.json"], "create_app: missing.json: No such file or directory"),
-        (["--max-body-mb", "x"], "create_app: error: argument --max-body-mb: 'x' is no whole number of at least 1"),
-        (["--api", "x"], "create_app: error: unrecognized arguments: --api=x"),
-        (["--port", "80"], "create_app: error: unrecognized arguments: --port=80"),
-        (["--no-stitch", "x"], "create_app: error: argument --no-stitch: ignored explicit argument 'x'"),
+        (["--max-body-mb", "x"], "create_app: argument --max-body-mb: 'x' is no whole number of at least 1"),
+        (["--api", "x"], "create_app: unrecognized arguments: --api=x"),
+        (["--port", "80"], "create_app: unrecognized arguments: --port=80"),
+        (["--no-stitch", "x"], "create_app: argument --no-stitch: ignored explicit argument 'x'"),
     ],
 )
 def test_what_can_not_be_served_is_one_line(arguments: list[str], told: str, capfd: Any) -> None:
