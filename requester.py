@@ -2,7 +2,11 @@
 
 import sys
 
-from mockchat.cli import requester
+try:
+    from mockchat.cli import requester
+except ModuleNotFoundError as error:
+    print(f"requester.py: {error}: make install, and then .venv/bin/python requester.py", file=sys.stderr)
+    sys.exit(2)
 
 if __name__ == "__main__":
     sys.exit(requester())

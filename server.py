@@ -2,7 +2,11 @@
 
 import sys
 
-from mockchat.cli import serve
+try:
+    from mockchat.cli import serve
+except ModuleNotFoundError as error:
+    print(f"server.py: {error}: make install, and then .venv/bin/python server.py", file=sys.stderr)
+    sys.exit(2)
 
 if __name__ == "__main__":
     sys.exit(serve())

@@ -427,6 +427,15 @@ def test_a_server_that_can_not_run_exits_2(arguments: tuple[str, ...]) -> None:
     assert ended.stderr.splitlines()[-1].startswith("server.py: ")
 
 
+@pytest.mark.parametrize("program", [SERVER, REQUESTER])
+def test_without_its_packages_it_says_what_to_do(program: Path) -> None:
+    command = [sys.executable, "-S", str(program)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=STOP_TIMEOUT, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    told = f"{program.name}: No module named '\\w+': make install, and then .venv/bin/python {program.name}\n"
+    assert re.fullmatch(told, ended.stderr)
+
+
 def test_a_bad_file_is_one_line(write_dataset: WriteDataset) -> None:
     path = write_dataset(b'[{"id": "\xe9\x88\xba", "conversations": [{"from": "x\\u0000\\n", "value": ""}]}]')
     for encoding in ("utf-8", "ascii"):
