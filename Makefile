@@ -36,7 +36,7 @@ $(INSTALLED): setup.cfg
 
 serve: $(INSTALLED) ## run the server (PORT=8000, DATA=file, ARGS=more options; WORKERS=n: gunicorn, ARGS are its own)
 ifdef WORKERS
-	@$(PYTHON) -m gunicorn "mockchat.app:create_app($(if $(DATA),'$(DATA)'))" $(GUNICORN) $(ARGS)
+	@$(VENV)/bin/gunicorn "mockchat.app:create_app($(if $(DATA),'$(DATA)'))" $(GUNICORN) $(ARGS)
 else
 	@$(PYTHON) server.py --port $(PORT) $(BOTH)
 endif

@@ -65,8 +65,6 @@ async def serve(
     async with listening(server, host, port, shutdown_timeout) as base_url:
         ready(base_url)
         await stop.wait()
-    if chat.upstream is not None:
-        await chat.upstream.close()
     return server.cut
 
 

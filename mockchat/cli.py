@@ -109,8 +109,8 @@ def _prepare_recording(options: argparse.Namespace) -> None:
         raise CommandError("--upstream names a user: what clients send as Authorization is handed on, and nothing else")
     if removed := recorder.prepare(options.record):
         print(removed, file=sys.stderr)
-    known = {path.resolve() for path in options.data}
-    if options.record.exists() and options.record.stat().st_size and options.record.resolve() not in known:
+    options.data = [path for path in options.data if path.resolve() != options.record.resolve()]
+    if options.record.exists() and options.record.stat().st_size:
         options.data.append(options.record)
 
 
@@ -147,7 +147,7 @@ def _replay(options: argparse.Namespace) -> int:
         if load.processes > 1:
             result = processes.replay(ask, loaded.conversations, load, _on_loop, progress)
         else:
-            result = _on_loop(_until_signal(ask(loaded.conversations, load=load, progress=progress)))
+            result = _on_loop(_until_signal(partial(ask, loaded.conversations, load=load, progress=progress)))
     _tell(result, conversations, load, options)
     if result.interrupted:
         return INTERRUPTED
@@ -173,17 +173,17 @@ def _tell(result: Result, conversations: int, load: Load, options: argparse.Name
             raise CommandError(f"can't write {options.plot}: {error.strerror}") from None
 
 
-async def _until_signal(replaying: Coroutine[Any, Any, Result]) -> Result:
-    running = asyncio.create_task(replaying)
+async def _until_signal(replaying: Callable[..., Coroutine[Any, Any, Result]]) -> Result:
+    stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def stop(number: int) -> None:
         loop.remove_signal_handler(number)  # The next one ends it at once.
-        running.cancel()
+        stopped.set()
 
     for number in processes.SIGNALS:
         loop.add_signal_handler(number, stop, number)
-    return await running
+    return await replaying(stopped=stopped)
 
 
 def _write(path: Path, text: str) -> None:

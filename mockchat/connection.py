@@ -34,6 +34,7 @@ LINGER_TIMEOUT = 10.0  # seconds
 LATE = 0.05  # seconds after its time at which a part is late
 LATE_TOLD = 10.0  # seconds between two warnings that parts are late
 READ_SIZE = 65536  # bytes
+_COMPARED = 32  # bytes
 
 # In place of a request that could not be read.
 UNREADABLE = RawRequestMessage(
@@ -57,6 +58,13 @@ class Route(Protocol):
     """What becomes of each request."""
 
     closing: bool  # Set when the server shuts down: no further answer may promise to keep its connection.
+
+    @property
+    def busy(self) -> bool:
+        """Whether something has to be finished beside the answers."""
+
+    async def close(self) -> int:
+        """Give up what is not finished, and return how much that is."""
 
     def check(self, message: RawRequestMessage, size: int) -> None:
         """Raise `ApiError` where a request need not be read, its body being `size` bytes or more."""
@@ -89,6 +97,8 @@ class Connection(asyncio.Protocol):
         self._requests: deque[tuple[RawRequestMessage, StreamReader]] = deque()  # Not answered yet.
         self._body: bytearray | None = None  # What there is of the first one's, if that is not whole yet.
         self._receiving = False  # Whether a part of a request is there, be it of its head.
+        self._received = b""  # The last of what was received,
+        self._request_end = b""  # and of the last request.
         self._malformed: str | None = None  # Why nothing more can be read.
         self._parts: Iterator[Part] | None = None  # What is left of the answer under way.
         self._waiting: asyncio.TimerHandle | asyncio.Future[None] | None = None  # For that the next part is due.
@@ -122,6 +132,7 @@ class Connection(asyncio.Protocol):
         """Answer the requests that are whole now."""
         if self._leaving:
             return
+        received = data
         try:
             upgraded = True
             while upgraded:  # An upgrade is declined, and what follows is read as HTTP.
@@ -131,6 +142,7 @@ class Connection(asyncio.Protocol):
                     self._parser.set_upgraded(False)
         except HttpProcessingError as error:
             self._malformed = error.message
+        self._received = received[-_COMPARED:]
         answers = self._answers
         self._advance()
         self._look_around(answers != self._answers)
@@ -165,11 +177,16 @@ class Connection(asyncio.Protocol):
         if self._parts is not None:
             if self._requests:
                 self._transport.pause_reading()
-        elif answered and not self._requests:
+        elif answered and not self._requests and self._is_between():
             self._since = time.monotonic()
         elif not self._receiving:
             self._receiving = True
             self._since = time.monotonic()
+
+    def _is_between(self) -> bool:
+        """Whether nothing of the next request is there: then what was received ends as the last request does."""
+        received, end = self._received, self._request_end
+        return received.endswith(b"\r\n\r\n") or received[-len(end) :] == end[-len(received) :]
 
     def _advance(self) -> None:
         """Answer what can be answered, as long as the client reads."""
@@ -192,6 +209,7 @@ class Connection(asyncio.Protocol):
             if self._body is not None:
                 self._body += body
                 body, self._body = bytes(self._body), None
+            self._request_end = body[-_COMPARED:]
             return self._route.answer(message, body)
         if self._malformed is not None or content.exception():
             return self._bad_request()
@@ -353,7 +371,8 @@ class ChatServer(web.Server):
         self._descriptors = descriptor_limit()
         self._latest = 0.0, 0  # By how many seconds a part was late, and with how many connections, since last told.
         self._told = -math.inf
-        self.cut = 0  # Connections on which something was not finished.
+        self._hurried = False
+        self.cut = 0  # Connections, and else, on which something was not finished.
 
     async def _unused(self, request: web.BaseRequest) -> web.StreamResponse:
         raise AssertionError("a connection of ours asks the route itself")
@@ -421,16 +440,20 @@ class ChatServer(web.Server):
     async def shutdown(self, timeout: float | None = None) -> None:
         """Wait for the answers under way, for `timeout` seconds at most, and cut what is not finished then."""
         await self.drain(timeout or 0)
+        if given_up := await self.route.close():
+            self.cut += given_up
+            await self.drain(0.1)  # Those who waited for it are told.
         self.abort()
 
     async def drain(self, timeout: float) -> None:
-        """Wait until no connection is open, for `timeout` seconds at most."""
+        """Wait until no connection is open and all else is finished, for `timeout` seconds at most."""
         end = time.monotonic() + timeout
-        while self._open and time.monotonic() < end:
+        while (self._open or self.route.busy) and not self._hurried and time.monotonic() < end:
             await asyncio.sleep(0.01)
 
     def abort(self) -> None:
-        """Cut every connection."""
+        """Cut every connection, and wait for nothing more."""
+        self._hurried = True
         self.cut += len(self._open)
         for connection in self.connections:
             connection.abort()

@@ -219,7 +219,7 @@ async def _obey(ask: Replay, pipe: Connection) -> Result:
         tell(0, 0)
         return await moment
 
-    running = asyncio.create_task(ask(begin=begin, progress=tell))
+    stopped = asyncio.Event()
 
     def hear() -> None:
         match _heard(pipe):
@@ -227,8 +227,8 @@ async def _obey(ask: Replay, pipe: Connection) -> Result:
                 moment.set_result(begun)
             case _:
                 loop.remove_reader(pipe.fileno())
-                running.cancel()
+                stopped.set()
 
     loop.add_reader(pipe.fileno(), hear)
     os.set_blocking(pipe.fileno(), True)  # uvloop has changed that, and half a message would be none.
-    return await running
+    return await ask(begin=begin, stopped=stopped, progress=tell)

@@ -109,7 +109,8 @@ def prepare(path: Path) -> str | None:
                 lines += 1
                 first = first or last
             finished = last.endswith(b"\n") or _is_entry(last)
-            if last and not finished and _BEGINNING.startswith(last[: len(_BEGINNING)]):
+            ours = (lines == 1 or _is_entry(first)) and _BEGINNING.startswith(last[: len(_BEGINNING)])
+            if last and not finished and ours:
                 file.truncate(file.tell() - len(last))
                 return f"{path}: line {lines} was never finished, as after a crash: its {len(last):,} bytes are removed"
             if first and not _is_entry(first):
@@ -138,8 +139,10 @@ def append(path: Path, messages: list[bytes]) -> Conversation:
     array = wire.join(messages)
     conversation_id = hashlib.sha256(array).hexdigest()[:16]
     line = _LINE % (conversation_id.encode(), array)
-    with path.open("ab", buffering=0) as file:
-        size = file.tell()
+    with path.open("ab+", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # Somebody has edited it meanwhile.
+            line = b"\n" + line
         if file.write(line) < len(line):
             file.truncate(size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -176,11 +176,13 @@ async def replay(
     headers: Mapping[str, str] | None = None,
     share: Share = WHOLE,
     begin: Callable[[], Awaitable[float]] = _now,
+    stopped: asyncio.Event | None = None,
     progress: Progress = lambda requests, failed: None,
 ) -> Result:
     """Ask for the recorded replies and verify the answers.
 
-    Stops at the first failure unless told to keep going. Cancelled, it returns what was done so far, as interrupted.
+    Stops at the first failure unless told to keep going. Once `stopped` is set, it returns what was done so far, as
+    interrupted.
     When all is ready, it begins as soon as `begin` says, and counts from the moment that this gives. `progress` is
     called now and then while it runs.
     """
@@ -198,7 +200,7 @@ async def replay(
         asked = islice(asked, load.limit)
         first = list(islice(asked, 1))  # Made before the clock starts: shuffling takes its time.
         numbers = count(share.process, load.processes)
-        return await run.all(zip(numbers, chain(first, asked), strict=False), begin)
+        return await run.all(zip(numbers, chain(first, asked), strict=False), begin, stopped or asyncio.Event())
 
 
 class _Answer(NamedTuple):
@@ -224,25 +226,36 @@ class _Run:
         self._in_flight: dict[asyncio.Task[None], float] = {}  # Since when the attempt is under way, if one is.
         self._timed_out: set[asyncio.Task[None]] = set()
 
-    async def all(self, asked: Iterator[tuple[int, Question]], begin: Callable[[], Awaitable[float]]) -> Result:
+    async def all(
+        self,
+        asked: Iterator[tuple[int, Question]],
+        begin: Callable[[], Awaitable[float]],
+        stopped: asyncio.Event,
+    ) -> Result:
         result = self._result
         cpu, self._started = time.process_time(), time.perf_counter()
-        ticking = asyncio.create_task(self._tick())
+        working = asyncio.create_task(self._work(asked, begin))
+        others = [asyncio.create_task(self._tick()), asyncio.create_task(stopped.wait())]
         try:
-            self._started = await begin()
-            await self._send(asked)
-            while self._in_flight and not self._is_over():
-                await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            result.interrupted = True
-        result.elapsed = time.perf_counter() - self._started
-        result.cpu = time.process_time() - cpu
-        self._timed_out.clear()  # Nothing is tried again.
-        left = [ticking, *self._in_flight]
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+            await asyncio.wait([working, others[1]], return_when=asyncio.FIRST_COMPLETED)
+            result.interrupted = not working.done()
+            result.elapsed = time.perf_counter() - self._started
+            result.cpu = time.process_time() - cpu
+        finally:
+            self._timed_out.clear()  # Nothing is tried again.
+            left = [working, *others, *self._in_flight]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        if not result.interrupted:
+            working.result()
         return result
+
+    async def _work(self, asked: Iterator[tuple[int, Question]], begin: Callable[[], Awaitable[float]]) -> None:
+        self._started = await begin()
+        await self._send(asked)
+        while self._in_flight and not self._is_over():
+            await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
 
     async def _send(self, asked: Iterator[tuple[int, Question]]) -> None:
         """Start a request as soon as it is due and one of the places in flight is free."""

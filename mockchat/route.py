@@ -50,6 +50,15 @@ class ChatCompletions:
         self._read: float | None = None  # When the requests that are read now were there.
         self.closing = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether something has to be finished beside the answers."""
+        return self.upstream is not None and self.upstream.busy
+
+    async def close(self) -> int:
+        """Give up what is not finished, and return how much that is."""
+        return await self.upstream.close() if self.upstream else 0
+
     def answer(self, message: RawRequestMessage, body: bytes) -> Answer:
         """Answer a request; every error is an answer too."""
         try:
@@ -224,10 +233,10 @@ class ChatCompletions:
 
 
 def _first_half(parts: Iterable[Part]) -> Iterator[Part]:
-    """What is sent of an answer that breaks off in the middle."""
-    whole = list(parts)
-    left = (sum(isinstance(part, bytes) for part in whole) + 1) // 2
-    for part in whole:
+    """What is sent of an answer that breaks off in the middle; a long one does so early."""
+    some = list(islice(parts, 100))
+    left = (sum(isinstance(part, bytes) for part in some) + 1) // 2
+    for part in some:
         if isinstance(part, bytes):
             left -= 1
             if not left:

@@ -52,7 +52,7 @@ class Simulation:
         if jitter and not self.timed:
             raise ValueError("--jitter varies --ttft-ms and --itl-ms: give one of them")
         total = sum(fault.rate for fault in self._faults)
-        if total > 1:
+        if total > 1 + 1e-9:  # A sum of decimal fractions may be a little more.
             raise ValueError(f"--fault: the rates are {total:g} in sum, which is more than 1")
         self._random_seed = random_seed
         self._attempts: Counter[int] = Counter()

@@ -112,6 +112,8 @@ class MockServer:
     def load(self, data: Recordings) -> None:
         """Know more recordings from now on, in the forms that `serve` takes. Raises `DatasetError`."""
         conversations = read(data, stitch=self._stitch)
+        if not self._loop.is_running():
+            raise RuntimeError("the server has stopped: there is nothing to load into")
 
         async def add() -> None:
             for conversation in conversations:

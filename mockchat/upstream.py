@@ -78,7 +78,7 @@ class Upstream:
 
         Where there is none, `route` tells why: 502, 503, 504, or 508 for a request that comes from this very server.
         """
-        if self._name in message.headers.get("Via", ""):
+        if self._name in ",".join(message.headers.getall("Via", ())):
             looped = ApiError(508, "The upstream is this very server, or asks it: give --upstream another base URL")
             return route.error(message, looped, keep_alive=True)
         try:
@@ -91,7 +91,8 @@ class Upstream:
             if not isinstance(problem, NotRecorded):
                 raise NotRecordable("requests that can't be read here, such as those with images,")
             recorder.check_request(parameters)
-            history, key = problem.messages, (body, message.headers.get("Authorization"))
+            # With other headers, whichever has the key, it is another question.
+            history, key = problem.messages, (body, frozenset(_end_to_end(message.headers).items()))
         except NotRecordable as reason:
             self._tell(f"{reason} are not recorded, only passed on")
         stream = isinstance(parameters, dict) and parameters.get("stream") is True
@@ -126,6 +127,8 @@ class Upstream:
                     self._url, data=io.BytesIO(body), headers=headers, allow_redirects=False
                 )
             async with response:
+                if not 200 <= response.status <= 599:
+                    raise BadAnswer(f"answered with the status {response.status}")
                 exchange.status, exchange.reason = response.status, response.reason or ""
                 exchange.headers = _end_to_end(response.headers)
                 events = response.content_type == "text/event-stream"
@@ -134,7 +137,8 @@ class Upstream:
                 async for block in response.content.iter_any():
                     rest += block
                     # Only whole events are handed on: in a part of one, an error that follows would be lost.
-                    if streamed and (ends := [blank.end() for blank in BLANK_LINE.finditer(rest)]):
+                    new = max(0, len(rest) - len(block) - 3)
+                    if streamed and (ends := [blank.end() for blank in BLANK_LINE.finditer(rest, new)]):
                         exchange.streamed = True
                         exchange.blocks.append(bytes(rest[: ends[-1]]))
                         exchange.tell()
@@ -177,14 +181,20 @@ class Upstream:
             self._told.add(line)
             server_logger.warning("%s (said once)", line[0].upper() + line[1:])
 
-    async def close(self) -> None:
-        """Give up what is under way."""
+    @property
+    def busy(self) -> bool:
+        """Whether an exchange is under way."""
+        return bool(self._exchanges)
+
+    async def close(self) -> int:
+        """Give up the exchanges that are under way; returns their number."""
         tasks = [exchange.task for exchange in self._exchanges.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
+        return len(tasks)
 
 
 def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
@@ -193,7 +203,7 @@ def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
     return CIMultiDict(
         (name, value)
         for name, value in headers.items()
-        if name.lower() not in _HOP_BY_HOP | named and value.isprintable()
+        if name.lower() not in _HOP_BY_HOP | named and value.replace("\t", " ").isprintable()
     )
 
 
@@ -207,7 +217,8 @@ def _parts(exchange: _Exchange, route: Route, message: RawRequestMessage, keep_a
             yield from route.error(message, exchange.error, keep_alive).parts
         else:
             body = b"".join(exchange.blocks)
-            yield _head(exchange, message, keep_alive, f"Content-Length: {len(body)}") + body
+            bodiless = exchange.status in (204, 304)
+            yield _head(exchange, message, keep_alive, None if bodiless else f"Content-Length: {len(body)}") + body
         return
     chunked = message.version >= HttpVersion11
 

@@ -383,6 +383,17 @@ async def test_a_slow_sender_is_cut_off(hurried: Client, connect: Connect, answe
     assert "within 0.2 s" in json.loads(body)["error"]["message"]
 
 
+@pytest.mark.parametrize("sent", [post(GOOD) + b"P", post(GOOD) + HEAD + b"X: ", post(GOOD) * 3 + post(GOOD)[:-1]])
+async def test_a_part_of_a_request_behind_a_whole_one_is_not_waited_for_for_ever(
+    hurried: Client, connect: Connect, sent: bytes
+) -> None:
+    raw: Raw = await connect(hurried)
+    await raw.send(sent)
+    for _ in range(len(sent) // len(post(GOOD))):
+        assert (await raw.answer())[0] == 200
+    assert (await raw.answer())[0] == 408
+
+
 async def test_a_client_that_says_nothing_is_let_go(hurried: Client, connect: Connect) -> None:
     raw = await connect(hurried)
     assert await raw.closed()
@@ -522,6 +533,15 @@ async def test_shutdown_answers_a_request_that_has_begun_to_arrive(client: Clien
     status, headers, body = await raw.answer()
     assert (status, headers["connection"], content(body)) == (200, "close", "hello")
     await closing
+
+
+async def test_shutdown_answers_a_request_that_began_to_arrive_with_the_one_before(client: Client, raw: Raw) -> None:
+    request = post(GOOD)
+    await raw.send(request + request[:9])
+    await raw.answer()
+    client.server.runner.server.pre_shutdown()  # type: ignore[attr-defined]
+    await raw.send(request[9:])
+    assert (await raw.answer())[1]["connection"] == "close"
 
 
 # Whatever comes

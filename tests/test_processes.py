@@ -115,20 +115,18 @@ def asking(first: Then, second: Then | None = None) -> Callable[..., Coroutine[A
         load: Load,
         share: Share,
         begin: Callable[[], Coroutine[Any, Any, float]],
+        stopped: asyncio.Event,
         progress: Progress,
     ) -> Result:
-        try:
-            started = await begin()
-            assert 0 <= time.perf_counter() - started < 60
-            if share.process == 0:
-                return first()
-            if second:
-                return second()
-            progress(1, 0)
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            return Result(passed=1, interrupted=True)
-        return Result()
+        started = await begin()
+        assert 0 <= time.perf_counter() - started < 60
+        if share.process == 0:
+            return first()
+        if second:
+            return second()
+        progress(1, 0)
+        await asyncio.wait_for(stopped.wait(), 60)
+        return Result(passed=1, interrupted=True)
 
     return ask
 

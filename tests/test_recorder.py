@@ -188,6 +188,7 @@ def test_a_crash_loses_one_unfinished_line_at_most_and_says_so(tmp_path: Path) -
         b'{\n"messages": []\n}',
         b'\n{"messages": []}\n',
         b"some notes",
+        b'[{"id":"a","messages":[]},\n{"id":"b","messages":[]}]',
         gzip.compress(b'{"messages": []}\n', mtime=0),
     ],
 )
@@ -207,6 +208,15 @@ def test_a_line_that_somebody_else_left_unfinished_is_left_to_the_loader(tmp_pat
     assert path.read_bytes() == content
     with pytest.raises(DatasetError, match="cut off in the entry at line 2"):
         load(path)
+
+
+def test_a_file_that_lost_its_last_line_s_end_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    first = append(path, TWO[0])
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert load(path).conversations == [first]
+    second = append(path, TWO[1])
+    assert load(path).conversations == [first, second]
 
 
 def test_what_can_t_be_recorded_into(tmp_path: Path) -> None:

@@ -114,10 +114,12 @@ def always(answer: bytes) -> Answerer:
     return answerer
 
 
-async def run(base_url: str, *, headers: Mapping[str, str] | None = None, **options: Any) -> Result:
+async def run(
+    base_url: str, stopped: asyncio.Event | None = None, *, headers: Mapping[str, str] | None = None, **options: Any
+) -> Result:
     async with asyncio.timeout(20):
         load = Load(**{"concurrency": 2, "keep_going": True, **options})
-        return await replay(CONVERSATIONS, INDEX, base_url, load, headers=headers)
+        return await replay(CONVERSATIONS, INDEX, base_url, load, headers=headers, stopped=stopped)
 
 
 @pytest.mark.parametrize(("concurrency", "stream"), [(1, False), (3, True), (100, False)])
@@ -258,7 +260,7 @@ async def test_wrong_answers_are_counted_by_kind_and_place() -> None:
     assert found.passed + len(found.failures) == 4
 
 
-async def test_cancelled_it_returns_what_was_done() -> None:
+async def test_stopped_it_returns_what_was_done() -> None:
     answered = 0
 
     async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -272,12 +274,27 @@ async def test_cancelled_it_returns_what_was_done() -> None:
             await reader.read()
 
     async with answering(answerer) as url:
-        running = asyncio.create_task(run(url, concurrency=1))
+        stopped = asyncio.Event()
+        running = asyncio.create_task(run(url, stopped, concurrency=1))
         while answered < 3:
             await asyncio.sleep(0.01)
-        running.cancel()
+        stopped.set()
         result = await running
     assert (result.passed, result.failures, result.interrupted) == (2, [], True)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_it_may_be_stopped_before_it_begins(begun: bool) -> None:
+    stopped = asyncio.Event()
+    stopped.set()
+
+    async def begin() -> float:
+        return await asyncio.get_running_loop().create_future() if begun else 0.0
+
+    result = await replay(
+        CONVERSATIONS, INDEX, "http://127.0.0.1:1/v1", Load(concurrency=1), stopped=stopped, begin=begin
+    )
+    assert (result.passed, result.interrupted) == (0, True)
 
 
 async def test_progress_is_told_while_it_runs() -> None:
@@ -487,18 +504,19 @@ async def test_who_waits_keeps_his_place_and_is_not_timed_out() -> None:
     assert result.bytes_sent == sum(map(len, received))
 
 
-@pytest.mark.parametrize("ended_by", ["failure", "cancelling"])
+@pytest.mark.parametrize("ended_by", ["failure", "stopping"])
 async def test_who_waits_does_not_hold_up_the_end(ended_by: str) -> None:
     received: list[bytes] = []
     answers = (http(503, headers=b"Retry-After: 50\r\n"), http(404 if ended_by == "failure" else 503))
     async with answering(in_turn(*answers, received=received)) as url:
-        running = asyncio.create_task(run(url, concurrency=2, retries=9, keep_going=False))
+        stopped = asyncio.Event()
+        running = asyncio.create_task(run(url, stopped, concurrency=2, retries=9, keep_going=False))
         while len(received) < 2:
             await asyncio.sleep(0.01)
-        if ended_by == "cancelling":
-            running.cancel()
+        if ended_by == "stopping":
+            stopped.set()
         result = await running
-    assert result.interrupted == (ended_by == "cancelling")
+    assert result.interrupted == (ended_by == "stopping")
     assert len(result.failures) == result.requests == (ended_by == "failure")
     assert result.elapsed < 10
 

@@ -51,6 +51,7 @@ def test_when_a_fault_can_not_come(how: str) -> None:
 
 def test_rates_of_more_than_1() -> None:
     Simulation(faults=["429=0.5", "500=0.5", "503=first:9"])
+    Simulation(faults=["429=0.33", "500=0.56", "503=0.11"])
     with pytest.raises(ValueError, match=r"the rates are 1\.25 in sum, which is more than 1"):
         Simulation(faults=["429=0.5", "500=0.5", "stall=0.25"])
 

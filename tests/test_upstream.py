@@ -241,17 +241,18 @@ async def test_equal_misses_at_the_same_time_are_asked_once(recorder: Recorder) 
     recorder.handler = handler
     bodies = [request_body(("user", f"new {number}")) for number in range(3)]
     asking = [asyncio.create_task(recorder.ask(body)) for body in bodies * 10]
-    other = asyncio.create_task(recorder.ask(bodies[0], Authorization="Bearer of another"))
-    while len(recorder.asked) < 4:
+    keys = {"Authorization": "Bearer of another"}, {"api-key": "of a third"}
+    others = [asyncio.create_task(recorder.ask(bodies[0], **key)) for key in keys]
+    while len(recorder.asked) < 5:
         await asyncio.sleep(0.01)
     waiting.set()
-    answers = await asyncio.gather(*asking, other)
-    assert sorted(body for _, body in recorder.asked) == sorted([*bodies, bodies[0]])
+    answers = await asyncio.gather(*asking, *others)
+    assert sorted(body for _, body in recorder.asked) == sorted([*bodies, bodies[0], bodies[0]])
     assert {status for status, _ in answers} == {200}
     assert recorder.recorded() == 3  # Which of two different answers was first stands.
     for body in bodies:
         assert (await recorder.ask(body))[0] == 200
-    assert len(recorder.asked) == 4
+    assert len(recorder.asked) == 5
 
 
 async def test_what_is_not_recorded_is_asked_by_each(recorder: Recorder) -> None:
@@ -348,6 +349,7 @@ CHUNK = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
         (HEAD + b'{"choi...', 504, "took too long"),
         (HEAD + b'{"choi', 502, "cut-off answer"),
         (b"SSH-2.0-OpenSSH_9.2p1\r\n", 502, "no HTTP"),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", 502, "answered with the status 101"),
         (HEAD.replace(b"1000", b"7") + b"<html/>", 502, "answered with what is no JSON: <html/>"),
         (EVENTS_HEAD + b"7\r\ndata: {\r\n...", 504, "took too long"),
         (EVENTS_HEAD + b"7\r\ndata: {\r\n", 502, "cut-off answer"),
@@ -423,8 +425,33 @@ async def test_a_server_that_is_its_own_upstream(recorder: Recorder) -> None:
     await chat.upstream.close()
     chat.upstream = Upstream(str(recorder.make_url("/v1")), chat._index, recorder.file)
     for asked in (ASKED, STREAM, b"no JSON"):
-        status, body = await recorder.ask(asked)
-        assert (status, "another base URL" in json.loads(body)["error"]["message"]) == (508, True)
+        for via in ({}, {"Via": "1.1 a-gateway"}):
+            status, body = await recorder.ask(asked, **via)
+            assert (status, "another base URL" in json.loads(body)["error"]["message"]) == (508, True)
+
+
+@pytest.mark.parametrize("hurried", [False, True])
+async def test_what_is_under_way_at_the_end_is_finished_though_its_client_has_gone(
+    recorder: Recorder, connect: Connect, hurried: bool
+) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.2)
+        return await says(whole())(request)
+
+    recorder.handler = handler
+    raw: Raw = await connect(recorder)
+    await raw.send(post(ASKED))
+    while not recorder.asked:
+        await asyncio.sleep(0.01)
+    server = recorder.server.runner.server  # type: ignore[attr-defined]
+    raw.reset()
+    while server.connections:
+        await asyncio.sleep(0.01)
+    server.pre_shutdown()
+    if hurried:
+        server.abort()
+    await server.shutdown(10)
+    assert (recorder.recorded(), server.cut) == ((0, 1) if hurried else (1, 0))
 
 
 async def test_odd_headers_reach_nobody(recorder: Recorder, connect: Connect) -> None:
@@ -457,6 +484,15 @@ def test_what_can_t_be_started(
     assert told in line
     assert "secret" not in line
     assert not list(tmp_path.iterdir())
+
+
+def test_the_recorded_file_may_be_data_too(tmp_path: Path) -> None:
+    """From its first run, when there is none."""
+    path = str(tmp_path / "f")
+    options = ("--data", path, "--record", path, "--upstream", "http://127.0.0.1:1/v1")
+    with running_server(*options, env=environment()) as (_, process):
+        pass
+    assert process.returncode == 0
 
 
 def ask_all(base_url: str) -> None:
