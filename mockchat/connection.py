@@ -132,7 +132,7 @@ class Connection(asyncio.Protocol):
         """Answer the requests that are whole now."""
         if self._leaving:
             return
-        received = data
+        self._received = (self._received + data[-_COMPARED:])[-_COMPARED:]
         try:
             upgraded = True
             while upgraded:  # An upgrade is declined, and what follows is read as HTTP.
@@ -142,7 +142,6 @@ class Connection(asyncio.Protocol):
                     self._parser.set_upgraded(False)
         except HttpProcessingError as error:
             self._malformed = error.message
-        self._received = received[-_COMPARED:]
         answers = self._answers
         self._advance()
         self._look_around(answers != self._answers)

@@ -407,6 +407,27 @@ async def test_a_connection_may_be_idle_between_requests(hurried: Client, connec
         await asyncio.sleep(0.5)
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        post(GOOD),
+        HEAD + CHUNKED + b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(GOOD), GOOD),
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+async def test_it_may_be_idle_after_a_request_whose_end_came_alone(
+    hurried: Client, connect: Connect, sent: bytes
+) -> None:
+    raw: Raw = await connect(hurried)
+    await raw.send(sent[:-1])
+    await asyncio.sleep(0.02)
+    await raw.send(sent[-1:])
+    await raw.answer()
+    await asyncio.sleep(0.4)
+    await raw.send(post(GOOD))
+    assert (await raw.answer())[0] == 200
+
+
 async def test_a_reader_that_never_reads_is_cut_off_and_a_slow_one_is_not(
     aiohttp_client: Any, connect: Connect
 ) -> None:
