@@ -21,7 +21,7 @@ from yarl import URL
 from mockchat import retry, wire
 from mockchat.dataset import Conversation
 from mockchat.index import ResponseIndex
-from mockchat.verify import ERROR, Problem, excerpt, verify, verify_stream
+from mockchat.verify import Problem, excerpt, explain, verify, verify_stream
 
 TIMEOUT = 60.0  # seconds
 TICK = 0.1  # seconds
@@ -379,22 +379,3 @@ def _wait(attempts: int, ended: _Answer | Exception) -> float | None:
     if isinstance(ended, _Answer):
         return retry.wait(attempts, ended.status, ended.headers)
     return retry.wait(attempts, ended, {})
-
-
-def explain(error: Exception) -> Problem:
-    """What a request that got no answer died of, and what to check."""
-    match error:
-        case TimeoutError():
-            cause, detail = "no answer in time", str(error)
-        case aiohttp.ClientConnectorError():
-            cause, detail = "no connection", f"to {error.host}:{error.port} ({error.strerror or error})"
-            if isinstance(error.os_error, ConnectionRefusedError):
-                detail += ": does a server listen there?"
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | ConnectionResetError():
-            cause, detail = "closed connection", "the server closed it before it answered: its log may say why"
-        case aiohttp.ClientPayloadError():
-            cause, detail = "cut-off answer", "it ended before its end, or is damaged: look at what is between"
-        case _:
-            cause = "no HTTP, or no connection"
-            detail = excerpt(str(error) or type(error).__name__)
-    return Problem(ERROR, cause, detail)

@@ -24,8 +24,7 @@ from mockchat.connection import Answer, Part, Route
 from mockchat.index import ResponseIndex
 from mockchat.protocol import ApiError, NotRecorded
 from mockchat.recorder import BadAnswer, NotRecordable
-from mockchat.replay import explain
-from mockchat.verify import BLANK_LINE
+from mockchat.verify import BLANK_LINE, explain
 
 TIMEOUT = 600.0  # seconds, as in OpenAI's SDKs
 _CONNECT_TIMEOUT = 10.0  # seconds

@@ -1,4 +1,4 @@
-"""Is an answer one of the recorded replies, and if not, what is wrong with it? No I/O.
+"""Is an answer one of the recorded replies, and if not, what is wrong; and why was there none? No I/O.
 
 Follows https://platform.openai.com/docs/api-reference/chat/object and, for streams,
 https://platform.openai.com/docs/api-reference/chat-streaming, as a client does: whatever a server may have sent is
@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import aiohttp
 import ujson
 
 from mockchat import wire
@@ -158,6 +159,25 @@ def _error_message(answer: bytes) -> str:
     except ValueError:
         pass
     return excerpt(answer)
+
+
+def explain(error: Exception) -> Problem:
+    """What a request that got no answer died of, and what to check."""
+    match error:
+        case TimeoutError():
+            cause, detail = "no answer in time", str(error)
+        case aiohttp.ClientConnectorError():
+            cause, detail = "no connection", f"to {error.host}:{error.port} ({error.strerror or error})"
+            if isinstance(error.os_error, ConnectionRefusedError):
+                detail += ": does a server listen there?"
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | ConnectionResetError():
+            cause, detail = "closed connection", "the server closed it before it answered: its log may say why"
+        case aiohttp.ClientPayloadError():
+            cause, detail = "cut-off answer", "it ended before its end, or is damaged: look at what is between"
+        case _:
+            cause = "no HTTP, or no connection"
+            detail = excerpt(str(error) or type(error).__name__)
+    return Problem(ERROR, cause, detail)
 
 
 def excerpt(text: str | bytes) -> str:

@@ -46,6 +46,16 @@ class Recorder(Client[Any, Any]):
             return response.status, await response.read()
 
 
+async def begun(recorder: Recorder, connect: Connect, handler: Handler, body: bytes) -> Raw:
+    """A connection on which this was asked, and so was the upstream."""
+    recorder.handler = handler
+    raw: Raw = await connect(recorder)
+    await raw.send(post(body))
+    while not recorder.asked:
+        await asyncio.sleep(0.01)
+    return raw
+
+
 def says(body: bytes, status: int = 200, **headers: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         return web.Response(body=body, status=status, headers={"Content-Type": "application/json"} | headers)
@@ -270,11 +280,7 @@ async def test_an_exchange_is_finished_and_recorded_when_its_client_has_gone(
         await waiting.wait()
         return web.Response(body=streamed({"content": "a"}), headers={"Content-Type": EVENTS})
 
-    recorder.handler = handler
-    raw: Raw = await connect(recorder)
-    await raw.send(post(STREAM))
-    while not recorder.asked:
-        await asyncio.sleep(0.01)
+    raw = await begun(recorder, connect, handler, STREAM)
     raw.reset()
     waiting.set()
     async with asyncio.timeout(10):
@@ -289,11 +295,7 @@ async def test_shutdown_ends_what_is_under_way(recorder: Recorder, connect: Conn
         await asyncio.sleep(3600)
         raise AssertionError
 
-    recorder.handler = handler
-    raw: Raw = await connect(recorder)
-    await raw.send(post(ASKED))
-    while not recorder.asked:
-        await asyncio.sleep(0.01)
+    raw = await begun(recorder, connect, handler, ASKED)
     upstream = recorder.server.chat.upstream  # type: ignore[attr-defined]
     async with asyncio.timeout(10):
         await upstream.close()
@@ -438,11 +440,7 @@ async def test_what_is_under_way_at_the_end_is_finished_though_its_client_has_go
         await asyncio.sleep(0.2)
         return await says(whole())(request)
 
-    recorder.handler = handler
-    raw: Raw = await connect(recorder)
-    await raw.send(post(ASKED))
-    while not recorder.asked:
-        await asyncio.sleep(0.01)
+    raw = await begun(recorder, connect, handler, ASKED)
     server = recorder.server.runner.server  # type: ignore[attr-defined]
     raw.reset()
     while server.connections:
