@@ -30,26 +30,26 @@ $(INSTALLED): setup.cfg
 		{ echo "python3 has no venv module: install it first (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	python3 -m venv --clear $(VENV)
 	$(PYTHON) -m pip install --quiet --editable '.[lint,test]'
-	@if command -v npm >/dev/null; then npm install --silent --no-package-lock --prefix tests/sdk; \
+	@if command -v npm >/dev/null; then npm install --silent --no-package-lock --prefix tests/programs/sdk; \
 		else echo "No npm here: the tests of the JavaScript SDK will be skipped"; fi
 	@touch $@
 
 serve: $(INSTALLED) ## run the server (PORT=8000, DATA=file, ARGS=more options; WORKERS=n: gunicorn, ARGS are its own)
 ifdef WORKERS
-	@$(VENV)/bin/gunicorn "mockchat.app:create_app($(if $(DATA),'$(DATA)'))" $(GUNICORN) $(ARGS)
+	@$(VENV)/bin/gunicorn "mockchat.server:create_app($(if $(DATA),'$(DATA)'))" $(GUNICORN) $(ARGS)
 else
 	@$(PYTHON) server.py --port $(PORT) $(BOTH)
 endif
 
 bench: $(INSTALLED) ## replay everything against a server of its own (DATA=file, CONCURRENCY, PROCESSES, WORKERS=n, ARGS=options of both)
-	@$(PYTHON) tests/bench.py $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(PROCESSES),--processes $(PROCESSES)) \
+	@$(PYTHON) -m tests.programs.bench $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(PROCESSES),--processes $(PROCESSES)) \
 		$(if $(WORKERS),--workers $(WORKERS)) $(BOTH)
 
 seed-test: $(INSTALLED) ## prove that the requester finds exactly what is wrong (DATA=file)
-	@$(PYTHON) tests/seed_check.py $(BOTH)
+	@$(PYTHON) -m tests.programs.seed_check $(BOTH)
 
 perf: $(INSTALLED) ## measure against the least that this machine can do (ARGS=options)
-	@$(PYTHON) tests/perf/perf.py $(ARGS)
+	@$(PYTHON) -m tests.perf.perf $(ARGS)
 
 test: $(INSTALLED) ## run the tests
 	$(PYTHON) -m pytest --quiet --numprocesses auto
@@ -66,7 +66,7 @@ $(LOWEST)/installed: $(INSTALLED)
 	@touch $@
 
 fuzz: $(VENV)/fuzz-installed ## look for inputs that break it (FUZZ_TIME=seconds for each of three targets)
-	@PYTHONPATH=tests $(PYTHON) -m fuzz.run --seconds $(FUZZ_TIME)
+	@$(PYTHON) -m tests.fuzz.run --seconds $(FUZZ_TIME)
 
 $(VENV)/fuzz-installed: $(INSTALLED)
 	$(PYTHON) -m pip install --quiet --editable '.[fuzz]'
@@ -83,5 +83,5 @@ data: ## fetch the big file (about 650 MB; a broken download goes on where it st
 	@echo "Fetched $(DATASET): $$(wc -c < $(DATASET)) bytes"
 
 clean: ## remove what was made here, but no data
-	rm -rf $(VENV) $(LOWEST) tests/sdk/node_modules build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) tests/programs/sdk/node_modules build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,13 +17,15 @@ from multidict import CIMultiDict
 from tqdm import tqdm
 from yarl import URL
 
-from mockchat import app, plot, processes, recorder, recordings, report, upstream
-from mockchat.connection import allow_descriptors
-from mockchat.dataset import DatasetError
-from mockchat.index import ResponseIndex
+from mockchat.core import recordings
+from mockchat.core.dataset import DatasetError
+from mockchat.core.index import ResponseIndex
 from mockchat.options import CommandError, of_requester, of_route, of_server
-from mockchat.replay import Load, Result, replay
-from mockchat.route import ChatCompletions
+from mockchat.requester import plot, processes, report
+from mockchat.requester.run import Load, Result, replay
+from mockchat.server import app, recorder, upstream
+from mockchat.server.connection import allow_descriptors
+from mockchat.server.route import ChatCompletions
 
 tqdm.monitor_interval = 0  # No thread that watches the bars: we may fork.
 

@@ -10,10 +10,12 @@ from typing import Any, NoReturn
 
 from yarl import URL
 
-from mockchat import plot, recordings, upstream
-from mockchat.connection import REQUEST_TIMEOUT, SHUTDOWN_TIMEOUT
-from mockchat.replay import TIMEOUT
-from mockchat.simulation import FAULT_HEADER, Simulation
+from mockchat.core import recordings
+from mockchat.requester import plot
+from mockchat.requester.run import TIMEOUT
+from mockchat.server import upstream
+from mockchat.server.connection import REQUEST_TIMEOUT, SHUTDOWN_TIMEOUT
+from mockchat.server.simulation import FAULT_HEADER, Simulation
 
 
 class CommandError(Exception):

@@ -9,13 +9,13 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import BaseTestServer
-from conftest import conversation, index_of, request_body
 
-from mockchat import app
-from mockchat.connection import REQUEST_TIMEOUT, ChatServer
-from mockchat.index import ResponseIndex
-from mockchat.route import PATH, ChatCompletions
-from mockchat.simulation import Simulation
+from mockchat.core.index import ResponseIndex
+from mockchat.server import app
+from mockchat.server.connection import REQUEST_TIMEOUT, ChatServer
+from mockchat.server.route import PATH, ChatCompletions
+from mockchat.server.simulation import Simulation
+from tests.helpers import conversation, index_of, request_body
 
 BIG = "big " * 300_000
 INDEX = index_of(

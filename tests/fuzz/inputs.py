@@ -5,7 +5,7 @@ import random
 from copy import deepcopy
 from typing import Any
 
-from programs import ROOT
+from tests.programs import ROOT
 
 SAMPLE = ROOT / "data" / "sample.json"
 

@@ -16,16 +16,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import ujson
-from conftest import SAMPLE, conversation
 
-from mockchat import wire
-from mockchat.connection import ChatServer
-from mockchat.dataset import Conversation, Dataset, DatasetError, load
-from mockchat.index import ResponseIndex
-from mockchat.protocol import ApiError, ChatRequest, completion, general, read_request, shortcut, stream
-from mockchat.replay import places, questions
-from mockchat.route import ChatCompletions
-from mockchat.verify import verify, verify_stream
+from mockchat.core import wire
+from mockchat.core.dataset import Conversation, Dataset, DatasetError, load
+from mockchat.core.index import ResponseIndex
+from mockchat.requester.run import places, questions
+from mockchat.requester.verify import verify, verify_stream
+from mockchat.server.connection import ChatServer
+from mockchat.server.protocol import ApiError, ChatRequest, completion, general, read_request, shortcut, stream
+from mockchat.server.route import ChatCompletions
+from tests.helpers import SAMPLE, conversation
 
 MAX_BODY_SIZE = 3000  # bytes
 

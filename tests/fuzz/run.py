@@ -1,4 +1,4 @@
-"""Look for inputs for which a property does not hold: what `make fuzz` runs (with tests/ on PYTHONPATH).
+"""Look for inputs for which a property does not hold: what `make fuzz` runs.
 
 Each target gets a process of its own, in which atheris (https://github.com/google/atheris) makes inputs up, guided by
 the lines of mockchat that they reach. What reaches something new is kept in build/fuzz for the next time.
@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from zlib import crc32
 
-from fuzz import inputs
-from programs import ROOT
+from tests.fuzz import inputs
+from tests.programs import ROOT
 
 BUILD = ROOT / "build" / "fuzz"
 TARGETS = ("body", "file", "connection")
@@ -39,7 +39,7 @@ def search(target: str, seconds: int) -> int:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(inputs.seeds(target)):
         (corpus / f"seed-{number}").write_bytes(seed)
-    again = [sys.executable, "-m", "fuzz.run", target]
+    again = [sys.executable, "-m", "tests.fuzz.run", target]
     limits = (f"-max_len={MAX_SIZE}", f"-timeout={TIMEOUT}", f"-rss_limit_mb={MEMORY}", f"-max_total_time={seconds}")
     with log.open("wb") as file:
         # What breaks is kept in the corpus too: it is tried first the next time.
@@ -54,7 +54,7 @@ def search(target: str, seconds: int) -> int:
     found = re.findall(r"Test unit written to (\S+)", told)
     problem = f"the fuzzer failed, see {log}"
     if found:
-        problem = f"found {found[-1]}; to try it again:\n    PYTHONPATH=tests {' '.join(again)} {found[-1]}"
+        problem = f"found {found[-1]}; to try it again:\n    {' '.join(again)} {found[-1]}"
     print(f"{target}: {problem}", flush=True)
     return 1
 
@@ -79,7 +79,7 @@ def fuzz(target: str, arguments: Sequence[str]) -> None:
 
 def property_of(target: str) -> Callable[[bytes], object]:
     """What must hold, as a function of the input alone; further choices that it needs follow from the input."""
-    from fuzz import properties
+    from tests.fuzz import properties
 
     match target:
         case "body":

@@ -14,9 +14,9 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from mockchat import dataset
-from mockchat.index import ResponseIndex
-from mockchat.replay import Load, replay
+from mockchat.core import dataset
+from mockchat.core.index import ResponseIndex
+from mockchat.requester.run import Load, replay
 
 
 def main(base_url: str, file: Path, count: int, in_flight: int) -> None:

@@ -22,17 +22,13 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import uvloop
-from load import Server, children, cpu_ns, http, memory, pss, running
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from programs import running_server
-
-from mockchat import dataset
-from mockchat.dataset import Conversation, DatasetError
-from mockchat.index import ResponseIndex
-from mockchat.replay import places, questions
+from mockchat.core import dataset
+from mockchat.core.dataset import Conversation, DatasetError
+from mockchat.core.index import ResponseIndex
+from mockchat.requester.run import places, questions
+from tests.perf.load import Server, children, cpu_ns, http, memory, pss, running
+from tests.programs import running_server
 
 HERE = Path(__file__).parent
 MOCK = (HERE.parents[1] / "server.py", "--port", 0, "--data")

@@ -1,0 +1,1 @@
+"""What was recorded, and how a message looks: both programs stand on it."""

@@ -1,0 +1,107 @@
+"""Where two texts part, and where a history left the recordings: in words, for people."""
+
+from typing import NamedTuple
+
+from mockchat.core import wire
+from mockchat.core.index import ResponseIndex
+
+AROUND = 30  # characters shown on either side of a difference
+
+
+class Diagnosis(NamedTuple):
+    """Why a history has no reply: the request's parameter that is to blame, and a sentence."""
+
+    param: str
+    text: str
+
+
+def common_length(one: str | bytes, other: str | bytes) -> int:
+    """The number of characters (of bytes) with which both begin; logarithmically many comparisons."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def difference(sent: str, recorded: str, verb: str = "sent") -> str:
+    """Where the sent text leaves the recorded one, and both around it.
+
+    What can't be seen is escaped, and the two characters are named, so that look-alikes are told apart.
+    """
+    position = common_length(sent, recorded)
+    here, there = (_character(text, position) for text in (sent, recorded))
+    return (
+        f"differs at character {position}: {verb} {_around(sent, position)} ({here}), "
+        f"recorded {_around(recorded, position)} ({there})"
+    )
+
+
+def _around(text: str, position: int) -> str:
+    start, end = max(0, position - AROUND), position + AROUND
+    return f"{'…' if start else ''}{text[start:end]!r}{'…' if end < len(text) else ''}"
+
+
+def _character(text: str, position: int) -> str:
+    return f"U+{ord(text[position]):04X}" if position < len(text) else "its end"
+
+
+def diagnose(index: ResponseIndex, messages: list[bytes], prefix: int, known: int) -> Diagnosis:
+    """Say which message of a history left the recordings, and how it differs from the closest recording there.
+
+    `messages` are in wire form, and no reply is recorded after them; `prefix` and `known` are what `index.find` said.
+    Costs no more with more recordings.
+    """
+    if known == len(messages):
+        return Diagnosis("messages", _no_reply(index, prefix, known))
+    place, message = f"messages[{known}]", messages[known]
+    role = wire.role_of(message)
+    others = [other for other in dict.fromkeys(wire.ROLES.values()) if other != role]
+    for other in others:
+        twin = index.step(prefix, wire.with_role(message, other))
+        if twin >= 0:
+            text = f"{place} has the role {role}, recorded is {other} (conversation {index.conversation_id(twin)})"
+            return Diagnosis(f"{place}.role", text)
+    same_role = _nearby(index, prefix, message, [role])
+    candidates = same_role or _nearby(index, prefix, message, others)
+    if not candidates:
+        return Diagnosis(place, f"{place} is one too many: {_end(index, prefix, known)}")
+    number, closest = max(candidates, key=lambda item: common_length(wire.text_of(item[1]), wire.text_of(message)))
+    text = f"{place} {difference(wire.content_of(message), wire.content_of(closest))}"
+    if not same_role:
+        text += f", and the role {role} is recorded as {wire.role_of(closest)}"
+    return Diagnosis(place, f"{text}; the closest recording there is conversation {index.conversation_id(number)}")
+
+
+def _nearby(index: ResponseIndex, prefix: int, message: bytes, roles: list[str]) -> list[tuple[int, bytes]]:
+    """Recorded messages of these roles, among them the one that has the longest beginning in common with `message`."""
+    return [
+        (number, found)
+        for role in roles
+        for number, found in index.neighbours(prefix, wire.with_role(message, role))
+        if wire.role_of(found) == role
+    ]
+
+
+def _no_reply(index: ResponseIndex, prefix: int, known: int) -> str:
+    following = index.neighbours(prefix, b"")
+    if not following:
+        return f"all messages are recorded, but {_end(index, prefix, known)}"
+    number, message = following[0]
+    before = (
+        "all messages are recorded, but what follows" if known else "messages is empty, and what begins a recording"
+    )
+    content = wire.content_of(message)
+    return (
+        f"{before} is no assistant message: it is one of the role {wire.role_of(message)}, "
+        f"{_around(content, 0)}, in conversation {index.conversation_id(number)}"
+    )
+
+
+def _end(index: ResponseIndex, prefix: int, known: int) -> str:
+    if not prefix:
+        return "nothing is recorded"
+    return f"the recording ends there (conversation {index.conversation_id(prefix)}, {known} messages)"

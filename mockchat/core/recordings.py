@@ -1,0 +1,84 @@
+"""The recordings, read and indexed as both programs do it, and told in a line."""
+
+import gc
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from tqdm import tqdm
+
+from mockchat.core import dataset, seeding
+from mockchat.core.dataset import Dataset, DatasetError
+from mockchat.core.index import ResponseIndex
+
+_FOLDER = Path(os.path.relpath(Path(__file__).parents[2] / "data"))
+DATASETS = (_FOLDER / "ShareGPT_V3_unfiltered_cleaned_split.json", _FOLDER / "sample.json")
+
+
+def default() -> Path:
+    """The recordings where none are named: the big file if it is there, else the sample. Raises `DatasetError`."""
+    for path in DATASETS:
+        if path.exists():
+            return path
+    raise DatasetError("there are no recordings here: name some with --data FILE")
+
+
+def load(paths: Sequence[Path], *, stitch: bool = True, quiet: bool = False) -> tuple[Dataset, ResponseIndex]:
+    """Read and index the files, as `SEED_ERRORS` alters them; for a program that keeps them to its end.
+
+    Prints what was found unless `quiet`. Raises `DatasetError`. Afterwards the process's garbage collector never looks
+    at anything that exists now.
+    """
+
+    def tell(line: str) -> None:
+        if not quiet:
+            print(line, flush=True)
+
+    tell(f"Reading {', '.join(map(str, paths))}")
+    started = time.perf_counter()
+    size = sum(path.stat().st_size for path in paths) if all(map(Path.is_file, paths)) else None
+    with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=quiet or not sys.stderr.isatty()) as bar:
+        loaded = dataset.load(*paths, stitch=stitch, progress=bar.update)
+    altered = seeding.seed_errors(loaded.conversations, os.environ.get("SEED_ERRORS", ""))
+    index = ResponseIndex(loaded.conversations)
+    gc.freeze()
+    tell(
+        f"Parsed {len(loaded.conversations):,} conversations ({loaded.entries:,} entries, {loaded.replies:,} replies; "
+        f"{loaded.joined:,} pieces joined, {loaded.misaligned:,} of them do not line up; "
+        f"{index.ambiguous:,} histories with several replies) in {time.perf_counter() - started:.2f} s"
+    )
+    if loaded.misaligned * 2 > loaded.joined:
+        tell("Most pieces do not line up: if the ids only look like pieces, use --no-stitch")
+    if altered:
+        tell(f"SEED_ERRORS: {altered:,} messages altered")
+    return loaded, index
+
+
+def load_shared(paths: Sequence[Path], *, stitch: bool = True) -> ResponseIndex:
+    """The index that `load` makes, for a server that forks: its processes share the messages, whatever they look up.
+
+    A process of its own reads the files, which for a moment takes twice their size, and leaves no holes in this one's
+    memory. Raises `DatasetError`.
+    """
+    with os.fdopen(os.memfd_create("messages"), "w+b") if sys.platform == "linux" else TemporaryFile() as file:
+        try:
+            with ProcessPoolExecutor(1, get_context("fork")) as reader:
+                index = reader.submit(_load_into, file.fileno(), paths, stitch).result()
+        except BrokenProcessPool:
+            raise DatasetError("the process that read the recordings was killed: is there too little memory?") from None
+        index.map(file)
+    gc.freeze()
+    return index
+
+
+def _load_into(descriptor: int, paths: Sequence[Path], stitch: bool) -> ResponseIndex:
+    _, index = load(paths, stitch=stitch)
+    with open(descriptor, "wb", closefd=False) as file:
+        index.write(file)
+    return index

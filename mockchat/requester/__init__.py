@@ -1,0 +1,1 @@
+"""The requester: asks for every recorded reply and verifies every answer."""

@@ -1,0 +1,254 @@
+"""Another server of the API, which is asked what is not recorded; what it answers is handed on, and recorded.
+
+A proxy in the terms of RFC 9110: https://www.rfc-editor.org/rfc/rfc9110#name-message-forwarding. Each exchange with the
+upstream has a task of its own, and whoever asked waits for it: so equal questions at the same time are one exchange,
+and what was begun is finished and recorded, even when nobody waits any more.
+"""
+
+import asyncio
+import io
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import ujson
+from aiohttp import HttpVersion11
+from aiohttp.http import RawRequestMessage
+from aiohttp.log import server_logger
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from mockchat.core import wire
+from mockchat.core.index import ResponseIndex
+from mockchat.requester.verify import BLANK_LINE, explain
+from mockchat.server import recorder
+from mockchat.server.connection import Answer, Part, Route
+from mockchat.server.protocol import ApiError, NotRecorded
+from mockchat.server.recorder import BadAnswer, NotRecordable
+
+TIMEOUT = 600.0  # seconds, as in OpenAI's SDKs
+_CONNECT_TIMEOUT = 10.0  # seconds
+# What is a matter between two neighbours: their connection, and the form in which a body travels on it.
+_HOP_BY_HOP = frozenset(
+    ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer")
+    + ("transfer-encoding", "upgrade", "expect", "host", "content-length", "content-encoding", "accept-encoding")
+)
+
+
+class _Exchange:
+    """A question on its way to the upstream, and what is there of the answer."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None]
+        self.status = 0
+        self.reason = ""
+        self.headers: CIMultiDict[str] = CIMultiDict()
+        self.blocks: list[bytes] = []
+        self.streamed = False  # Whether the blocks are handed on as they come; then there is one.
+        self.over = False
+        self.error: ApiError | None = ApiError(503, "The server was stopped before the upstream had answered")
+        self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def tell(self) -> None:
+        """Wake all that wait for more of the answer."""
+        self.news.set_result(None)
+        self.news = asyncio.get_running_loop().create_future()
+
+
+class Upstream:
+    """Asks the server at `base_url`, and records its good answers in `file` and in `index`.
+
+    `timeout` is in seconds: for an answer to begin, and then between its parts.
+    """
+
+    def __init__(self, base_url: str, index: ResponseIndex, file: Path, timeout: float = TIMEOUT) -> None:
+        self._url = URL(base_url.rstrip("/") + "/chat/completions")
+        self._index = index
+        self._file = file
+        self._timeout = timeout
+        self._session: aiohttp.ClientSession | None = None
+        self._exchanges: dict[object, _Exchange] = {}
+        self._name = f"mockchat-{secrets.token_hex(6)}"
+        self._told: set[str] = set()
+        self.recorded = 0  # The number of answers.
+
+    def answer(self, route: Route, message: RawRequestMessage, body: bytes, problem: ApiError) -> Answer:
+        """The upstream's answer to a request that can't be answered here, for which `problem` is the reason.
+
+        Where there is none, `route` tells why: 502, 503, 504, or 508 for a request that comes from this very server.
+        """
+        if self._name in ",".join(message.headers.getall("Via", ())):
+            looped = ApiError(508, "The upstream is this very server, or asks it: give --upstream another base URL")
+            return route.error(message, looped, keep_alive=True)
+        try:
+            parameters = ujson.loads(body)
+        except ValueError:
+            parameters = None
+        history: list[bytes] | None = None
+        key: object = object()
+        try:
+            if not isinstance(problem, NotRecorded):
+                raise NotRecordable("requests that can't be read here, such as those with images,")
+            recorder.check_request(parameters)
+            # With other headers, whichever has the key, it is another question.
+            history, key = problem.messages, (body, frozenset(_end_to_end(message.headers).items()))
+        except NotRecordable as reason:
+            self._tell(f"{reason} are not recorded, only passed on")
+        stream = isinstance(parameters, dict) and parameters.get("stream") is True
+        exchange = self._exchanges.get(key)
+        if exchange is None:
+            exchange = self._exchanges[key] = _Exchange()
+            asking = self._ask(exchange, message, body, stream, history)
+            exchange.task = asyncio.create_task(asking)
+            exchange.task.add_done_callback(lambda task: self._exchanges.pop(key))
+        # A stream that breaks off can only be told from a whole one by the connection's end.
+        keep_alive = not (stream or message.should_close)
+        return Answer(_parts(exchange, route, message, keep_alive), keep_alive)
+
+    async def _ask(
+        self, exchange: _Exchange, message: RawRequestMessage, body: bytes, stream: bool, history: list[bytes] | None
+    ) -> None:
+        """Have the exchange."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                # A connection kept open may close the moment it is used, and nobody could ask again.
+                connector=aiohttp.TCPConnector(limit=0, force_close=True),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=self._timeout),
+                skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
+            )
+        headers = _end_to_end(message.headers)
+        headers["Accept-Encoding"] = "identity"
+        headers.add("Via", f"1.1 {self._name}")
+        try:
+            async with asyncio.timeout(self._timeout):
+                response = await self._session.post(
+                    self._url, data=io.BytesIO(body), headers=headers, allow_redirects=False
+                )
+            async with response:
+                if not 200 <= response.status <= 599:
+                    raise BadAnswer(f"answered with the status {response.status}")
+                exchange.status, exchange.reason = response.status, response.reason or ""
+                exchange.headers = _end_to_end(response.headers)
+                events = response.content_type == "text/event-stream"
+                streamed = stream and events and response.status == 200
+                rest = bytearray()
+                async for block in response.content.iter_any():
+                    rest += block
+                    # Only whole events are handed on: in a part of one, an error that follows would be lost.
+                    new = max(0, len(rest) - len(block) - 3)
+                    if streamed and (ends := [blank.end() for blank in BLANK_LINE.finditer(rest, new)]):
+                        exchange.streamed = True
+                        exchange.blocks.append(bytes(rest[: ends[-1]]))
+                        exchange.tell()
+                        del rest[: ends[-1]]
+            if response.status == 200:
+                self._record(history, b"".join([*exchange.blocks, rest]), events)
+            exchange.blocks.append(bytes(rest))
+            exchange.error = None
+        except TimeoutError as error:
+            told = str(error) or "no answer"
+            exchange.error = ApiError(504, f"The upstream took too long: {told} (see --upstream-timeout)")
+        except BadAnswer as error:
+            exchange.error = ApiError(502, f"The upstream {error}")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            problem = explain(error)
+            exchange.error = ApiError(502, f"The upstream failed: {problem.cause}, {problem.detail}")
+        finally:
+            exchange.over = True
+            exchange.tell()
+
+    def _record(self, history: list[bytes] | None, answer: bytes, events: bool) -> None:
+        """Record a good answer; raises `BadAnswer`."""
+        try:
+            reply = wire.message("assistant", recorder.read_answer(answer, events))
+            if history is None:
+                return
+            prefix, known = self._index.find(history)
+            if known < len(history) or not self._index.replies(prefix):  # Else another way of asking was faster.
+                self._index.add(recorder.append(self._file, [*history, reply]))
+                self.recorded += 1
+        except NotRecordable as reason:
+            if history is not None:
+                self._tell(f"{reason} are not recorded, only passed on")
+        except OSError as error:
+            self._tell(f"can't record into {self._file}: {error.strerror}")
+
+    def _tell(self, line: str) -> None:
+        """Say something on the log, once."""
+        if line not in self._told:
+            self._told.add(line)
+            server_logger.warning("%s (said once)", line[0].upper() + line[1:])
+
+    @property
+    def busy(self) -> bool:
+        """Whether an exchange is under way."""
+        return bool(self._exchanges)
+
+    async def close(self) -> int:
+        """Give up the exchanges that are under way; returns their number."""
+        tasks = [exchange.task for exchange in self._exchanges.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+        return len(tasks)
+
+
+def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    """The headers that a proxy hands on; those that no client of HTTP can send are left out."""
+    named = {name.strip().lower() for name in ",".join(headers.getall("Connection", ())).split(",")}
+    return CIMultiDict(
+        (name, value)
+        for name, value in headers.items()
+        if name.lower() not in _HOP_BY_HOP | named and value.replace("\t", " ").isprintable()
+    )
+
+
+def _parts(exchange: _Exchange, route: Route, message: RawRequestMessage, keep_alive: bool) -> Iterator[Part]:
+    """The answer of an exchange to one who asked, from its beginning."""
+    while not (exchange.streamed or exchange.over):
+        yield exchange.news
+    keep_alive = keep_alive and not route.closing
+    if not exchange.streamed:
+        if exchange.error:
+            yield from route.error(message, exchange.error, keep_alive).parts
+        else:
+            body = b"".join(exchange.blocks)
+            bodiless = exchange.status in (204, 304)
+            yield _head(exchange, message, keep_alive, None if bodiless else f"Content-Length: {len(body)}") + body
+        return
+    chunked = message.version >= HttpVersion11
+
+    def chunk(block: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(block), block) if chunked else block
+
+    yield _head(exchange, message, keep_alive, "Transfer-Encoding: chunked" if chunked else None)
+    handed_on = 0
+    while True:
+        blocks = exchange.blocks[handed_on:]
+        handed_on += len(blocks)
+        if block := b"".join(blocks):
+            yield chunk(block)
+        elif not exchange.over:
+            yield exchange.news
+        else:
+            break
+    if exchange.error:
+        yield chunk(b"data: %b\n\n" % exchange.error.body())
+    elif chunked:
+        yield b"0\r\n\r\n"
+
+
+def _head(exchange: _Exchange, message: RawRequestMessage, keep_alive: bool, framing: str | None) -> bytes:
+    lines = [f"HTTP/1.1 {exchange.status} {exchange.reason}"]
+    lines += [f"{name}: {value}" for name, value in exchange.headers.items()]
+    if framing:
+        lines.append(framing)
+    if not keep_alive:
+        lines.append("Connection: close")
+    elif message.version < HttpVersion11:
+        lines.append("Connection: keep-alive")
+    return "\r\n".join([*lines, "", ""]).encode(errors="surrogateescape")

@@ -1,0 +1,182 @@
+"""The server in a test: a real one, on a free port, in a thread of its own.
+
+    with serve([[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]]) as server:
+        client = OpenAI(base_url=server.base_url, api_key="any")
+        ...
+        assert server.requests[0].body["temperature"] == 0
+
+With pytest, the fixture `mockchat` of `mockchat.testing.pytest_plugin` is such a server.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ujson
+from aiohttp.http import RawRequestMessage
+
+from mockchat.core import dataset
+from mockchat.core.dataset import Conversation, DatasetError
+from mockchat.core.index import ResponseIndex
+from mockchat.options import of_answering, of_route
+from mockchat.server import app
+from mockchat.server.connection import Answer, ChatServer
+from mockchat.server.protocol import ApiError, NotRecorded
+from mockchat.server.route import FAULT_TOLD, ChatCompletions
+
+# A file of recordings; or one conversation, as a list of messages or as an entry of such a file has it.
+Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Conversation
+Recordings = str | os.PathLike[str] | Sequence[Recording]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request, and what became of it.
+
+    `body` is its JSON, None where it was none; `status` is the answer's, 0 where a fault that was asked for left it
+    without one, or without its end. `error` says why it was refused, if it was: of a miss that is the diagnosis, where
+    the history left the recordings and how.
+    """
+
+    body: Any
+    headers: Mapping[str, str]
+    status: int = 200
+    error: str | None = None
+    is_miss: bool = False
+
+
+class _WatchedChat(ChatCompletions):
+    """Takes down what it is asked."""
+
+    def __init__(self, index: ResponseIndex, **options: Any) -> None:
+        super().__init__(index, **options)
+        self.requests: list[Request] = []
+        self._refusal: ApiError | None = None
+        self._fault: str | None = None
+
+    def answer(self, message: RawRequestMessage, body: bytes) -> Answer:
+        """Answer a request, and take it down before the client hears of it."""
+        self._refusal = self._fault = None
+        answer = super().answer(message, body)
+        try:
+            asked = Request(ujson.loads(body), message.headers)
+        except ValueError:
+            asked = Request(None, message.headers)
+        if self._refusal:
+            error = ujson.loads(self._refusal.body())["error"]["message"]
+            missed = isinstance(self._refusal, NotRecorded)
+            asked = replace(asked, status=int(self._refusal.status), error=error, is_miss=missed)
+        if self._fault:
+            asked = replace(asked, status=0, error=f"{FAULT_TOLD}: {self._fault}")
+        self.requests.append(asked)
+        return answer
+
+    def error(self, message: RawRequestMessage, error: ApiError, keep_alive: bool = True) -> Answer:
+        """The answer that tells of an error."""
+        self._refusal = error
+        return super().error(message, error, keep_alive)
+
+    def broken(self, fault: str) -> None:
+        """Called where a request gets no answer, or not all of it, because of a fault."""
+        self._fault = fault
+
+
+class MockServer:
+    """A server that is running; made by `serve`."""
+
+    def __init__(self, data: Recordings, options: Mapping[str, object]) -> None:
+        chosen = of_answering(options)
+        chosen.faults = [*(chosen.faults or ()), "header"]
+        self._stitch = not chosen.no_stitch
+        self._index = ResponseIndex(read(data, stitch=self._stitch))
+        self._chat = _WatchedChat(self._index, **of_route(chosen))
+        self._loop: asyncio.AbstractEventLoop
+        self._stop = asyncio.Event()
+        self.base_url = ""
+
+    @property
+    def requests(self) -> list[Request]:
+        """What was asked so far, in order."""
+        return self._chat.requests
+
+    @property
+    def misses(self) -> list[Request]:
+        """Those of the requests whose history was not recorded."""
+        return [request for request in self.requests if request.is_miss]
+
+    def load(self, data: Recordings) -> None:
+        """Know more recordings from now on, in the forms that `serve` takes. Raises `DatasetError`."""
+        conversations = read(data, stitch=self._stitch)
+        if not self._loop.is_running():
+            raise RuntimeError("the server has stopped: there is nothing to load into")
+
+        async def add() -> None:
+            for conversation in conversations:
+                self._index.add(conversation)
+
+        asyncio.run_coroutine_threadsafe(add(), self._loop).result()
+
+    def report(self) -> str:
+        """Each request that was refused and why, a line each; empty where there was none."""
+        refused = [(number, request) for number, request in enumerate(self.requests) if request.error]
+        return "\n".join([f"requests[{number}]: {request.status}, {request.error}" for number, request in refused])
+
+    def _run(self, started: "Future[None]") -> None:
+        async def main() -> None:
+            self._loop = asyncio.get_running_loop()
+            async with app.listening(ChatServer(self._chat), "127.0.0.1", 0, shutdown_timeout=0) as self.base_url:
+                started.set_result(None)
+                await self._stop.wait()
+
+        try:
+            with asyncio.Runner(loop_factory=app.new_loop) as runner:
+                runner.run(main())
+        except Exception as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+
+def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
+    """Recordings in any of the forms that `serve` takes; raises `DatasetError`."""
+    given: Sequence[Recording] = [data] if isinstance(data, str | os.PathLike) else data
+    conversations = []
+    for number, recording in enumerate(given):
+        if isinstance(recording, Conversation):
+            conversations.append(recording)
+        elif isinstance(recording, str | os.PathLike):
+            conversations += dataset.load(Path(recording), stitch=stitch).conversations
+        elif isinstance(recording, Mapping) and "role" in recording:
+            raise DatasetError(f"recording {number} is a message: give a list of conversations, each a list of them")
+        else:
+            entry = recording if isinstance(recording, Mapping) else {"messages": list(recording)}
+            conversations.append(dataset.conversation(entry, f"recording {number}"))
+    return conversations
+
+
+@contextmanager
+def serve(data: Recordings = (), **options: object) -> Iterator[MockServer]:
+    """Serve recordings on a free port of this machine as long as the context lasts.
+
+    `data` is a file or several (in any form that the server reads), or recordings as they are: a list of conversations,
+    each a list of messages `{"role": …, "content": …}`. `options` are those of server.py that are not about its socket,
+    named as there: `fault="503=first:2", ttft_ms=50, api_key=["a", "b"], no_stitch=True`. In any case a request may
+    name a fault in its header `X-Mockchat-Fault`. What is under way at the end is cut. Raises `DatasetError` for
+    recordings that can't be read, and `CommandError` for options.
+    """
+    server = MockServer(data, options)
+    started: Future[None] = Future()
+    thread = threading.Thread(target=server._run, args=(started,), name="mockchat", daemon=True)
+    thread.start()
+    started.result()
+    try:
+        yield server
+    finally:
+        server._loop.call_soon_threadsafe(server._stop.set)
+        thread.join()

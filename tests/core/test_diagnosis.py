@@ -1,0 +1,130 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mockchat.core import wire
+from mockchat.core.dataset import Conversation
+from mockchat.core.diagnosis import Diagnosis, common_length, diagnose, difference
+from mockchat.core.index import ResponseIndex
+from tests.core.test_index import histories, naive_known, recordings
+from tests.helpers import conversation, index_of
+
+INDEX = index_of(
+    conversation("one", "hi", "hello", "how are you?", "fine"),
+    conversation("two", "hi", "hello", "how do you do?", "well"),
+    conversation("three", "good morning", "good evening", "user:x"),
+    conversation("four", "system:be kind"),
+)
+
+
+def explain(index: ResponseIndex, messages: list[bytes]) -> Diagnosis:
+    return diagnose(index, messages, *index.find(messages))
+
+
+def said(*turns: str) -> Diagnosis:
+    return explain(INDEX, conversation("", *turns).messages)
+
+
+@given(st.text("ab"), st.text("ab"), st.text("ab"))
+def test_common_length(start: str, one: str, other: str) -> None:
+    expected = 0
+    for pair in zip(start + one, start + other, strict=False):
+        if pair[0] != pair[1]:
+            break
+        expected += 1
+    assert common_length(start + one, start + other) == expected
+    assert common_length((start + one).encode(), (start + other).encode()) == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "recorded", "text"),
+    [
+        ("a b", "a\u00a0b", "differs at character 1: sent 'a b' (U+0020), recorded 'a\\xa0b' (U+00A0)"),
+        ("", "hi", "differs at character 0: sent '' (its end), recorded 'hi' (U+0068)"),
+        ("hi\u200b", "hi", "differs at character 2: sent 'hi\\u200b' (U+200B), recorded 'hi' (its end)"),
+        ("\u0430", "a", "differs at character 0: sent '\u0430' (U+0430), recorded 'a' (U+0061)"),
+        ("漢😀!", "漢😀?", "differs at character 2: sent '漢😀!' (U+0021), recorded '漢😀?' (U+003F)"),
+        (
+            "x" * 50 + "1" + "y" * 50,
+            "x" * 50 + "2",
+            f"differs at character 50: sent …'{'x' * 30}1{'y' * 29}'… (U+0031), recorded …'{'x' * 30}2' (U+0032)",
+        ),
+    ],
+)
+def test_differences_show_what_can_not_be_seen(sent: str, recorded: str, text: str) -> None:
+    assert difference(sent, recorded) == text
+    assert difference(sent, recorded).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("turns", "param", "text"),
+    [
+        (["hi", "hello", "how are you!"], "messages[2]", "messages[2] differs at character 11: sent 'how are you!' "),
+        (["hi", "hello", "how are you!"], "messages[2]", "recorded 'how are you?' (U+003F)"),
+        (["hi", "hello", "how are you!"], "messages[2]", "the closest recording there is conversation one"),
+        (["hi", "hello", "how do"], "messages[2]", "the closest recording there is conversation two"),
+        (["hi", "hello", "zzz"], "messages[2]", "differs at character 0"),
+        (
+            ["good night"],
+            "messages[0]",
+            "recorded 'good morning' (U+006D); the closest recording there is conversation three",
+        ),
+        (["hi", "good evening"], "messages[1]", "recorded 'hello'"),
+        (
+            ["assistant:hi"],
+            "messages[0].role",
+            "messages[0] has the role assistant, recorded is user (conversation one)",
+        ),
+        (["user:be kind"], "messages[0].role", "messages[0] has the role user, recorded is system (conversation four)"),
+        (["hi", "tool:hell"], "messages[1]", "and the role tool is recorded as assistant"),
+        (["tool:be cruel"], "messages[0]", "recorded 'be kind' (U+006B), and the role tool is recorded as system"),
+        (["hi", "hello"], "messages", "one of the role user, 'how are you?', in conversation one"),
+        (
+            ["hi", "hello", "how are you?", "fine"],
+            "messages",
+            "the recording ends there (conversation one, 4 messages)",
+        ),
+        (
+            ["hi", "hello", "how are you?", "fine", "x"],
+            "messages[4]",
+            "messages[4] is one too many: the recording ends",
+        ),
+        (
+            ["system:be kind", "hi"],
+            "messages[1]",
+            "messages[1] is one too many: the recording ends there (conversation four",
+        ),
+        ([], "messages", "what begins a recording is no assistant message: it is one of the role user, 'hi'"),
+    ],
+)
+def test_a_diagnosis_says_where_and_how(turns: list[str], param: str, text: str) -> None:
+    found = said(*turns)
+    assert found[0] == param
+    assert text in found[1]
+
+
+def test_nothing_recorded() -> None:
+    assert explain(index_of(), []).text.endswith("nothing is recorded")
+    assert explain(index_of(), [wire.message("user", "hi")]).param == "messages[0]"
+
+
+@given(recordings(), histories)
+def test_the_position_is_the_first_that_no_recording_has(
+    conversations: list[Conversation], history: list[bytes]
+) -> None:
+    index = ResponseIndex(conversations)
+    prefix, known = index.find(history)
+    if known < len(history) or not index.replies(prefix):
+        found = explain(index, history)
+        expected = naive_known(conversations, history)
+        place = f"messages[{expected}]" if expected < len(history) else "messages"
+        assert found.param in (place, f"{place}.role")
+        assert found.text.isprintable()
+
+
+@given(st.lists(st.text("ab", max_size=4), min_size=1, max_size=8), st.text("abc", max_size=4))
+def test_the_closest_recording_has_the_longest_beginning_in_common(texts: list[str], sent: str) -> None:
+    index = index_of(*(conversation(str(number), text, "reply") for number, text in enumerate(texts)))
+    if sent not in texts:
+        longest = max(common_length(text, sent) for text in texts)
+        assert f"differs at character {longest}: " in explain(index, [wire.message("user", sent)]).text

@@ -1,0 +1,69 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mockchat.core import wire
+
+any_text = st.text(st.characters(codec=None, exclude_categories=()))  # Lone surrogates included.
+
+
+@given(st.text())
+def test_a_text_is_what_the_openai_sdk_sends(value: str) -> None:
+    assert wire.text(value) == json.dumps(value, ensure_ascii=False).encode()
+
+
+@given(any_text)
+def test_any_text_survives(value: str) -> None:
+    message = wire.message("user", value)
+    message.decode()  # It is UTF-8 whatever was in the text.
+    joined = value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    assert wire.content_of(message) == joined
+    assert wire.role_of(message) == "user"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("", b'""'),
+        ('say "hi" \\o/', b'"say \\"hi\\" \\\\o/"'),
+        ("\b\f\n\r\t\x00\x1f\x7f", b'"\\b\\f\\n\\r\\t\\u0000\\u001f\x7f"'),
+        ("é\u2028😀</script>", '"é\u2028😀</script>"'.encode()),
+        ("\ud800!", b'"\\ud800!"'),
+        ("\udc00\ud83d", b'"\\udc00\\ud83d"'),
+        ("\ud83d\ude00", '"😀"'.encode()),
+    ],
+)
+def test_text_is_written_as_javascript_does(value: str, expected: bytes) -> None:
+    assert wire.text(value) == expected
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(set(wire.ROLES.values()))), any_text), max_size=4))
+def test_joined_messages_are_the_array_of_them(messages: list[tuple[str, str]]) -> None:
+    joined = wire.join([wire.message(role, content) for role, content in messages])
+    parsed = [(found["role"], found["content"]) for found in json.loads(joined)]
+    assert [(role, wire.text(content)) for role, content in parsed] == [
+        (role, wire.text(content)) for role, content in messages
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("human", "user"),
+        ("GPT", "assistant"),
+        ("Developer", "system"),
+        ("function_call", "assistant"),
+        ("observation", "tool"),
+        ("martian", None),
+        ("", None),
+    ],
+)
+def test_roles(name: str, role: str | None) -> None:
+    assert wire.role(name) == role
+
+
+def test_only_the_assistants_messages_are_replies() -> None:
+    assert wire.is_assistant(wire.message("assistant", ""))
+    assert not wire.is_assistant(wire.message("user", "assistant"))

@@ -1,0 +1,50 @@
+"""What several tests use: conversations in a line, files of them, and where the real recordings are."""
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from aiohttp.test_utils import TestClient
+
+from mockchat.core import wire
+from mockchat.core.dataset import Conversation
+from mockchat.core.index import ResponseIndex
+from tests.programs import ROOT
+
+SAMPLE = ROOT / "data" / "sample.json"
+SHARED = ROOT.parent / "shared" / "data"
+
+WriteDataset = Callable[[Any], Path]
+Connect = Callable[[TestClient], Awaitable[Any]]
+
+
+def conversation(conversation_id: str, *turns: str, first: str = "user") -> Conversation:
+    """Turns of user and assistant, alternating; a turn like `system:text` names its role."""
+    roles = ("user", "assistant") if first == "user" else ("assistant", "user")
+    messages = []
+    for number, turn in enumerate(turns):
+        role, mark, content = turn.partition(":")
+        if not (mark and role in wire.ROLES):
+            role, content = roles[number % 2], turn
+        messages.append(wire.message(role, content))
+    return Conversation(conversation_id, messages)
+
+
+def index_of(*conversations: Conversation) -> ResponseIndex:
+    return ResponseIndex(conversations)
+
+
+def entry(entry_id: str, *values: str) -> dict[str, Any]:
+    """An entry of a ShareGPT file, human and gpt alternating."""
+    roles = ("human", "gpt")
+    return {
+        "id": entry_id,
+        "conversations": [{"from": roles[number % 2], "value": value} for number, value in enumerate(values)],
+    }
+
+
+def request_body(*messages: Sequence[str], **parameters: Any) -> bytes:
+    """A request in the wire form of OpenAI's SDK; messages are pairs of role and content."""
+    given = [{"role": role, "content": content} for role, content in messages]
+    return json.dumps({"messages": given, **parameters}, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,606 @@
+"""The real programs as processes: what a user sees."""
+
+import gzip
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mockchat import cli
+from mockchat.core import recordings
+from tests.helpers import SAMPLE, SHARED, WriteDataset, entry, request_body
+from tests.programs import REQUESTER, ROOT, SERVER, STOP_TIMEOUT, environment, run_requester, running_server
+
+ENV = environment()
+
+
+@pytest.fixture(scope="module")
+def base_url() -> Iterator[str]:
+    with running_server("--data", str(SAMPLE), env=ENV) as (url, _):
+        yield url
+
+
+def start_server(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the server where it is expected to end by itself."""
+    command = [sys.executable, str(SERVER), "--port", "0", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", timeout=STOP_TIMEOUT, check=False, env=ENV, **options
+    )
+
+
+# The requester
+
+
+def test_a_clean_run(base_url: str, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    ended = run_requester("--base-url", base_url, "--data", str(SAMPLE), "--json", str(output), env=ENV)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    lines = ended.stdout.splitlines()
+    assert lines[0] == f"Reading {SAMPLE}"
+    assert re.fullmatch(
+        r"Parsed 70 conversations \(78 entries, 169 replies; 8 pieces joined, 2 of them do not line up; "
+        r"4 histories with several replies\) in \d+\.\d\d s",
+        lines[1],
+    )
+    assert lines[-1] == "All 169 replies verified."
+    result = json.loads(output.read_text())
+    assert (result["requests"], result["passed"], result["failures"]) == (169, 169, [])
+    assert (result["conversations"], result["concurrency"]) == (70, os.cpu_count())
+
+
+def test_limit_and_retries(base_url: str) -> None:
+    ended = run_requester("--base-url", base_url, "--data", str(SAMPLE), "--limit", "7", "--retries", "2", env=ENV)
+    assert ended.returncode == 0
+    assert "Requests     7 over 70 conversations" in ended.stdout
+    assert "Attempts     1: 7\n" in ended.stdout
+
+
+def test_streams(base_url: str, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--stream", "--json", str(output))
+    ended = run_requester(*arguments, env=ENV)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "Time to first token, ms" in ended.stdout
+    assert json.loads(output.read_text())["ttft_ms"]["min"] > 0
+
+
+def test_a_server_that_asks_for_a_key() -> None:
+    with running_server("--data", str(SAMPLE), "--api-key", "one", "--api-key", "two", env=ENV) as (url, _):
+        arguments = ("--base-url", url, "--data", str(SAMPLE))
+        assert run_requester(*arguments, "--api-key", "two", env=ENV).returncode == 0
+        assert run_requester(*arguments, env=environment(OPENAI_API_KEY="one")).returncode == 0
+        refused = run_requester(*arguments, "--api-key", "three", env=ENV)
+    assert refused.returncode == 1
+    assert "1 x error: status 401\n" in refused.stdout
+    assert "  Incorrect API key provided\n" in refused.stdout
+
+
+def test_a_miss_is_explained(base_url: str, write_dataset: WriteDataset) -> None:
+    path = write_dataset([entry("a_0", "tell me a joke\u00a0", "no")])
+    ended = run_requester("--base-url", base_url, "--data", str(path), env=ENV)
+    assert ended.returncode == 1
+    assert "1 x not_found: status 404\n  first in conversation a, message 1:\n" in ended.stdout
+    told = " ".join(ended.stdout.split())
+    assert "No valid response exists for the given request: messages[0] differs at character" in told
+    assert "\\xa0" in told
+
+
+def test_failures_are_told_and_exit_1(base_url: str, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--json", str(output))
+    ended = run_requester(*arguments, "--keep-going", env=environment(SEED_ERRORS="1"))
+    assert (ended.returncode, ended.stderr) == (1, "")
+    result = json.loads(output.read_text())
+    assert result["requests"] == 169
+    assert result["not_found"] > 0
+    assert result["mismatched"] > 0
+    assert len(result["failures"]) == 169 - result["passed"]
+    assert "SEED_ERRORS: " in ended.stdout
+    assert "FAILED: " in ended.stdout
+    ended = run_requester(*arguments, env=environment(SEED_ERRORS="1"))
+    assert ended.returncode == 1
+    assert len(json.loads(output.read_text())["failures"]) == 1
+
+
+def test_no_server_is_a_failure(tmp_path: Path) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
+        ended = run_requester("--base-url", url, "--data", str(SAMPLE), env=ENV)
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert "1 x error: no connection" in ended.stdout
+    assert "does a server listen there?" in " ".join(ended.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--concurrency", "0"),
+        ("--concurrency", "many"),
+        ("--limit", "-1"),
+        ("--retries", "-1"),
+        ("--processes", "0"),
+        ("--base-url", "127.0.0.1:8000"),
+        ("--base-url", "ftp://127.0.0.1/v1"),
+        ("--base-url", "http://"),
+        ("--base-url", "http://[::1/v1"),
+        ("--base-url", "http://127.0.0.1:99999/v1"),
+        ("--data", "missing.json"),
+        ("--json", "/nowhere/result.json"),
+        ("--json", str(SAMPLE), "--data", str(SAMPLE)),
+        ("--json", str(SAMPLE), "--data", str(SAMPLE), "--data", "missing.json"),
+        ("--data", str(SAMPLE), "--data", "missing.json"),
+        ("--json", str(recordings.DATASETS[-1])),
+        ("--json", "same.json", "--failures", "./same.json"),
+        ("--base-url", "http://me:secret@127.0.0.1:1/v1", "--api-key", "key"),
+        ("--api-key", "sk-abc\r"),
+        ("--base-url", "http://127.0.0.1:8000/v1?x=1"),
+        ("--base-url", "http://exa mple/v1"),
+        ("--rate", "0"),
+        ("--rate", "nan"),
+        ("--duration", "-1"),
+        ("--duration", "soon"),
+        ("--timeout", "0"),
+        ("--header", "no colon"),
+        ("--header", "X: a\nb"),
+        ("--header", ": b"),
+        ("--plot", "picture.gif"),
+        ("--plot", "/nowhere/picture.png"),
+        ("--failures", "/nowhere/failures"),
+        ("--unknown",),
+    ],
+)
+def test_what_can_not_run_exits_2(arguments: tuple[str, ...], capsys: Any, monkeypatch: Any) -> None:
+    """In this process: starting one for each would take longer than all else."""
+    monkeypatch.setattr(sys, "argv", ["requester.py"])
+    try:
+        status = cli.requester(arguments)
+    except SystemExit as ended:  # argparse ends so.
+        assert isinstance(ended.code, int)
+        status = ended.code
+    assert status == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("requester.py: ")
+
+
+def test_what_can_not_run_leaves_the_last_result(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    output.write_text("precious")
+    assert run_requester("--data", "missing.json", "--json", str(output), env=ENV).returncode == 2
+    assert output.read_text() == "precious"
+    output.unlink()
+    assert run_requester("--data", "missing.json", "--json", str(output), env=ENV).returncode == 2
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(base_url: str, closed: str) -> None:
+    command = f'"{sys.executable}" "{REQUESTER}" --base-url {base_url} --data "{SAMPLE}" {closed}'
+    ended = subprocess.run(command, shell=True, capture_output=True, timeout=STOP_TIMEOUT, check=False, env=ENV)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_a_header_given_wins_over_the_environment_s_key() -> None:
+    with running_server("--data", str(SAMPLE), "--api-key", "mine", env=ENV) as (url, _):
+        arguments = ("--base-url", url, "--data", str(SAMPLE), "--header", "authorization: Bearer mine")
+        assert run_requester(*arguments, env=environment(OPENAI_API_KEY="other")).returncode == 0
+
+
+@pytest.mark.parametrize("program", [SERVER, REQUESTER])
+def test_output_that_can_not_be_printed_is_one_line(program: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, str(program), "--data", str(SAMPLE)]
+        ended = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=STOP_TIMEOUT, check=False, env=ENV
+        )
+    assert ended.returncode == 2
+    assert ended.stderr == f"{program.name}: can't print: No space left on device\n"
+
+
+def test_interrupted_it_tells_what_was_done(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        command = [sys.executable, str(REQUESTER), "--base-url", url, "--data", str(SAMPLE), "--json", str(output)]
+        with (
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV) as process,
+            silent.accept()[0],
+        ):
+            process.send_signal(signal.SIGINT)
+            printed, errors = process.communicate(timeout=STOP_TIMEOUT)
+    assert (process.returncode, errors) == (130, "")
+    assert "Interrupted: the 0 answers so far are verified." in printed
+    assert json.loads(output.read_text())["requests"] == 0
+
+
+# The requester's processes
+
+
+def test_several_processes_are_one_run_with_one_report(base_url: str, tmp_path: Path) -> None:
+    arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--concurrency", "3")
+    ended = run_requester(*arguments, "--processes", "4", env=ENV)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "with 4 in flight by 4 processes" in ended.stdout
+    assert ended.stdout.count("All 169 replies verified.") == ended.stdout.count("Elapsed") == 1
+    found = []
+    for processes in ("1", "2"):
+        output = tmp_path / f"{processes}.json"
+        options = ("--processes", processes, "--keep-going", "--json", str(output))
+        assert run_requester(*arguments, *options, env=environment(SEED_ERRORS="1")).returncode == 1
+        found.append(json.loads(output.read_text()))
+    one, two = found
+    assert (one["processes"], two["processes"], two["lost_processes"]) == (1, 2, [])
+    assert one["attempts"] == two["attempts"] == {"1": 169}
+    keys = ("conversation_id", "message_index", "kind")
+    assert (
+        len({tuple(sorted(tuple(failure[key] for key in keys) for failure in run["failures"])) for run in found}) == 1
+    )
+    assert [failure["at_s"] for failure in two["failures"]] == sorted(failure["at_s"] for failure in two["failures"])
+
+
+def test_no_more_processes_than_requests(base_url: str) -> None:
+    arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--processes", "50", "--limit", "1")
+    ended = run_requester(*arguments, "--concurrency", "1", "--duration", "0.1", env=ENV)
+    assert ended.returncode == 0
+    assert "with 1 in flight\n" in ended.stdout
+    assert "All 1 replies verified." in ended.stdout
+
+
+@contextmanager
+def two_processes(*options: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A requester with two processes, each of which waits for an answer; gives it, and their ids."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(STOP_TIMEOUT)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        command = [sys.executable, str(REQUESTER), "--base-url", url, "--data", str(SAMPLE), "--processes", "2"]
+        with (
+            subprocess.Popen(
+                [*command, *options],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=ENV,
+                start_new_session=True,
+            ) as process,
+            silent.accept()[0],
+            silent.accept()[0],
+        ):
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            yield process, list(map(int, children))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_is_one_interruption(number: signal.Signals) -> None:
+    """As a terminal sends it, or `timeout`."""
+    with two_processes() as (process, _):
+        os.killpg(process.pid, number)
+        printed, errors = process.communicate(timeout=STOP_TIMEOUT)
+    assert (process.returncode, errors) == (130, "")
+    assert printed.count("Interrupted: the 0 answers so far are verified.") == 1
+
+
+def test_a_process_that_is_killed_is_a_failure(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    with two_processes("--json", str(output)) as (process, (_, second)):
+        os.kill(second, signal.SIGKILL)
+        printed, errors = process.communicate(timeout=STOP_TIMEOUT)
+    assert (process.returncode, errors) == (1, "")
+    how = "process 2 of 2 was ended by signal 9 (Killed)"
+    assert printed.endswith(f"\n\nFAILED: {how}, and what it found is lost.\n")
+    assert json.loads(output.read_text())["lost_processes"] == [how]
+
+
+def test_processes_do_not_outlive_their_parent() -> None:
+    with two_processes() as (process, children):
+        process.kill()
+        printed, errors = process.communicate(timeout=STOP_TIMEOUT)  # Until the last of them closes its side.
+    assert (printed.count("\n"), errors, len(children)) == (3, "", 2)
+
+
+def test_a_second_signal_ends_it_at_once() -> None:
+    with two_processes() as (process, children):
+        for child in children:
+            os.kill(child, signal.SIGSTOP)  # It will not say what it found.
+        signals = 0
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            signals += 1
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+        assert (process.returncode, signals >= 2) == (130, True)
+        assert process.communicate(timeout=STOP_TIMEOUT)[1] == ""
+
+
+def test_without_fork_there_is_one_process(monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["requester.py"])
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    assert cli.requester(["--processes", "2"]) == 2
+    assert capsys.readouterr().err.startswith("requester.py: --processes needs a system that can fork: ")
+
+
+# The server
+
+
+def test_it_says_where_it_listens_and_stops_at_a_signal() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with running_server("--data", str(SAMPLE), env=ENV) as (url, process):
+            assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*/v1", url)
+            with urllib.request.urlopen(f"{url}/chat/completions", data=request_body(("user", "hi"))) as response:
+                assert response.status == 200
+            process.send_signal(number)
+            assert process.wait(STOP_TIMEOUT) == 0
+
+
+def test_a_request_under_way_is_finished() -> None:
+    body = request_body(("user", "hi"))
+    with running_server("--data", str(SAMPLE), env=ENV) as (url, process):
+        port = int(url.split(":")[2].split("/")[0])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            client.sendall(head.encode() + body[:-5])
+            time.sleep(0.2)
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+            client.sendall(body[-5:])
+            answer = b""
+            while data := client.recv(65536):
+                answer += data
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert process.wait(STOP_TIMEOUT) == 0
+
+
+def test_ipv6() -> None:
+    with running_server("--data", str(SAMPLE), "--host", "::1", env=ENV) as (url, _):
+        assert url.startswith("http://[::1]:")
+        assert run_requester("--base-url", url, "--data", str(SAMPLE), env=ENV).returncode == 0
+
+
+def test_without_uvloop(tmp_path: Path) -> None:
+    (tmp_path / "uvloop.py").write_text("raise ImportError")
+    env = environment(PYTHONPATH=str(tmp_path))
+    with running_server("--data", str(SAMPLE), env=env) as (url, process):
+        assert run_requester("--base-url", url, "--data", str(SAMPLE), env=env).returncode == 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_TIMEOUT) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "warned"),
+    [(("--host", "0.0.0.0"), True), (("--host", "0.0.0.0", "--api-key", "secret"), False), ((), False)],
+)
+def test_who_can_reach_it_is_told_of(arguments: tuple[str, ...], warned: bool, capfd: Any) -> None:
+    with running_server(*arguments, env=ENV):
+        pass
+    printed = capfd.readouterr().err
+    assert printed == ("Who can reach 0.0.0.0 can read the recordings: --api-key asks for a key\n" if warned else "")
+
+
+def test_a_larger_body_than_allowed_is_refused(write_dataset: WriteDataset) -> None:
+    path = write_dataset([entry("a_0", "x" * 2_000_000, "long", "short", "fine")])
+    with running_server("--data", str(path), "--max-body-mb", "1", env=ENV) as (url, _):
+        ended = run_requester("--base-url", url, "--data", str(path), env=ENV)
+    assert ended.returncode == 1
+    assert "status 413" in ended.stdout
+
+
+def test_a_port_in_use(base_url: str) -> None:
+    port = base_url.split(":")[2].split("/")[0]
+    ended = start_server("--data", str(SAMPLE), "--port", port)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"server.py: can't listen on '127.0.0.1', port {port}: ")
+    assert len(ended.stderr.splitlines()) == 1
+    assert "Serving" not in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--port", "65536"),
+        ("--port", "x"),
+        ("--host", "no.such.host.invalid"),
+        ("--host", "a..b"),
+        ("--host", ""),
+        ("--max-body-mb", "0"),
+        ("--data", "/"),
+        ("--ttft-ms", "-1"),
+        ("--jitter", "much"),
+        ("--fault", "418"),
+        ("--fault", "late=0.5"),
+        ("--fault", "stall=0.5", "--fault", "429=0.6"),
+    ],
+)
+def test_a_server_that_can_not_run_exits_2(arguments: tuple[str, ...]) -> None:
+    ended = start_server("--data", str(SAMPLE), *arguments)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("server.py: ")
+
+
+@pytest.mark.parametrize("program", [SERVER, REQUESTER])
+def test_without_its_packages_it_says_what_to_do(program: Path) -> None:
+    command = [sys.executable, "-S", str(program)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=STOP_TIMEOUT, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    told = f"{program.name}: No module named '\\w+': make install, and then .venv/bin/python {program.name}\n"
+    assert re.fullmatch(told, ended.stderr)
+
+
+def test_a_bad_file_is_one_line(write_dataset: WriteDataset) -> None:
+    path = write_dataset(b'[{"id": "\xe9\x88\xba", "conversations": [{"from": "x\\u0000\\n", "value": ""}]}]')
+    for encoding in ("utf-8", "ascii"):
+        command = [sys.executable, str(SERVER), "--data", str(path)]
+        ended = subprocess.run(
+            command, capture_output=True, timeout=STOP_TIMEOUT, check=False, env=ENV | {"PYTHONIOENCODING": encoding}
+        )
+        assert ended.returncode == 2
+        assert len(ended.stderr.splitlines()) == 1
+        assert b"entry 0" in ended.stderr
+
+
+def test_files_whose_ids_only_look_like_pieces_get_a_hint(write_dataset: WriteDataset) -> None:
+    path = write_dataset([entry(f"identity_{number}", f"hi {number}", "hello", "and?", "yes") for number in range(9)])
+    hint = "use --no-stitch"
+    stitched = run_requester("--data", str(path), "--base-url", "http://127.0.0.1:1/v1", env=ENV).stdout
+    assert hint in stitched
+    assert "Parsed 1 conversations" in stitched
+    apart = run_requester("--data", str(path), "--base-url", "http://127.0.0.1:1/v1", "--no-stitch", env=ENV).stdout
+    assert hint not in apart
+    assert "Parsed 9 conversations" in apart
+
+
+def on_a_terminal(command: list[str], env: dict[str, str] = ENV) -> tuple[int, str]:
+    """Run a program on a terminal of 80 columns: its exit status, and all that was shown."""
+    terminal, side = pty.openpty()
+    termios.tcsetwinsize(side, (24, 80))
+    with subprocess.Popen(command, stdout=side, stderr=side, env=env, text=True) as process:
+        os.close(side)
+        shown = b""
+        try:
+            while data := os.read(terminal, 4096):
+                shown += data
+        except OSError:  # The other side is closed.
+            pass
+        os.close(terminal)
+        return process.wait(STOP_TIMEOUT), shown.decode()
+
+
+def test_on_a_terminal_a_bar_runs_while_a_big_file_loads(write_dataset: WriteDataset) -> None:
+    path = write_dataset([entry(f"c{number}_0", f"question {number}", "answer " * 3000) for number in range(1000)])
+    command = [sys.executable, str(SERVER), "--data", str(path), "--host", "no.such.host.invalid"]
+    status, shown = on_a_terminal(command)
+    assert status == 2
+    assert "%|" in shown
+    assert "21.1M" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "bar", "colour"),
+    [
+        ([], {}, True, True),
+        (["--processes", "2"], {"NO_COLOR": "1"}, True, False),
+        (["--quiet"], {}, False, True),
+    ],
+)
+def test_on_a_terminal_the_requester_shows_how_far_it_is(
+    base_url: str, options: list[str], env: dict[str, str], bar: bool, colour: bool
+) -> None:
+    command = [sys.executable, str(REQUESTER), "--base-url", base_url, "--data", str(SAMPLE), "--rate", "300", *options]
+    status, shown = on_a_terminal(command, ENV | env)
+    assert status == 0
+    assert ("/169 [" in shown) == bar
+    assert ("failed=0" in shown) == bar
+    assert ("\033[32mAll 169 replies verified.\033[0m" in shown) == colour
+    assert ("Elapsed" in shown) == ("--quiet" not in options)
+
+
+def test_quiet_in_a_pipe_is_one_line(base_url: str) -> None:
+    ended = run_requester("--base-url", base_url, "--data", str(SAMPLE), "--quiet", env=ENV)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "All 169 replies verified.\n", "")
+
+
+def test_all_failures_are_written_a_line_each(base_url: str, tmp_path: Path) -> None:
+    output = tmp_path / "failures.jsonl"
+    arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--keep-going", "--failures", str(output))
+    ended = run_requester(*arguments, env=environment(SEED_ERRORS="1"))
+    assert ended.returncode == 1
+    failures = [json.loads(line) for line in output.read_text().splitlines()]
+    assert f"FAILED: {len(failures)} of 169 requests." in ended.stdout
+    assert {failure["kind"] for failure in failures} == {"not_found", "mismatched"}
+    assert run_requester(*arguments, env=ENV).returncode == 0
+    assert output.read_text() == ""
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_a_picture(base_url: str, tmp_path: Path, suffix: str, start: bytes) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / f"run.{suffix}"
+    url = base_url.replace("/v1", "/$x_{$/../v1").replace("//", "//me:secret@") if suffix == "svg" else base_url
+    arguments = ("--base-url", url, "--data", str(SAMPLE), "--keep-going", "--plot", str(path))
+    ended = run_requester(*arguments, env=environment(SEED_ERRORS="1"))
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert path.read_bytes().startswith(start)
+    assert b"secret" not in path.read_bytes()
+
+
+def test_a_picture_without_matplotlib_is_a_hint(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert cli.requester(["--plot", str(tmp_path / "run.png")]) == 2
+    assert "--plot needs matplotlib: pip install matplotlib" in capsys.readouterr().err
+
+
+def test_it_says_what_is_not_asked_for(base_url: str) -> None:
+    ended = run_requester("--base-url", base_url, "--data", str(SAMPLE), "--duration", "0.2", "--shuffle", env=ENV)
+    assert ended.returncode == 0
+    assert "2 conversations have no assistant message: nothing is asked of them" in ended.stdout
+    assert re.search(r"^All [\d,]+ replies verified\.$", ended.stdout, re.MULTILINE)
+
+
+def test_help_names_every_option() -> None:
+    for program, options in (
+        (SERVER, "--host --port --data --no-stitch --max-body-mb --api-key"),
+        (
+            REQUESTER,
+            "--base-url --data --no-stitch --concurrency --limit --keep-going --stream --json --model --api-key "
+            "--header --rate --duration --shuffle --random-seed --timeout --retries --processes --quiet --failures "
+            "--plot",
+        ),
+    ):
+        command = [sys.executable, str(program), "--help"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=STOP_TIMEOUT, check=False, env=ENV)
+        assert ended.returncode == 0
+        assert all(option in ended.stdout for option in options.split())
+
+
+# make bench
+
+
+@pytest.mark.parametrize(("seed", "status"), [("", 0), ("1", 1)])
+def test_bench_keeps_the_requester_s_status(seed: str, status: int, tmp_path: Path) -> None:
+    program = tmp_path / "requester.py"  # Seeded, where a SEED_ERRORS for all would seed the server alike.
+    program.write_text(
+        f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); os.environ['SEED_ERRORS'] = {seed!r}\n"
+        "from mockchat.cli import requester; sys.exit(requester())"
+    )
+    command = [sys.executable, "-m", "tests.programs.bench", "--data", str(SAMPLE), "--requester", str(program)]
+    ended = subprocess.run(
+        [*command, "--concurrency", "3", "--processes", "2"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=ENV,
+    )
+    assert ended.returncode == status
+    assert "with 3 in flight by 2 processes" in ended.stdout
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="no shared recordings here")
+@pytest.mark.parametrize("server", [(), ("--workers", "2")])
+def test_bench_of_files_of_every_form(tmp_path: Path, server: tuple[str, ...]) -> None:
+    packed = tmp_path / "sample"
+    packed.write_bytes(gzip.compress(SAMPLE.read_bytes()))
+    files = [packed, *SHARED.glob("*.json")]
+    command = [sys.executable, "-m", "tests.programs.bench", "--no-stitch", *(f"--data={file}" for file in files)]
+    ended = subprocess.run([*command, *server], capture_output=True, text=True, timeout=60, check=False, env=ENV)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(files) == 7
+    assert "All 2,451 replies verified." in ended.stdout
+
+
+def test_bench_without_a_server_exits_2() -> None:
+    command = [sys.executable, "-m", "tests.programs.bench", "--data", "missing.json"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=ENV)
+    assert ended.returncode == 2
+    assert "missing.json: No such file" in ended.stderr

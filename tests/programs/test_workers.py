@@ -1,0 +1,121 @@
+"""gunicorn's processes, treated as its users do; what they answer is tested with server.py's."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from mockchat.server import app
+from tests.helpers import SAMPLE, request_body
+from tests.programs import ROOT, environment, gunicorn, running_server
+
+GOOD = request_body(("user", "hi"))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, int]]:
+    """Two workers: their base URL, and the master's process id."""
+    with running_server("--data", str(SAMPLE), "--api-key", "any", workers=2, env=environment()) as (url, master):
+        yield url, master.pid
+    assert master.returncode == 0
+
+
+def workers(master: int) -> set[int]:
+    return {int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()}
+
+
+async def ask(base_url: str, key: str = "any") -> tuple[int, str]:
+    """Ask on a connection of its own: the answer's status, and what is the same in all request ids of a process."""
+    headers = {"Authorization": f"Bearer {key}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.post(f"{base_url}/chat/completions", data=GOOD) as response,
+    ):
+        return response.status, response.headers["x-request-id"][:-8]
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_workers_are_told_apart_and_know_the_options(server: tuple[str, int]) -> None:
+    base_url, _ = server
+    assert (await ask(base_url, key="other"))[0] == 401
+    seen = set()
+    async with asyncio.timeout(10):
+        while len(seen) < 2:
+            answers = await asyncio.gather(*[ask(base_url) for _ in range(20)])
+            assert {status for status, _ in answers} == {200}
+            seen |= {process for _, process in answers}
+
+
+async def test_a_killed_worker_is_replaced(server: tuple[str, int]) -> None:
+    base_url, master = server
+    await until(lambda: len(workers(master)) == 2)
+    old = workers(master)
+    for pid in old:
+        os.kill(pid, signal.SIGKILL)
+    await until(lambda: len(workers(master) - old) == 2)
+    assert (await ask(base_url))[0] == 200
+
+
+async def test_a_reload_loses_no_request(server: tuple[str, int]) -> None:
+    base_url, master = server
+    await until(lambda: len(workers(master)) == 2)
+    old = workers(master)
+    async with aiohttp.ClientSession(headers={"Authorization": "Bearer any"}) as session:
+
+        async def keep_asking() -> int:
+            asked = 0
+            while workers(master) & old or asked < 100:
+                async with session.post(f"{base_url}/chat/completions", data=GOOD) as response:
+                    assert response.status == 200
+                asked += 1
+            return asked
+
+        asking = asyncio.gather(*[keep_asking() for _ in range(3)])
+        os.kill(master, signal.SIGHUP)
+        async with asyncio.timeout(20):
+            assert sum(await asking) >= 300
+    assert len(workers(master)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--data", "missing.json"], "create_app: missing.json: No such file or directory"),
+        (["--max-body-mb", "x"], "create_app: argument --max-body-mb: 'x' is no whole number of at least 1"),
+        (["--api", "x"], "create_app: unrecognized arguments: --api=x"),
+        (["--port", "80"], "create_app: unrecognized arguments: --port=80"),
+        (["--no-stitch", "x"], "create_app: argument --no-stitch: ignored explicit argument 'x'"),
+    ],
+)
+def test_what_can_not_be_served_is_one_line(arguments: list[str], told: str, capfd: Any) -> None:
+    call = gunicorn(arguments, 2)[3].removeprefix("mockchat.server:")
+    with pytest.raises(SystemExit) as caught:
+        eval(call, {"create_app": app.create_app})
+    assert caught.value.code == 4
+    assert capfd.readouterr().err == f"{told}\n"
+
+
+@pytest.mark.parametrize("preload", [True, False])
+def test_and_gunicorn_ends(preload: bool) -> None:
+    command = gunicorn(["--data", "missing.json"], 1)
+    if not preload:
+        command.remove("--preload")
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    assert (ended.returncode, ended.stderr) == (4, "create_app: missing.json: No such file or directory\n")
+
+
+def test_options_may_be_python_s_own(capfd: Any) -> None:
+    app.create_app(SAMPLE, no_stitch=True, api_key=["a", "b"], max_body_mb=1, request_timeout=2.5)
+    app.create_app([str(SAMPLE), SAMPLE], no_stitch=False, api_key=())
+    assert capfd.readouterr().out.count("Parsed ") == 2

@@ -1,0 +1,199 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mockchat.requester.report import as_json, latency_ms, percentile, summary, verdict
+from mockchat.requester.run import Failure, Load, Result
+from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND, Problem
+
+LOAD = Load(concurrency=2)
+STREAMS = Load(concurrency=2, stream=True)
+FAILURES = [
+    Failure("a", 1, 0.5, Problem(NOT_FOUND, "status 404", "nothing")),
+    Failure("b", 3, 0.6, Problem(MISMATCHED, "another text", "differs")),
+    Failure("c", 5, 0.7, Problem(ERROR, "cut-off answer", "word " * 100)),
+    Failure("d", 7, 0.8, Problem(ERROR, "cut-off answer", "again")),
+    Failure("e", 9, 0.9, Problem(ERROR, "status 500", "oh")),
+]
+
+
+def result(passed: int = 3, *failures: Failure) -> Result:
+    found = Result(passed=passed, failures=list(failures), elapsed=2.0, bytes_sent=12_345, bytes_received=999)
+    found.counts.update(failure.problem.kind for failure in failures)
+    found.latencies.extend([0.001 * number for number in range(1, 101)])
+    return found
+
+
+def test_percentiles() -> None:
+    ordered = list(range(1, 101))
+    assert [percentile(ordered, percent) for percent in (0, 1, 50, 99, 100)] == [1, 1, 50, 99, 100]
+    assert percentile([7.0], 50) == 7.0
+    assert percentile([], 99) == 0
+
+
+@given(st.lists(st.floats(0, 100), min_size=1), st.integers(0, 100))
+def test_a_percentile_is_reached_by_its_share_and_no_less(values: list[float], percent: int) -> None:
+    ordered = sorted(values)
+    found = percentile(ordered, percent)
+    assert sum(value <= found for value in ordered) * 100 >= percent * len(ordered)
+    assert sum(value < found for value in ordered) * 100 <= percent * len(ordered)
+
+
+def test_latencies_are_milliseconds() -> None:
+    assert latency_ms(result().latencies) == {
+        "min": 1.0,
+        "mean": 50.5,
+        "p50": 50.0,
+        "p90": 90.0,
+        "p95": 95.0,
+        "p99": 99.0,
+        "max": 100.0,
+    }
+    assert set(latency_ms([]).values()) == {0}
+
+
+def test_json_has_the_promised_keys() -> None:
+    found = as_json(result(3, *FAILURES), 9, LOAD)
+    assert json.loads(json.dumps(found)) == {
+        "version": 1,
+        "requests": 8,
+        "conversations": 9,
+        "passed": 3,
+        "not_found": 1,
+        "mismatched": 1,
+        "errors": 3,
+        "interrupted": False,
+        "processes": 1,
+        "lost_processes": [],
+        "elapsed_s": 2.0,
+        "cpu_s": 0.0,
+        "requests_per_s": 4.0,
+        "concurrency": 2,
+        "rate": None,
+        "retries": 0,
+        "attempts": {"1": 8},
+        "bytes_sent": 12345,
+        "bytes_received": 999,
+        "latency_ms": latency_ms(result().latencies),
+        "failures": found["failures"],
+    }
+    assert found["failures"][0] == {
+        "conversation_id": "a",
+        "message_index": 1,
+        "at_s": 0.5,
+        "kind": "not_found",
+        "cause": "status 404",
+        "detail": "nothing",
+    }
+    assert as_json(Result(), 0, LOAD)["requests_per_s"] == 0
+
+
+def test_streams_have_the_times_of_their_tokens() -> None:
+    found = result()
+    found.first_tokens.extend([0.002, 0.004])
+    found.gaps.extend([0.01, 0.02, 0.03])
+    report = as_json(found, 9, STREAMS)
+    assert (report["ttft_ms"]["max"], report["itl_ms"]["mean"]) == (4.0, 20.0)
+    text = summary(found, 9, STREAMS)
+    assert "Time to first token, ms" in text
+    assert "Inter-token latency, ms" in text
+    assert "token" not in summary(result(), 9, LOAD)
+
+
+def test_the_summary_of_a_clean_run() -> None:
+    lines = summary(result(), 9, LOAD).splitlines()
+    assert lines[0].split() == ["Requests", "3", "over", "9", "conversations"]
+    assert "Bytes        12.3 kB sent, 999 B received" in lines
+    assert "not_found" not in "".join(lines)
+    assert verdict(result()) == "All 3 replies verified."
+
+
+def bars(text: str) -> list[tuple[float, int]]:
+    """The rows of a histogram: the upper edge in ms, and the number of requests."""
+    rows = [line.split() for line in text.splitlines() if " |" in line]
+    return [(float(row[0]), int(row[-1].replace(",", ""))) for row in rows]
+
+
+@given(st.lists(st.floats(0, 1000), min_size=1, max_size=300))
+def test_every_latency_stands_in_one_row_of_the_histogram(latencies: list[float]) -> None:
+    found = Result(passed=len(latencies), elapsed=1.0)
+    found.latencies.extend(latencies)
+    text = summary(found, 1, LOAD)
+    rows = bars(text)
+    assert sum(count for _, count in rows) == len(latencies)
+    assert [edge for edge, _ in rows] == sorted(edge for edge, _ in rows)
+    assert rows[-1][0] == pytest.approx(1000 * max(latencies), abs=0.01)
+    assert max(map(len, text.splitlines())) < 80
+
+
+def test_a_slow_answer_does_not_squeeze_the_others() -> None:
+    found = result()
+    found.latencies.extend([0.001 * number for number in range(1, 101)] * 2 + [100.0])
+    rows = bars(summary(found, 9, LOAD))
+    assert len([count for _, count in rows if count]) == 11
+    assert rows[-1] == (100_000.0, 1)
+
+
+def test_failures_are_grouped_and_the_first_of_each_is_told_in_full() -> None:
+    text = summary(result(3, *FAILURES), 9, LOAD)
+    assert "1 x not_found: status 404\n  first in conversation a, message 1:\n  nothing" in text
+    assert "2 x error: cut-off answer\n  first in conversation c, message 5:\n  word word" in text
+    assert "1 x error: status 500" in text
+    assert "again" not in text
+    assert text.count("word") == 100
+    assert max(map(len, text.splitlines())) < 80
+    assert verdict(result(3, *FAILURES)) == "FAILED: 5 of 8 requests."
+
+
+@pytest.mark.parametrize(("cpu", "told"), [(1.7, False), (1.9, True), (2.1, True)])
+def test_it_says_when_the_requester_was_the_limit(cpu: float, told: bool) -> None:
+    found = result()
+    found.cpu = cpu
+    nobody = Result(elapsed=2.0, cpu=cpu)
+    assert "the limit" not in summary(nobody, 9, LOAD)
+    assert ("it was the limit, not the server" in summary(found, 9, LOAD)) == told
+
+
+def test_several_processes_are_the_limit_when_they_keep_as_many_cores_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, load = result(), Load(concurrency=4, processes=4)
+    found.cpu = 2.0 * 3 * 0.95
+    for cores, told in ((2, True), (3, True), (4, False), (8, False), (None, True)):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert ("it was the limit" in summary(found, 9, load)) == told
+    assert "with 4 in flight by 4 processes" in summary(found, 9, load)
+
+
+def test_processes_that_died_are_a_failure() -> None:
+    died = Result(passed=5, lost=["process 1 of 3 was ended by signal 9 (Killed)"])
+    assert verdict(died) == "FAILED: process 1 of 3 was ended by signal 9 (Killed), and what it found is lost."
+    assert as_json(died, 9, LOAD)["lost_processes"] == died.lost
+    died.failures.append(FAILURES[0])
+    died.lost.append("process 2 of 3 ended with exit status 1")
+    assert verdict(died) == (
+        "FAILED: 1 of 6 requests; process 1 of 3 was ended by signal 9 (Killed), and what it found is lost; "
+        "process 2 of 3 ended with exit status 1, and what it found is lost."
+    )
+
+
+def test_the_rate_asked_for_stands_beside_the_one_reached() -> None:
+    assert "Requests/s   2 of 50 asked for with 2 in flight" in summary(result(), 9, Load(concurrency=2, rate=50))
+
+
+def test_how_many_attempts_it_took_is_told_where_there_may_be_several() -> None:
+    found = result(1000, *FAILURES)
+    found.retried.update({3: 2, 2: 7})
+    load = Load(concurrency=2, retries=5)
+    assert "Attempts     1: 996; 2: 7; 3: 2" in summary(found, 9, load).splitlines()
+    assert "Attempts" not in summary(found, 9, LOAD)
+    assert as_json(found, 9, load)["attempts"] == {1: 996, 2: 7, 3: 2}
+    assert as_json(found, 9, load)["retries"] == 5
+    assert as_json(Result(), 9, load)["attempts"] == {}
+    found.retried.update(dict.fromkeys(range(4, 30), 30))
+    assert max(map(len, summary(found, 9, load).splitlines())) < 80
+
+
+@pytest.mark.parametrize(("passed", "text"), [(0, "the 0 answers so far"), (5, "the 5 answers so far are verified.")])
+def test_the_verdict_on_an_interrupted_run(passed: int, text: str) -> None:
+    assert text in verdict(Result(passed=passed, interrupted=True))

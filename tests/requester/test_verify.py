@@ -1,0 +1,157 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mockchat.core import wire
+from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND, verify, verify_stream
+
+EXPECTED = [wire.message("assistant", "hello"), wire.message("assistant", 'so "}] long')]
+
+
+def completion(content: Any) -> bytes:
+    return json.dumps({"choices": [{"message": {"content": content}}]}).encode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        completion("hello"),
+        completion('so "}] long'),
+        b'{"message": {"role": "Assistant", "content": "hello"}}',
+        b' {"choices" : [ {"index": 0, "message": {"content": "h\\u0065llo"}} , 3]}',
+    ],
+)
+def test_right_answers(answer: bytes) -> None:
+    assert verify(200, answer, EXPECTED) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "kind", "detail"),
+    [
+        (404, b"No valid response", NOT_FOUND, "status 404: No valid response"),
+        (404, b'{"error": {"message": "no such history"}}', NOT_FOUND, "no such history"),
+        (500, b"", ERROR, "status 500: ''"),
+        (500, b"<html>\n\x00", ERROR, "'<html>\\n\\x00'"),
+        (503, b'{"error": {"message": "\\u001b[2J \\n"}}', ERROR, "status 503: '\\x1b[2J \\n'"),
+        (503, b'{"error": {"message": "' + b"long " * 1000 + b'"}}', ERROR, "long long …"),
+        (201, completion("hello"), ERROR, "status 201"),
+        (301, b"", ERROR, "status 301"),
+        (429, b'{"error": {"message": "slow down"}}', ERROR, "status 429: slow down"),
+        (200, b"", ERROR, "not JSON"),
+        (200, b"<html>", ERROR, "not JSON: <html>"),
+        (200, completion("hello")[:-1], ERROR, "not JSON"),
+        (200, b"\xff", ERROR, "not JSON"),
+        (200, b"[" * 5000, ERROR, "not JSON"),
+        (200, b"{}", ERROR, "without choices[0].message.content"),
+        (200, b"null", ERROR, "without choices[0].message.content"),
+        (200, b"[3]", ERROR, "without choices[0].message.content"),
+        (200, b'{"choices": []}', ERROR, "without choices[0].message.content"),
+        (200, b'{"choices": [{"message": {"content": null}}]}', ERROR, "without choices[0].message.content"),
+        (200, b'{"choices": {"0": 1}}', ERROR, "without choices[0].message.content"),
+        (
+            200,
+            completion("hello!"),
+            MISMATCHED,
+            "differs at character 5: got 'hello!' (U+0021), recorded 'hello' (its end)",
+        ),
+        (200, completion("Hello"), MISMATCHED, "differs at character 0"),
+        (200, completion(""), MISMATCHED, "got '' (its end), recorded 'hello' (U+0068)"),
+        (
+            200,
+            completion("so\u00a0long"),
+            MISMATCHED,
+            "character 2: got 'so\\xa0long' (U+00A0), recorded 'so \"}] long' (U+0020)",
+        ),
+    ],
+)
+def test_wrong_answers(status: int, answer: bytes, kind: str, detail: str) -> None:
+    problem = verify(status, answer, EXPECTED)
+    assert problem is not None
+    assert problem.kind == kind
+    assert detail in f"{problem.cause}: {problem.detail}"
+    assert problem.detail.isprintable()
+
+
+def events(*data: Any, newline: str = "\n") -> bytes:
+    lines = [f"data: {item if isinstance(item, str) else json.dumps(item)}{newline * 2}" for item in data]
+    return "".join(lines).encode()
+
+
+def delta(content: Any, finish_reason: str | None = None, number: int = 0) -> dict[str, Any]:
+    found = {} if content is None else {"content": content}
+    return {"choices": [{"index": number, "delta": found, "finish_reason": finish_reason}]}
+
+
+LAST = delta(None, "stop")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        events(delta(""), delta("hel"), delta("lo"), LAST, "[DONE]"),
+        events(delta("hello"), LAST, "[DONE]", newline="\r\n"),
+        events(delta("hello", "stop"), {"choices": [], "usage": {}}, "[DONE]"),
+        b": a comment\n\n" + events(delta("x", None, 1), delta("hello"), delta("y", None, 1), LAST, "[DONE]"),
+        b"event: message\nid: 3\n" + events(delta("hello"), LAST, "[DONE]") + b"data: ignored\n\n",
+    ],
+)
+def test_right_streams(answer: bytes) -> None:
+    problem, positions = verify_stream(200, answer, EXPECTED)
+    assert problem is None
+    assert positions == sorted(positions)
+    assert positions
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "detail"),
+    [
+        (b"", ERROR, "ended without a finish_reason"),
+        (events(delta("hello")), ERROR, "ended without a finish_reason"),
+        (events(delta("hello"), LAST), ERROR, "ended without [DONE]"),
+        (events(delta("hello"), "[DONE]"), ERROR, "ended without a finish_reason"),
+        (events(delta("hello"), LAST, "[DONE]")[:-1], ERROR, "ended without [DONE]"),
+        (events(delta("hel"), {"error": {"message": "overloaded"}}), ERROR, "broke off with an error: overloaded"),
+        (events(delta("hel"), "oops", "[DONE]"), ERROR, "not JSON: oops"),
+        (events(delta(3), delta(None), LAST, "[DONE]"), MISMATCHED, "got ''"),
+        (events(delta("hel"), LAST, "[DONE]"), MISMATCHED, "differs at character 3"),
+        (completion("hello"), ERROR, "ended without a finish_reason"),
+    ],
+)
+def test_wrong_streams(answer: bytes, kind: str, detail: str) -> None:
+    problem, positions = verify_stream(200, answer, EXPECTED)
+    assert positions == [] or kind == MISMATCHED
+    assert problem is not None
+    assert problem.kind == kind
+    assert detail in f"{problem.cause}: {problem.detail}"
+    assert problem.detail.isprintable()
+
+
+texts = st.text(st.sampled_from('a", :{}[]\\nt\n\x00é'), max_size=8)
+
+
+@given(texts, texts, st.booleans(), st.sampled_from([(",", ":"), (", ", ": ")]))
+def test_only_the_recorded_text_is_right(recorded: str, sent: str, ascii_only: bool, separators: Any) -> None:
+    """However it is spelt, and whatever else the answer holds."""
+    answer = {
+        "content": recorded,
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": sent, "refusal": f'"content":"{recorded}"'}}
+        ],
+        "message": {"content": recorded},
+    }
+    body = json.dumps(answer, ensure_ascii=ascii_only, separators=separators).encode()
+    problem = verify(200, body, [wire.message("assistant", recorded)])
+    assert (problem is None) == (sent == recorded)
+    assert verify(200, body[:-1], [wire.message("assistant", recorded)]) is not None
+
+
+@pytest.mark.parametrize("start", [b"", events(delta("hel"))])
+def test_a_long_answer_that_is_no_stream_is_looked_at_once(start: bytes) -> None:
+    """It took a minute once: the search for a blank line began anew at each byte."""
+    problem, positions = verify_stream(200, start + b"x" * 3_000_000, EXPECTED)
+    assert problem is not None
+    assert problem.cause == "a stream that ended without a finish_reason"
+    assert positions == []

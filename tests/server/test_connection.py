@@ -1,0 +1,583 @@
+"""HTTP as clients of every kind speak it, to a server of the test's own loop."""
+
+import asyncio
+import json
+import math
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient as Client
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mockchat.server import protocol
+from mockchat.server.connection import Answer, Part
+from mockchat.server.route import PATH
+from tests.fuzz import inputs, properties
+from tests.helpers import Connect, request_body
+from tests.serving import ASK_BIG, BIG, GOOD, HEAD, MAX_BODY_SIZE, MISS, STREAMED_BIG, MockServer, Raw, content, post
+
+# Requests
+
+
+async def test_keep_alive(raw: Raw) -> None:
+    for body, status in ((GOOD, 200), (MISS, 404), (b"{", 400), (GOOD, 200)):
+        await raw.send(post(body))
+        answered, headers, _ = await raw.answer()
+        assert answered == status
+        assert "connection" not in headers
+        assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", headers["date"])
+
+
+@pytest.mark.parametrize(
+    ("version", "headers", "connection"),
+    [
+        ("1.1", "Connection: close\r\n", "close"),
+        ("1.0", "", "close"),
+        ("1.0", "Connection: keep-alive\r\n", "keep-alive"),
+    ],
+)
+async def test_connection_header(raw: Raw, version: str, headers: str, connection: str) -> None:
+    await raw.send(post(GOOD, headers, version))
+    status, answered, body = await raw.answer()
+    assert (status, answered["connection"], content(body)) == (200, connection, "hello")
+    if connection == "close":
+        assert await raw.closed()
+    else:
+        await raw.send(post(GOOD, headers, version))
+        assert (await raw.answer())[0] == 200
+
+
+async def test_pipelined_requests_are_answered_in_order(raw: Raw) -> None:
+    bodies = [GOOD, MISS, b"no json", ASK_BIG, GOOD] * 10
+    await raw.send(b"".join(post(body) for body in bodies))
+    for number in range(len(bodies)):
+        status, _, body = await raw.answer()
+        assert status == (200, 404, 400, 200, 200)[number % 5]
+        if status == 200:
+            assert content(body) == ("hello" if number % 5 != 3 else BIG)
+
+
+@pytest.mark.parametrize("headers", ["", "Connection: close\r\n"])
+@pytest.mark.parametrize("count", [1, 10])
+async def test_a_client_that_only_stops_sending_is_answered(raw: Raw, headers: str, count: int) -> None:
+    await raw.send(post(GOOD) * (count - 1) + post(GOOD, headers))
+    raw.writer.write_eof()
+    for _ in range(count):
+        assert content((await raw.answer())[2]) == "hello"
+    assert await raw.closed()
+
+
+@pytest.mark.parametrize("sent", [0, 30, len(post(GOOD)) - 1])
+async def test_a_client_that_stops_in_the_middle_is_let_go(raw: Raw, sent: int) -> None:
+    await raw.send(post(GOOD)[:sent])
+    raw.writer.write_eof()
+    assert await raw.closed()
+
+
+async def test_a_body_that_arrives_in_pieces(raw: Raw) -> None:
+    for byte in post(GOOD):
+        await raw.send(bytes([byte]))
+        await asyncio.sleep(0)
+    assert content((await raw.answer())[2]) == "hello"
+
+
+async def test_the_end_of_a_body_may_bring_the_next_request(raw: Raw) -> None:
+    await raw.send(post(GOOD)[:-5])
+    await asyncio.sleep(0.02)
+    await raw.send(GOOD[-5:] + post(MISS) + post(GOOD))
+    assert [(await raw.answer())[0] for _ in range(3)] == [200, 404, 200]
+
+
+async def test_a_chunked_body(raw: Raw) -> None:
+    await raw.send(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    for start in range(0, len(GOOD), 7):
+        chunk = GOOD[start : start + 7]
+        await raw.send(b"%x;note=1\r\n%b\r\n" % (len(chunk), chunk))
+        await asyncio.sleep(0)
+    await raw.send(b"0\r\nTrailer: x\r\n\r\n")
+    assert content((await raw.answer())[2]) == "hello"
+
+
+async def test_a_bad_chunk_is_a_400(raw: Raw, caplog: Any) -> None:
+    await raw.send(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    await asyncio.sleep(0.05)
+    await raw.send(b"zz\r\nhello\r\n")
+    status, headers, _ = await raw.answer()
+    assert (status, headers["connection"]) == (400, "close")
+    assert await raw.closed()
+    assert not caplog.records
+
+
+async def test_expect_100_continue(raw: Raw) -> None:
+    head, body = post(GOOD, "Expect: 100-continue\r\n").split(b"\r\n\r\n")
+    await raw.send(head + b"\r\n\r\n")
+    assert (await raw.answer())[0] == 100
+    await raw.send(body)
+    assert content((await raw.answer())[2]) == "hello"
+
+
+@pytest.mark.parametrize("cut", [len(GOOD), 0])
+async def test_an_unknown_expectation_is_ignored(raw: Raw, cut: int) -> None:
+    request = post(GOOD, "Expect: miracles\r\n")
+    await raw.send(request[: len(request) - cut])
+    await asyncio.sleep(0.02)
+    await raw.send(request[len(request) - cut :])
+    assert (await raw.answer())[0] == 200
+
+
+@pytest.mark.parametrize("headers", ["", "Expect: 100-continue\r\n"])
+async def test_a_body_declared_too_large_is_refused_unread(raw: Raw, headers: str) -> None:
+    await raw.send(post(b"x" * (MAX_BODY_SIZE + 1), headers)[: -MAX_BODY_SIZE - 1])
+    status, answered, body = await raw.answer()
+    assert (status, answered["connection"]) == (413, "close")
+    assert "--max-body-mb" in json.loads(body)["error"]["message"]
+
+
+async def test_a_body_that_grows_too_large_is_refused_before_its_end(raw: Raw) -> None:
+    await raw.send(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    await raw.send(b"%x\r\n" % (10 * MAX_BODY_SIZE) + b"x" * (MAX_BODY_SIZE + 1))
+    assert (await raw.answer())[0] == 413
+
+
+async def test_a_body_of_the_largest_size_is_read(client: Client) -> None:
+    body = GOOD[:-1] + b" " * (MAX_BODY_SIZE - len(GOOD)) + b"}"
+    async with client.post(PATH, data=body) as response:
+        assert response.status == 200
+    async with client.post(PATH, data=body + b" ") as response:
+        assert response.status == 413
+
+
+async def test_head_has_no_body(raw: Raw) -> None:
+    await raw.send(f"HEAD {PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode() + post(GOOD))
+    head = (await raw.reader.readuntil(b"\r\n\r\n")).decode()
+    assert head.startswith("HTTP/1.1 405 ")
+    assert content((await raw.answer())[2]) == "hello"
+
+
+LENGTH = b"Content-Length: %d\r\n" % len(GOOD)
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+CHUNK = b"%x\r\n%b\r\n" % (len(GOOD), GOOD)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"hello\r\n\r\n",
+        b"\0" * 100,
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://[::/v1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /%b HTTP/1.1\r\nHost: x\r\n\r\n" % (b"x" * 1_000_000),
+        HEAD + b"X: %b\r\n\r\n" % (b"x" * 1_000_000),
+        HEAD + b"X: y\r\n" * 10_000 + b"\r\n",
+        HEAD + b"X: a\0b\r\n\r\n",
+        HEAD + b"X : y\r\n\r\n",
+        HEAD + b"X: a\r\n b\r\n\r\n",
+        HEAD + b"X: a\rb\r\n\r\n",
+        (HEAD + LENGTH + b"\r\n").replace(b"\r\n", b"\n") + GOOD,
+        # What a proxy before us could take for another number of requests than we do.
+        HEAD + LENGTH + CHUNKED + b"\r\n" + GOOD,
+        HEAD + CHUNKED + LENGTH + b"\r\n0\r\n\r\n",
+        HEAD + LENGTH + b"Content-Length: 5\r\n\r\n" + GOOD,
+        HEAD + LENGTH + LENGTH + b"\r\n" + GOOD,
+        HEAD + b"Content-Length: 5, 5\r\n\r\n" + GOOD,
+        HEAD + b"Content-Length: +5\r\n\r\n" + GOOD,
+        HEAD + b"Content-Length: -1\r\n\r\n" + GOOD,
+        HEAD + b"Content-Length: 0x5\r\n\r\n" + GOOD,
+        HEAD + b"Content-Length: 5_0\r\n\r\n" + GOOD,
+        HEAD + b"Content-Length: \r\n\r\n" + GOOD,
+        HEAD + b"Content-Length: 99999999999999999999999\r\n\r\n" + GOOD,
+        HEAD + b"Transfer-Encoding: xchunked\r\n\r\n" + CHUNK,
+        HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n" + CHUNK,
+        HEAD + CHUNKED + CHUNKED + b"\r\n" + CHUNK,
+        HEAD + CHUNKED + b"\r\nFFFFFFFFFFFFFFFFF\r\n",
+        HEAD + CHUNKED + b"\r\n-1\r\n",
+        HEAD + CHUNKED + b"\r\n5\nhello\n0\n\n",
+        HEAD + CHUNKED + b"\r\n" + CHUNK[:-2] + b"XX0\r\n\r\n",
+        HEAD + CHUNKED + b"\r\n" + CHUNK + b"0\r\n" + b"X: y\r\n" * 10_000 + b"\r\n",
+        HEAD + b"Host: y\r\n" + LENGTH + b"\r\n" + GOOD,
+    ],
+    ids=lambda sent: repr(sent[:80]),
+)
+async def test_what_is_no_http_is_one_400_and_no_traceback(raw: Raw, sent: bytes, caplog: Any) -> None:
+    raw.writer.write(sent)
+    status, headers, body = await raw.answer()
+    assert (status, headers["connection"]) == (400, "close")
+    error = json.loads(body)["error"]
+    assert error["type"] == "invalid_request_error"
+    assert len(error["message"]) < 200
+    assert await raw.closed()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"POST http://x%b HTTP/1.1\r\nHost: x\r\n" % PATH.encode() + LENGTH + b"\r\n" + GOOD, 200),
+        (b"\r\n\r\n" + post(GOOD), 200),
+        (post(GOOD, "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"), 200),
+        (post(GOOD, "Connection: Upgrade\r\nUpgrade: websocket\r\n"), 200),
+        (HEAD + CHUNKED + b"\r\n%x;%b\r\n%b\r\n0\r\n\r\n" % (len(GOOD), b"x" * 100_000, GOOD), 200),
+        (HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + CHUNK + b"0\r\n\r\n", 415),
+        (post(GOOD, "Content-Encoding: gzip\r\n"), 415),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"POST /../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"POST /%0d%0aX:y HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (HEAD + b"\r\n", 400),
+    ],
+    ids=lambda sent: repr(sent[:80]) if isinstance(sent, bytes) else None,
+)
+async def test_odd_http_is_answered_and_the_connection_stays(raw: Raw, sent: bytes, status: int, caplog: Any) -> None:
+    for _ in range(2):
+        await raw.send(sent)
+        assert (await raw.answer())[0] == status
+        await raw.send(post(MISS))
+        assert (await raw.answer())[0] == 404
+    assert not caplog.records
+
+
+async def test_what_stands_before_rubbish_is_answered(raw: Raw) -> None:
+    await raw.send(post(GOOD)[:-2])
+    await asyncio.sleep(0.02)
+    await raw.send(GOOD[-2:] + b"rubbish\r\n\r\n")
+    assert [(await raw.answer())[0] for _ in range(2)] == [200, 400]
+    assert await raw.closed()
+
+
+@pytest.mark.parametrize("sent", [1, 60, len(post(GOOD)) - 1, len(post(GOOD))])
+async def test_a_client_that_goes_away_is_forgotten(client: Client, raw: Raw, sent: int, caplog: Any) -> None:
+    await raw.send(post(GOOD)[:sent])
+    await asyncio.sleep(0.02)
+    raw.writer.transport.abort()
+    await asyncio.sleep(0.02)
+    async with client.post(PATH, data=GOOD) as response:
+        assert response.status == 200
+    assert not caplog.records
+
+
+@pytest.fixture
+def made(monkeypatch: Any) -> list[int]:
+    """The sizes of the answers made so far."""
+    sizes: list[int] = []
+    completion = protocol.completion
+
+    def counting(*arguments: Any) -> bytes:
+        answer = completion(*arguments)
+        sizes.append(len(answer))
+        return answer
+
+    monkeypatch.setattr(protocol, "completion", counting)
+    return sizes
+
+
+async def test_a_reader_that_does_not_read_holds_back_the_writer(
+    aiohttp_client: Any, made: list[int], connect: Connect
+) -> None:
+    """Twenty answers of 2.4 MB are asked for: all but the first few wait until the client reads.
+
+    So does what is asked for later, and a body that is larger than what aiohttp keeps of one that nobody takes.
+    """
+    client = await aiohttp_client(MockServer(max_body_size=10_000_000))
+    stalled = await connect(client)
+    stalled.writer.write(post(ASK_BIG) * 20)
+    await asyncio.sleep(0.3)
+    assert 1 <= len(made) < 10
+    stalled.writer.write(post(GOOD[:-1] + b" " * 5_000_000 + b"}") + post(GOOD) * 20)
+    await asyncio.sleep(0.1)
+    assert len(made) < 10
+    for number in range(41):
+        status, _, body = await stalled.answer()
+        assert (status, content(body)) == (200, BIG if number < 20 else "hello")
+    assert len(made) == 41
+
+
+async def test_what_is_asked_while_an_answer_waits_for_its_reader_waits_too(
+    client: Client, made: list[int], connect: Connect
+) -> None:
+    stalled = await connect(client)
+    asked = 0
+    while len(made) == asked:  # Until one is not answered, the sockets' buffers being full.
+        asked += 1
+        await stalled.send(post(ASK_BIG))
+        await asyncio.sleep(0.1)
+    await stalled.send(post(GOOD) * 3)
+    await asyncio.sleep(0.1)
+    assert len(made) == asked - 1
+    for number in range(asked + 3):
+        assert content((await stalled.answer())[2]) == (BIG if number < asked else "hello")
+
+
+async def test_a_pipeline_after_many_requests(raw: Raw) -> None:
+    """More of them than aiohttp queues, which counts those that are not taken from it."""
+    for _ in range(40):
+        await raw.send(post(GOOD))
+        assert (await raw.answer())[0] == 200
+    await raw.send(post(GOOD) * 5)
+    for _ in range(5):
+        assert content((await raw.answer())[2]) == "hello"
+
+
+async def test_more_pipelined_requests_than_aiohttp_queues(client: Client, raw: Raw) -> None:
+    """In one piece, and with one in the middle that must wait: the order stays."""
+    streamed = request_body(("user", "how?"), stream=True)
+    await raw.send(post(GOOD) * 500 + post(streamed) + post(MISS) * 500 + post(GOOD, "Connection: close\r\n"))
+    statuses = [(await raw.answer())[0] for _ in range(1002)]
+    assert statuses == [200] * 500 + [404] * 501 + [200]
+    assert await raw.closed()
+
+
+@pytest.mark.parametrize("size", [200_000, 600_000, 5_000_000])
+@pytest.mark.parametrize("headers", ["Content-Length: {}\r\n", "Transfer-Encoding: chunked\r\n"])
+async def test_bodies_larger_than_any_buffer(aiohttp_client: Any, size: int, headers: str, connect: Connect) -> None:
+    """Long enough for aiohttp to pause reading, several times, and in one piece as far as the socket takes it."""
+    client = await aiohttp_client(MockServer(max_body_size=10_000_000))
+    raw = await connect(client)
+    body = GOOD[:-1] + b" " * (size - len(GOOD)) + b"}"
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\n{headers.format(size)}\r\n".encode()
+    blocks = [body] if "{" in headers else [b"%x\r\n%b\r\n" % (len(body), body), b"0\r\n\r\n"]
+    for _ in range(3):
+        await raw.send(head + b"".join(blocks))
+        assert content((await raw.answer())[2]) == "hello"
+
+
+# Time limits
+
+
+@pytest.fixture
+async def hurried(aiohttp_client: Any) -> Client:
+    """A client of a server that waits for nobody longer than a fifth of a second."""
+    return await aiohttp_client(MockServer(request_timeout=0.2))
+
+
+@pytest.mark.parametrize(
+    ("answered", "sent"),
+    [
+        (0, b"POST /"),
+        (0, HEAD + b"X: "),
+        (0, post(GOOD + b" " * 1000)[:-1000]),
+        (0, HEAD + CHUNKED + b"\r\n3e8\r\n"),
+        (1, post(GOOD) + HEAD + b"X: "),
+        (1, post(GOOD) + post(GOOD + b" " * 1000)[:-1000]),
+    ],
+)
+async def test_a_slow_sender_is_cut_off(hurried: Client, connect: Connect, answered: int, sent: bytes) -> None:
+    """Though it goes on sending, a byte at a time."""
+    raw = await connect(hurried)
+    await raw.send(sent)
+    for _ in range(answered):
+        assert (await raw.answer())[0] == 200
+    answer = asyncio.create_task(raw.answer())
+    while not answer.done():
+        await raw.send(b"x")
+        await asyncio.sleep(0.02)
+    status, headers, body = await answer
+    assert (status, headers["connection"]) == (408, "close")
+    assert "within 0.2 s" in json.loads(body)["error"]["message"]
+
+
+@pytest.mark.parametrize("sent", [post(GOOD) + b"P", post(GOOD) + HEAD + b"X: ", post(GOOD) * 3 + post(GOOD)[:-1]])
+async def test_a_part_of_a_request_behind_a_whole_one_is_not_waited_for_for_ever(
+    hurried: Client, connect: Connect, sent: bytes
+) -> None:
+    raw: Raw = await connect(hurried)
+    await raw.send(sent)
+    for _ in range(len(sent) // len(post(GOOD))):
+        assert (await raw.answer())[0] == 200
+    assert (await raw.answer())[0] == 408
+
+
+async def test_a_client_that_says_nothing_is_let_go(hurried: Client, connect: Connect) -> None:
+    raw = await connect(hurried)
+    assert await raw.closed()
+
+
+async def test_a_connection_may_be_idle_between_requests(hurried: Client, connect: Connect) -> None:
+    raw = await connect(hurried)
+    for _ in range(2):
+        await raw.send(post(GOOD))
+        assert (await raw.answer())[0] == 200
+        await asyncio.sleep(0.5)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        post(GOOD),
+        HEAD + CHUNKED + b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(GOOD), GOOD),
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+async def test_it_may_be_idle_after_a_request_whose_end_came_alone(
+    hurried: Client, connect: Connect, sent: bytes
+) -> None:
+    raw: Raw = await connect(hurried)
+    await raw.send(sent[:-1])
+    await asyncio.sleep(0.02)
+    await raw.send(sent[-1:])
+    await raw.answer()
+    await asyncio.sleep(0.4)
+    await raw.send(post(GOOD))
+    assert (await raw.answer())[0] == 200
+
+
+async def test_a_reader_that_never_reads_is_cut_off_and_a_slow_one_is_not(
+    aiohttp_client: Any, connect: Connect
+) -> None:
+    server = MockServer(request_timeout=0.5)
+    client = await aiohttp_client(server)
+    never, slow = await connect(client), await connect(client)
+    for raw in (never, slow):
+        await raw.send(post(STREAMED_BIG))
+    async with asyncio.timeout(10):
+        while len(server.runner.server.connections) > 1:
+            await slow.reader.read(500_000)
+            await asyncio.sleep(0.01)
+    await slow.reader.readexactly(10_000_000)  # More than the sockets hold: it is still served.
+
+
+# Shutdown
+
+
+Say = Callable[..., None]
+
+
+@pytest.fixture
+def say(client: Client, monkeypatch: Any) -> Say:
+    """Have the server answer with these parts."""
+
+    def answer(*parts: Part) -> None:
+        route = client.server.chat  # type: ignore[attr-defined]
+        monkeypatch.setattr(route, "answer", lambda message, body: Answer(iter(parts), not route.closing))
+
+    return answer
+
+
+async def test_the_parts_of_an_answer_wait_for_their_time_or_for_a_future(raw: Raw, say: Say) -> None:
+    future = asyncio.get_running_loop().create_future()
+    begun, now = time.monotonic(), time.monotonic()
+    say(b"1", now - 1, b"2", now + 0.05, b"3", future, b"4\n", future, b"5")
+    await raw.send(post(GOOD) * 2)
+    assert await raw.reader.readexactly(3) == b"123"
+    assert time.monotonic() - begun > 0.04
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(raw.reader.read(1), 0.05)
+    future.set_result(None)
+    # The second request is answered after the first, whose time and future have passed by then.
+    assert await raw.reader.readexactly(9) == b"4\n51234\n5"
+    say(b"again")
+    await raw.send(post(GOOD))
+    assert await raw.reader.readexactly(5) == b"again"
+
+
+@pytest.mark.parametrize("ends", ["close", "shutdown", "abort"])
+async def test_a_client_may_go_while_its_answer_waits(client: Client, raw: Raw, say: Say, ends: str) -> None:
+    say(b"begun", time.monotonic() + 3600, b"never")
+    await raw.send(post(GOOD))
+    await raw.reader.readexactly(5)
+    server = client.server.runner.server  # type: ignore[attr-defined]
+    if ends == "abort":
+        raw.reset()
+        while server.connections:
+            await asyncio.sleep(0.01)
+    else:
+        if ends == "close":
+            raw.writer.close()  # No matter: the answer is under way.
+        server.pre_shutdown()
+        assert server.connections
+        await server.shutdown(0.05)
+    assert server.cut == (ends != "abort")
+
+
+@pytest.mark.parametrize("begun", [b"", b"begun"])
+@pytest.mark.parametrize("count", [1, 3])
+async def test_nothing_more_may_be_said_until_the_client_gives_up(
+    client: Client, connect: Connect, say: Say, begun: bytes, count: int
+) -> None:
+    say(begun, math.inf, b"never")
+    server = client.server.runner.server  # type: ignore[attr-defined]
+    for ends in ("eof", "close", "abort", "shutdown"):
+        raw = await connect(client)
+        await raw.send(post(GOOD) * count)
+        assert await raw.reader.readexactly(len(begun)) == begun
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(raw.reader.read(1), 0.02)
+        server._watch()
+        assert server.connections
+        match ends:
+            case "eof":
+                raw.writer.write_eof()
+            case "close":
+                raw.writer.close()
+            case "abort":
+                raw.reset()
+            case "shutdown":
+                server.pre_shutdown()
+        async with asyncio.timeout(10):
+            while server.connections:
+                await asyncio.sleep(0.01)
+    assert server.cut == 0
+
+
+async def test_what_is_late_is_told_once_in_a_while(client: Client, raw: Raw, monkeypatch: Any, caplog: Any) -> None:
+    def parts() -> Iterator[Part]:
+        for _ in range(2):
+            asyncio.get_running_loop().call_soon(time.sleep, 0.2)  # Nothing else happens meanwhile.
+            yield time.monotonic() + 0.01
+            yield b"late"
+
+    monkeypatch.setattr(client.server.chat, "answer", lambda *_: Answer(parts(), True))  # type: ignore[attr-defined]
+    await raw.send(post(GOOD))
+    await raw.reader.readexactly(8)
+    server = client.server.runner.server  # type: ignore[attr-defined]
+    for _ in range(2):
+        server._watch()
+    (record,) = caplog.records
+    assert re.search(r"parts of answers came up to \d{3,} ms late, with 1 connections open", record.getMessage())
+
+
+async def test_shutdown_answers_a_request_that_has_begun_to_arrive(client: Client, raw: Raw, connect: Connect) -> None:
+    request = post(GOOD)
+    await raw.send(request[:-5])
+    idle = await connect(client)
+    await asyncio.sleep(0.05)
+    closing = asyncio.create_task(client.server.close())
+    assert await idle.closed()
+    await raw.send(request[-5:])
+    status, headers, body = await raw.answer()
+    assert (status, headers["connection"], content(body)) == (200, "close", "hello")
+    await closing
+
+
+async def test_shutdown_answers_a_request_that_began_to_arrive_with_the_one_before(client: Client, raw: Raw) -> None:
+    request = post(GOOD)
+    await raw.send(request + request[:9])
+    await raw.answer()
+    client.server.runner.server.pre_shutdown()  # type: ignore[attr-defined]
+    await raw.send(request[9:])
+    assert (await raw.answer())[1]["connection"] == "close"
+
+
+# Whatever comes
+
+
+@given(st.sampled_from(inputs.seeds("connection")), st.integers(0).map(random.Random))
+def test_whatever_comes_is_answered_the_same_however_it_is_cut(data: bytes, chance: random.Random) -> None:
+    properties.connection(inputs.mutated(data, "connection", chance), chance.getrandbits(32), properties.SAMPLED)
+
+
+@given(st.lists(st.sampled_from(inputs.seeds("body")), min_size=1, max_size=5), st.integers(0).map(random.Random))
+def test_each_of_several_requests_is_answered_as_if_alone(bodies: list[bytes], chance: random.Random) -> None:
+    bodies = [inputs.mutated(body, "body", chance) for body in bodies]
+    expected = [
+        413 if len(body) > properties.MAX_BODY_SIZE else properties.body(body, properties.SAMPLED) for body in bodies
+    ]
+    sent = b"".join([inputs.http(body, chance.random() < 0.3) for body in bodies])
+    assert properties.connection(sent, chance.getrandbits(32), properties.SAMPLED) == expected

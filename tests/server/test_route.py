@@ -1,0 +1,355 @@
+import asyncio
+import json
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestClient as Client
+
+from mockchat.core import wire
+from mockchat.core.dataset import load
+from mockchat.core.index import ResponseIndex
+from mockchat.server import protocol
+from mockchat.server.route import PATH
+from mockchat.server.simulation import FAULT_HEADER, Simulation
+from tests.helpers import SAMPLE, Connect, conversation, index_of, request_body
+from tests.serving import ASK_BIG, BIG, GOOD, MISS, STREAMED, STREAMED_BIG, MockServer, Raw, chunked, content, post
+
+# The same for both servers
+
+
+@pytest.fixture(params=[False, True], ids=["server.py", "gunicorn"])
+def served(request: Any) -> Callable[..., MockServer]:
+    return partial(MockServer, worker=request.param)
+
+
+@pytest.fixture
+async def client(aiohttp_client: Any, served: Callable[..., MockServer]) -> Client:
+    return await aiohttp_client(served())
+
+
+# The route
+
+
+async def test_every_reply_of_the_sample_is_answered(aiohttp_client: Any, served: Callable[..., MockServer]) -> None:
+    conversations = load(SAMPLE).conversations
+    index = ResponseIndex(conversations)
+    client = await aiohttp_client(served(index))
+    asked = 0
+    for found in conversations:
+        for number, message in enumerate(found.messages):
+            if wire.is_assistant(message):
+                prefix, _ = index.find(found.messages[:number])
+                body = b'{"model":"m","messages":%b}' % wire.join(found.messages[:number])
+                async with client.post(PATH, data=body) as response:
+                    assert response.status == 200
+                    assert response.content_type == "application/json"
+                    answered = wire.message("assistant", content(await response.read()))
+                assert answered in [reply.message for reply in index.replies(prefix)]
+                asked += 1
+    assert asked == 169
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", None])
+async def test_any_content_type(client: Client, content_type: str | None) -> None:
+    headers = {"Content-Type": content_type} if content_type else {}
+    async with client.post(PATH, data=GOOD, headers=headers) as response:
+        assert content(await response.read()) == "hello"
+
+
+@pytest.mark.parametrize("path", [PATH + "?api-version=1", "/v1/%63hat/completions"])
+async def test_other_spellings_of_the_path(client: Client, path: str) -> None:
+    async with client.post(aiohttp.client.URL(path, encoded=True), data=GOOD) as response:
+        assert response.status == 200
+
+
+@pytest.mark.parametrize("accept", [None, "*/*", "text/plain"])
+async def test_a_miss_is_plain_text(client: Client, accept: str | None) -> None:
+    headers = {"Accept": accept} if accept else {}
+    async with client.post(PATH, data=MISS, headers=headers) as response:
+        assert response.status == 404
+        assert response.content_type == "text/plain"
+        assert await response.text() == "No valid response exists for the given request"
+
+
+@pytest.mark.parametrize("accept", ["application/json", "Application/JSON, text/plain", "application/problem+json"])
+async def test_a_miss_is_an_error_object_for_who_asks_for_json(client: Client, accept: str) -> None:
+    async with client.post(PATH, data=MISS, headers={"Accept": accept}) as response:
+        assert response.status == 404
+        assert (await response.json())["error"]["type"] == "not_found_error"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("POST", "/", 404),
+        ("POST", "/v1/completions", 404),
+        ("POST", "/v1/chat/completions/", 404),
+        ("GET", PATH, 405),
+        ("PUT", PATH, 405),
+        ("DELETE", PATH, 405),
+        ("OPTIONS", PATH, 405),
+    ],
+)
+async def test_other_routes_are_errors(client: Client, method: str, path: str, status: int) -> None:
+    async with client.request(method, path) as response:
+        assert response.status == status
+        assert PATH in (await response.json())["error"]["message"]
+        assert response.headers.get("Allow") == ("POST" if status == 405 else None)
+
+
+async def test_every_answer_has_a_request_id_of_its_own(client: Client) -> None:
+    found = set()
+    for method, path, body in (
+        ("POST", PATH, GOOD),
+        ("POST", PATH, MISS),
+        ("GET", "/", b""),
+        ("POST", PATH, b""),
+    ):
+        async with client.request(method, path, data=body) as response:
+            found.add(response.headers["x-request-id"])
+    assert len(found) == 4
+    assert all(re.fullmatch(r"req_[0-9a-f]{20}", request_id) for request_id in found)
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        ("Bearer one", 200),
+        ("bearer zwei-ü", 200),
+        ("Bearer three", 401),
+        ("Bearer", 401),
+        ("Basic one", 401),
+        ("one", 401),
+        ("Bearer one two", 401),
+        ("Bearer \x80", 401),
+        (None, 401),
+    ],
+)
+@pytest.mark.parametrize("path", [PATH, "/"])
+async def test_keys(
+    aiohttp_client: Any, served: Callable[..., MockServer], authorization: str | None, status: int, path: str
+) -> None:
+    client = await aiohttp_client(served(api_keys=["one", "zwei-ü"]))
+    headers = {"Authorization": authorization} if authorization else {}
+    async with client.post(path, data=GOOD, headers=headers) as response:
+        assert response.status == (status if path == PATH or status == 401 else 404)
+        if status == 401:
+            error = (await response.json())["error"]
+            assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_without_keys_any_is_welcome(client: Client) -> None:
+    async with client.post(PATH, data=GOOD, headers={"Authorization": "Bearer whatever"}) as response:
+        assert response.status == 200
+
+
+async def test_a_body_that_is_no_json_is_a_400(client: Client) -> None:
+    async with client.post(PATH, data=b"hello") as response:
+        assert response.status == 400
+        assert "not JSON" in (await response.json())["error"]["message"]
+
+
+async def test_a_compressed_body_is_a_415(client: Client) -> None:
+    async with client.post(PATH, data=GOOD, headers={"Content-Encoding": "gzip"}) as response:
+        assert response.status == 415
+    async with client.post(PATH, data=GOOD, headers={"Content-Encoding": "Identity"}) as response:
+        assert response.status == 200
+
+
+async def test_an_unforeseen_error_is_a_500_error_object(client: Client, monkeypatch: Any, caplog: Any) -> None:
+    def broken(*arguments: Any) -> bytes:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(protocol, "completion", broken)
+    async with client.post(PATH, data=GOOD) as response:
+        assert response.status == 500
+        assert (await response.json())["error"]["type"] == "server_error"
+    assert "ZeroDivisionError" in caplog.text
+
+
+# Streams
+
+
+async def test_a_stream_is_chunked_and_the_connection_stays(raw: Raw) -> None:
+    for _ in range(2):
+        await raw.send(post(STREAMED) + post(GOOD))
+        status, headers, _ = await raw.answer()
+        assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+        assert (headers["transfer-encoding"], headers["cache-control"]) == ("chunked", "no-cache")
+        body = await chunked(raw)
+        assert body.count(b"data: ") == 4
+        assert body.endswith(b"data: [DONE]\n\n")
+        assert content((await raw.answer())[2]) == "hello"
+
+
+async def test_a_stream_to_http_1_0_ends_with_the_connection(raw: Raw) -> None:
+    await raw.send(post(STREAMED, "Connection: keep-alive\r\n", "1.0"))
+    _, headers, _ = await raw.answer()
+    assert "transfer-encoding" not in headers
+    assert headers["connection"] == "close"
+    assert (await raw.reader.read()).endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_long_stream_is_whole(client: Client) -> None:
+    async with client.post(PATH, data=STREAMED_BIG) as response:
+        pieces = re.findall(rb'"delta":{"content":"([^"]*)"', await response.read())
+    assert b"".join(pieces).decode() == BIG
+
+
+async def test_a_miss_is_no_stream(client: Client) -> None:
+    body = request_body(("user", "hix"), stream=True)
+    async with client.post(PATH, data=body, headers={"Accept": "text/event-stream"}) as response:
+        assert (response.status, response.content_type) == (404, "application/json")
+        assert (await response.json())["error"]["param"] == "messages[0]"
+
+
+async def test_a_stream_whose_client_goes_away_ends_quietly(client: Client, raw: Raw, caplog: Any) -> None:
+    await raw.send(post(STREAMED_BIG))
+    await raw.reader.readexactly(1000)
+    raw.writer.transport.abort()
+    await asyncio.sleep(0.05)
+    async with client.post(PATH, data=GOOD) as response:
+        assert response.status == 200
+    assert not caplog.records
+
+
+async def test_a_stream_to_a_slow_reader_waits_and_others_do_not(client: Client, monkeypatch: Any) -> None:
+    made = 0
+    events = protocol.stream
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal made
+        for block in events(*arguments):
+            made += len(block)
+            yield block
+
+    monkeypatch.setattr(protocol, "stream", counting)
+    slow = Raw(*await asyncio.open_connection(client.host, client.port, limit=1000))
+    await slow.send(post(STREAMED_BIG))
+    await asyncio.sleep(0.3)
+    assert 0 < made < 20_000_000  # Of some 50 MB.
+    async with client.post(PATH, data=GOOD) as response:
+        assert response.status == 200
+    slow.writer.transport.abort()
+
+
+# Timing and faults
+
+
+async def asked(client: Client, body: bytes, fault: str | None = None, patience: float = 20) -> tuple[int, bytes]:
+    headers = {FAULT_HEADER: fault} if fault else {}
+    async with asyncio.timeout(patience), client.post(PATH, data=body, headers=headers) as response:
+        return response.status, await response.read()
+
+
+async def test_a_stream_comes_in_time_and_the_plain_answer_when_it_would_have_ended(aiohttp_client: Any) -> None:
+    index = index_of(conversation("c", "hi", "one two three four"))
+    client = await aiohttp_client(MockServer(index, simulation=Simulation(ttft_ms=100, itl_ms=50)))
+    plain = await (await aiohttp_client(MockServer(index))).post(PATH, data=STREAMED)
+    start = time.monotonic()
+    async with client.post(PATH, data=STREAMED) as response:
+        blocks = [(time.monotonic() - start, block) async for block in response.content.iter_any()]
+    # What comes later than it should is the machine's matter; nothing may come early.
+    assert [at > 0.095 + 0.05 * number for number, (at, _) in enumerate(blocks)] == [True] * len(blocks)
+    assert re.sub(rb'"created":\d+', b"", b"".join(block for _, block in blocks)) == re.sub(
+        rb'"created":\d+', b"", await plain.read()
+    )
+    start = time.monotonic()
+    async with client.post(PATH, data=GOOD) as response:
+        assert content(await response.read()) == "one two three four"
+    assert time.monotonic() - start > 0.245
+
+
+async def test_a_status_in_the_place_of_an_answer(aiohttp_client: Any) -> None:
+    client = await aiohttp_client(MockServer(simulation=Simulation(faults=["429=first:1", "529=first:1"])))
+    for body in (GOOD, request_body(("user", "write a lot"), stream=True)):
+        async with client.post(PATH, data=body) as response:
+            assert (response.status, response.headers["Retry-After"]) == (429, "1")
+            assert (await response.json())["error"]["type"] == "rate_limit_error"
+        async with client.post(PATH, data=body) as response:
+            assert (response.status, response.reason, "Retry-After" in response.headers) == (529, "Unknown", False)
+            assert (await response.json())["error"]["type"] == "server_error"
+        assert (await asked(client, body))[0] == 200
+    assert (await asked(client, MISS))[0] == 404  # What was not recorded has no answer that could fail.
+
+
+@pytest.mark.parametrize("timing", [{}, {"ttft_ms": 5.0, "itl_ms": 0.001}])
+@pytest.mark.parametrize("body", [GOOD, STREAMED, request_body(("user", "hi"), seed=1), ASK_BIG, STREAMED_BIG])
+async def test_a_disconnect_comes_before_the_answer_or_in_its_middle(
+    aiohttp_client: Any, connect: Connect, body: bytes, timing: Any
+) -> None:
+    client = await aiohttp_client(MockServer(simulation=Simulation(faults=["disconnect=1"], random_seed=1, **timing)))
+    whole = len((await asked(await aiohttp_client(MockServer()), body))[1])
+    received = []
+    for _ in range(4):
+        raw = await connect(client)
+        await raw.send(post(body))
+        async with asyncio.timeout(20):
+            received.append(await raw.reader.read())
+    assert b"" in received
+    assert any(b"200 OK" in answer for answer in received)
+    assert all(len(answer) < 0.6 * whole + 1000 for answer in received)
+    assert not any(answer.endswith((b"0\r\n\r\n", b"}")) for answer in received)
+
+
+async def test_a_stall_lasts_until_the_client_gives_up(aiohttp_client: Any) -> None:
+    server = MockServer(simulation=Simulation(faults=["stall=first:1"]))
+    client = await aiohttp_client(server)
+    for body in (GOOD, STREAMED_BIG):
+        with pytest.raises(TimeoutError):
+            await asked(client, body, patience=0.2)
+        async with asyncio.timeout(10):
+            while server.runner.server.connections:
+                await asyncio.sleep(0.01)
+        assert (await asked(client, body))[0] == 200
+
+
+@pytest.mark.parametrize("body", [GOOD, STREAMED, MISS, b"{"])
+async def test_a_request_may_name_its_fault(aiohttp_client: Any, body: bytes) -> None:
+    client = await aiohttp_client(MockServer(simulation=Simulation(faults=["header"])))
+    assert (await asked(client, body, "429"))[0] == 429
+    with pytest.raises(TimeoutError):
+        await asked(client, body, "stall", patience=0.2)
+    for _ in range(8):  # In the middle of an answer, where there is one.
+        with pytest.raises(aiohttp.ClientError):
+            async with client.post(PATH, data=body, headers={FAULT_HEADER: "disconnect"}) as response:
+                assert (response.status, body in (GOOD, STREAMED)) == (200, True)
+                await response.read()
+    status, answer = await asked(client, body, "often")
+    assert (status, json.loads(answer)["error"]["message"]) == (
+        400,
+        "X-Mockchat-Fault: 'often' is no fault: ask for a status from 400 to 599, disconnect or stall",
+    )
+    expected = await asked(await aiohttp_client(MockServer()), body)
+    assert (await asked(client, body))[0] == expected[0]
+
+
+async def test_a_fault_is_named_in_vain_where_that_was_not_asked_for(aiohttp_client: Any) -> None:
+    client = await aiohttp_client(MockServer(simulation=Simulation(faults=["503=first:1"])))
+    assert [(await asked(client, GOOD, "429"))[0] for _ in range(2)] == [503, 200]
+
+
+async def test_with_a_seed_two_runs_are_the_same_whatever_their_order(aiohttp_client: Any) -> None:
+    conversations = load(SAMPLE).conversations
+    bodies = [
+        b'{"messages":%b}' % wire.join(found.messages[:number])
+        for found in conversations
+        for number, message in enumerate(found.messages)
+        if wire.is_assistant(message)
+    ]
+    bodies = list(dict.fromkeys(bodies))
+    runs = []
+    for order in (bodies, bodies[::-1]):
+        simulation = Simulation(faults=["500=0.2"], random_seed=7)
+        client = await aiohttp_client(MockServer(ResponseIndex(conversations), simulation=simulation))
+        answers = {body: await asked(client, body) for body in order}
+        runs.append({body: status if status != 200 else content(answer) for body, (status, answer) in answers.items()})
+    assert runs[0] == runs[1]
+    assert 10 < sum(found == 500 for found in runs[0].values()) < 60

@@ -1,0 +1,526 @@
+import asyncio
+import io
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient as Client
+
+from mockchat import cli
+from mockchat.core.dataset import load
+from mockchat.server.route import PATH
+from mockchat.server.upstream import Upstream
+from mockchat.testing.server import serve
+from tests.helpers import SAMPLE, Connect, conversation, index_of, request_body
+from tests.programs import environment, run_requester, running_server
+from tests.programs.test_sdk import REQUESTS
+from tests.server.test_recorder import CALLS, streamed, whole
+from tests.serving import MockServer, Raw, content, post
+
+ASKED = request_body(("user", "new"), model="m", temperature=0.5)
+STREAM = request_body(("user", "new"), stream=True)
+KEY = {"Authorization": "Bearer sk-secret"}
+EVENTS = "text/event-stream; charset=utf-8"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Recorder(Client[Any, Any]):
+    """A client of a server that records, the upstream that it asks, and what that was asked."""
+
+    file: Path
+    handler: Handler
+    asked: list[tuple[dict[str, str], bytes]]
+
+    def recorded(self) -> int:
+        return len(load(self.file).conversations) if self.file.exists() else 0
+
+    async def ask(self, body: bytes, **headers: str) -> tuple[int, bytes]:
+        async with self.post(PATH, data=io.BytesIO(body), headers=KEY | headers) as response:
+            return response.status, await response.read()
+
+
+async def begun(recorder: Recorder, connect: Connect, handler: Handler, body: bytes) -> Raw:
+    """A connection on which this was asked, and so was the upstream."""
+    recorder.handler = handler
+    raw: Raw = await connect(recorder)
+    await raw.send(post(body))
+    while not recorder.asked:
+        await asyncio.sleep(0.01)
+    return raw
+
+
+def says(body: bytes, status: int = 200, **headers: str) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=body, status=status, headers={"Content-Type": "application/json"} | headers)
+
+    return handler
+
+
+@pytest.fixture
+async def recorder(aiohttp_server: Any, tmp_path: Path) -> AsyncIterator[Recorder]:
+    async def upstream(request: web.Request) -> web.StreamResponse:
+        client.asked.append((dict(request.headers), await request.read()))
+        return await client.handler(request)
+
+    application = web.Application(client_max_size=2**30)
+    application.router.add_post("/base/chat/completions", upstream)
+    asked = await aiohttp_server(application)
+    server = MockServer(index_of(conversation("one", "hi", "hello")), max_body_size=2**25)
+    client = Recorder(server)
+    client.file, client.handler, client.asked = tmp_path / "f", says(whole()), []
+    server.chat.upstream = Upstream(str(asked.make_url("/base/")), server.chat._index, client.file, timeout=0.5)
+    await client.start_server()
+    yield client
+    await client.close()
+    await server.chat.upstream.close()
+
+
+# What is asked, and what is handed on
+
+
+async def test_a_miss_is_asked_once_and_recorded(recorder: Recorder) -> None:
+    assert content((await recorder.ask(request_body(("user", "hi"))))[1]) == "hello"
+    assert recorder.asked == []
+    answer = whole({"content": "from afar"}, usage={"total_tokens": 3})
+    recorder.handler = says(answer, **{"x-request-id": "req_1", "x-ratelimit-remaining-requests": "9"})
+    sent = {"OpenAI-Organization": "us", "X-Team": "search", "TE": "trailers", "Connection": "X-Hop", "X-Hop": "1"}
+    async with recorder.post(PATH, data=ASKED, headers=KEY | sent | {"User-Agent": "me"}) as response:
+        assert (response.status, response.content_type) == (200, "application/json")
+        assert (response.headers["x-request-id"], response.headers["x-ratelimit-remaining-requests"]) == ("req_1", "9")
+        assert await response.read() == answer
+    ((headers, body),) = recorder.asked
+    assert body == ASKED
+    assert headers.items() >= {**KEY, "OpenAI-Organization": "us", "X-Team": "search", "User-Agent": "me"}.items()
+    assert headers["Host"] != f"{recorder.host}:{recorder.port}"
+    assert not headers.keys() & {"TE", "X-Hop", "Expect"}
+    again = request_body(("user", "new"), model="another")
+    assert content((await recorder.ask(again))[1]) == "from afar"
+    assert len(recorder.asked) == 1
+    (line,) = recorder.file.read_text().splitlines()
+    assert json.loads(line)["messages"] == [
+        {"role": "user", "content": "new"},
+        {"role": "assistant", "content": "from afar"},
+    ]
+
+
+async def test_a_stream_is_handed_on_as_it_comes(recorder: Recorder, connect: Connect) -> None:
+    go_on = asyncio.Event()
+    answer = streamed({"role": "assistant", "content": ""}, {"content": "a"}, {"content": "b"})
+    size = answer.index(b"\n\n", 100) + 2
+    beginning, end = answer[:size], answer[size:]
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": EVENTS})
+        await response.prepare(request)
+        await response.write(beginning)
+        await go_on.wait()
+        await response.write(end)
+        return response
+
+    recorder.handler = handler
+    clients = [recorder.post(PATH, data=STREAM) for _ in range(3)]
+    async with clients[0] as first, clients[1] as second:
+        assert first.headers["Content-Type"] == EVENTS
+        for response in (first, second):
+            assert await response.content.readexactly(size) == beginning
+        async with clients[2] as third:  # What comes later hears it from the beginning too.
+            assert await third.content.readexactly(size) == beginning
+            go_on.set()
+            for response in (first, second, third):
+                assert await response.read() == end
+    assert len(recorder.asked) == 1
+    assert content((await recorder.ask(ASKED))[1]) == "ab"
+
+
+async def test_a_stream_to_http_1_0(recorder: Recorder, connect: Connect) -> None:
+    recorder.handler = says(streamed({"content": "a"}), **{"Content-Type": EVENTS})
+    raw: Raw = await connect(recorder)
+    await raw.send(post(STREAM, "Connection: keep-alive\r\n", "1.0"))
+    status, headers, _ = await raw.answer()
+    assert (status, headers["connection"]) == (200, "close")
+    assert await raw.reader.read() == streamed({"content": "a"})
+
+
+async def test_a_stream_that_nobody_asked_for_is_whole(recorder: Recorder, connect: Connect) -> None:
+    recorder.handler = says(streamed({"content": "a"}), **{"Content-Type": EVENTS})
+    raw: Raw = await connect(recorder)
+    for version, connection in (("1.1", None), ("1.0", "keep-alive")):
+        await raw.send(post(request_body(("user", version)), "Connection: keep-alive\r\n", version))
+        status, headers, body = await raw.answer()
+        assert (status, headers.get("connection"), body) == (200, connection, streamed({"content": "a"}))
+    assert recorder.recorded() == 2
+
+
+async def test_a_body_of_many_megabytes(recorder: Recorder) -> None:
+    body = request_body(("user", "new " * 2_000_000))
+    assert (await recorder.ask(body))[0] == 200
+    assert recorder.asked[0][1] == body
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [
+        (401, {}, b'{"error": {"message": "Incorrect API key"}}'),
+        (429, {"Retry-After": "20", "x-should-retry": "true"}, b'{"error": {"message": "Rate limit"}}'),
+        (500, {"Content-Type": "text/html"}, b"<h1>Oh no"),
+        (529, {}, b"overloaded"),
+        (307, {"Location": "/elsewhere"}, b""),
+    ],
+)
+@pytest.mark.parametrize("asked", [ASKED, STREAM])
+async def test_errors_of_the_upstream_are_handed_on(
+    recorder: Recorder, status: int, headers: dict[str, str], body: bytes, asked: bytes
+) -> None:
+    recorder.handler = says(body, status, **headers)
+    async with recorder.post(PATH, data=asked, allow_redirects=False) as response:
+        assert (response.status, await response.read()) == (status, body)
+        assert response.headers.items() >= headers.items()
+    assert recorder.recorded() == 0
+    await recorder.ask(asked)
+    assert len(recorder.asked) == 2
+
+
+# What is not recorded
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "told"),
+    [
+        (request_body(("user", "new"), n=2), whole(), "several choices (n above 1)"),
+        (json.dumps({"messages": [{"role": "assistant", "content": None} | CALLS]}).encode(), whole(), "tool calls"),
+        (b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', whole(), "as those with images"),
+        (b"no JSON", whole(), "can't be read here"),
+        (b"7", whole(), "can't be read here"),
+        (ASKED, whole(CALLS, "tool_calls"), "not text alone"),
+        (ASKED, whole(finish_reason="length"), "do not end by themselves"),
+    ],
+)
+async def test_what_is_not_recorded_is_handed_on_and_told_once(
+    recorder: Recorder, caplog: Any, asked: bytes, answer: bytes, told: str
+) -> None:
+    recorder.handler = says(answer)
+    for _ in range(2):
+        assert await recorder.ask(asked) == (200, answer)
+    assert recorder.recorded() == 0
+    assert [body for _, body in recorder.asked] == [asked, asked]
+    (record,) = caplog.records
+    assert told in record.getMessage()
+
+
+async def test_what_is_refused_here_is_not_asked(recorder: Recorder) -> None:
+    async with recorder.get("/v1/models") as response:
+        assert response.status == 404
+    assert (await recorder.ask(b"{}", **{"Content-Encoding": "gzip"}))[0] == 415
+    assert recorder.asked == []
+
+
+async def test_a_file_that_can_t_be_written_is_told(recorder: Recorder, caplog: Any) -> None:
+    recorder.file.mkdir()
+    for _ in range(2):
+        assert (await recorder.ask(ASKED))[0] == 200
+    (record,) = caplog.records
+    assert f"Can't record into {recorder.file}: Is a directory" in record.getMessage()
+
+
+async def test_keys_are_nowhere_to_be_found(recorder: Recorder, caplog: Any, capfd: Any) -> None:
+    for handler in (says(b"{"), says(b"", 401), says(whole(finish_reason="length")), says(whole())):
+        recorder.handler = handler
+        await recorder.ask(ASKED)
+    printed = "".join(capfd.readouterr()) + caplog.text
+    assert "finish_reason" in printed
+    assert "secret" not in printed + recorder.file.read_text()
+
+
+# Several at once
+
+
+async def test_equal_misses_at_the_same_time_are_asked_once(recorder: Recorder) -> None:
+    waiting = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        await waiting.wait()
+        return await says(whole({"content": f"answer {len(recorder.asked)}"}))(request)
+
+    recorder.handler = handler
+    bodies = [request_body(("user", f"new {number}")) for number in range(3)]
+    asking = [asyncio.create_task(recorder.ask(body)) for body in bodies * 10]
+    keys = {"Authorization": "Bearer of another"}, {"api-key": "of a third"}
+    others = [asyncio.create_task(recorder.ask(bodies[0], **key)) for key in keys]
+    while len(recorder.asked) < 5:
+        await asyncio.sleep(0.01)
+    waiting.set()
+    answers = await asyncio.gather(*asking, *others)
+    assert sorted(body for _, body in recorder.asked) == sorted([*bodies, bodies[0], bodies[0]])
+    assert {status for status, _ in answers} == {200}
+    assert recorder.recorded() == 3  # Which of two different answers was first stands.
+    for body in bodies:
+        assert (await recorder.ask(body))[0] == 200
+    assert len(recorder.asked) == 5
+
+
+async def test_what_is_not_recorded_is_asked_by_each(recorder: Recorder) -> None:
+    body = request_body(("user", "new"), n=2)
+    await asyncio.gather(*[recorder.ask(body) for _ in range(3)])
+    assert len(recorder.asked) == 3
+
+
+async def test_an_exchange_is_finished_and_recorded_when_its_client_has_gone(
+    recorder: Recorder, connect: Connect, caplog: Any
+) -> None:
+    waiting = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        await waiting.wait()
+        return web.Response(body=streamed({"content": "a"}), headers={"Content-Type": EVENTS})
+
+    raw = await begun(recorder, connect, handler, STREAM)
+    raw.reset()
+    waiting.set()
+    async with asyncio.timeout(10):
+        while not recorder.recorded():
+            await asyncio.sleep(0.01)
+    assert content((await recorder.ask(ASKED))[1]) == "a"
+    assert not caplog.records
+
+
+async def test_shutdown_ends_what_is_under_way(recorder: Recorder, connect: Connect, caplog: Any) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    raw = await begun(recorder, connect, handler, ASKED)
+    upstream = recorder.server.chat.upstream  # type: ignore[attr-defined]
+    async with asyncio.timeout(10):
+        await upstream.close()
+        assert (await raw.answer())[0] == 503
+    assert not caplog.records
+
+
+# What goes wrong
+
+
+Speak = Callable[[bytes], Awaitable[None]]
+
+
+@pytest.fixture
+async def broken(recorder: Recorder) -> AsyncIterator[Speak]:
+    """Let the upstream be a server that says the given bytes, and closes the connection if these are not b""."""
+    servers = []
+
+    async def speak(answer: bytes) -> None:
+        async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer.removesuffix(b"..."))
+            await writer.drain()
+            if answer.endswith(b"..."):
+                await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(answering, "127.0.0.1")
+        servers.append(server)
+        url = "http://{}:{}/v1".format(*server.sockets[0].getsockname())
+        chat = recorder.server.chat  # type: ignore[attr-defined]
+        await chat.upstream.close()
+        chat.upstream = Upstream(url, chat._index, recorder.file, timeout=0.1)
+
+    yield speak
+    for server in servers:
+        server.close()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+EVENTS_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}}]}\n\n'
+CHUNK = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "told"),
+    [
+        (b"", 502, "closed connection"),
+        (b"...", 504, "took too long"),
+        (b"HTTP/1.1 200 OK\r\nConte...", 504, "took too long"),
+        (b"HTTP/1.1 200 OK\r\nConte", 502, "closed connection"),
+        (HEAD + b'{"choi...', 504, "took too long"),
+        (HEAD + b'{"choi', 502, "cut-off answer"),
+        (b"SSH-2.0-OpenSSH_9.2p1\r\n", 502, "no HTTP"),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", 502, "answered with the status 101"),
+        (HEAD.replace(b"1000", b"7") + b"<html/>", 502, "answered with what is no JSON: <html/>"),
+        (EVENTS_HEAD + b"7\r\ndata: {\r\n...", 504, "took too long"),
+        (EVENTS_HEAD + b"7\r\ndata: {\r\n", 502, "cut-off answer"),
+        (EVENTS_HEAD + b"0\r\n\r\n", 502, "broke its stream off in the middle"),
+        (HEAD.replace(b"1000", b"4") + b"true", 502, "answered with what is no completion: true"),
+        (HEAD.replace(b"Content-L", b"Content-Encoding: gzip\r\nContent-L"), 502, "cut-off answer"),
+    ],
+)
+@pytest.mark.parametrize("asked", [ASKED, STREAM])
+async def test_an_upstream_that_fails(
+    recorder: Recorder, broken: Speak, said: bytes, status: int, told: str, asked: bytes, caplog: Any
+) -> None:
+    await broken(said)
+    answered, body = await recorder.ask(asked)
+    error = json.loads(body)["error"]
+    assert (answered, error["type"]) == (status, "server_error")
+    assert told in error["message"]
+    assert content((await recorder.ask(request_body(("user", "hi"))))[1]) == "hello"
+    assert recorder.recorded() == 0
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (EVENTS_HEAD + CHUNK + b"...", "took too long"),
+        (EVENTS_HEAD + CHUNK, "cut-off answer"),
+        (EVENTS_HEAD + CHUNK + b"7\r\ndata: {\r\n", "cut-off answer"),
+        (EVENTS_HEAD + CHUNK + b"0\r\n\r\n", "broke its stream off in the middle"),
+        (EVENTS_HEAD + CHUNK + b"7\r\ndata: {\r\n0\r\n\r\n", "answered with what is no JSON"),
+    ],
+)
+async def test_a_stream_that_fails_after_its_beginning(
+    recorder: Recorder, broken: Speak, connect: Connect, said: bytes, told: str
+) -> None:
+    await broken(said)
+    raw: Raw = await connect(recorder)
+    await raw.send(post(STREAM))
+    answered, headers, _ = await raw.answer()
+    assert (answered, headers["transfer-encoding"], headers["connection"]) == (200, "chunked", "close")
+    async with asyncio.timeout(10):
+        rest = await raw.reader.read()
+    assert rest.startswith(CHUNK)
+    error = json.loads(rest.rpartition(b"data: ")[2])["error"]
+    assert (error["type"], told in error["message"]) == ("server_error", True)
+    assert not rest.endswith(b"0\r\n\r\n")
+    assert b"[DONE]" not in rest
+    assert recorder.recorded() == 0
+
+
+async def test_an_upstream_that_never_reads(recorder: Recorder, broken: Speak) -> None:
+    await broken(b"...")
+    status, _ = await recorder.ask(request_body(("user", "new " * 5_000_000)))
+    assert status == 504
+
+
+async def test_no_upstream(recorder: Recorder) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        chat = recorder.server.chat  # type: ignore[attr-defined]
+        await chat.upstream.close()
+        port = bound.getsockname()[1]
+        chat.upstream = Upstream(f"http://127.0.0.1:{port}/v1", chat._index, recorder.file)
+        status, body = await recorder.ask(ASKED)
+    message = json.loads(body)["error"]["message"]
+    assert status == 502
+    assert f"no connection, to 127.0.0.1:{port}" in message
+    assert "does a server listen there?" in message
+
+
+async def test_a_server_that_is_its_own_upstream(recorder: Recorder) -> None:
+    chat = recorder.server.chat  # type: ignore[attr-defined]
+    await chat.upstream.close()
+    chat.upstream = Upstream(str(recorder.make_url("/v1")), chat._index, recorder.file)
+    for asked in (ASKED, STREAM, b"no JSON"):
+        for via in ({}, {"Via": "1.1 a-gateway"}):
+            status, body = await recorder.ask(asked, **via)
+            assert (status, "another base URL" in json.loads(body)["error"]["message"]) == (508, True)
+
+
+@pytest.mark.parametrize("hurried", [False, True])
+async def test_what_is_under_way_at_the_end_is_finished_though_its_client_has_gone(
+    recorder: Recorder, connect: Connect, hurried: bool
+) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.2)
+        return await says(whole())(request)
+
+    raw = await begun(recorder, connect, handler, ASKED)
+    server = recorder.server.runner.server  # type: ignore[attr-defined]
+    raw.reset()
+    while server.connections:
+        await asyncio.sleep(0.01)
+    server.pre_shutdown()
+    if hurried:
+        server.abort()
+    await server.shutdown(10)
+    assert (recorder.recorded(), server.cut) == ((0, 1) if hurried else (1, 0))
+
+
+async def test_odd_headers_reach_nobody(recorder: Recorder, connect: Connect) -> None:
+    raw: Raw = await connect(recorder)
+    request = post(ASKED, "X-Odd: 1\r\nX-Fine: 2\r\n").replace(b": 1\r\n", b": \xff\xfe\r\n")
+    await raw.send(request)
+    assert (await raw.answer())[0] == 200
+    assert "X-Odd" not in recorder.asked[0][0]
+    assert recorder.asked[0][0]["X-Fine"] == "2"
+
+
+# The programs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--record", "f"], "--upstream and --record need each other: give both, or none"),
+        (["--upstream", "http://127.0.0.1:1/v1"], "--upstream and --record need each other: give both, or none"),
+        (["--upstream", "http://me:secret@127.0.0.1:1/v1", "--record", "f"], "--upstream names a user"),
+        (["--upstream", "http://127.0.0.1:1/v1", "--record", "."], ".: is no regular file"),
+    ],
+)
+def test_what_can_t_be_started(
+    arguments: list[str], told: str, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.serve(["--data", str(SAMPLE), *arguments]) == cli.COULD_NOT_RUN
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+    assert "secret" not in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_recorded_file_may_be_data_too(tmp_path: Path) -> None:
+    """From its first run, when there is none."""
+    path = str(tmp_path / "f")
+    options = ("--data", path, "--record", path, "--upstream", "http://127.0.0.1:1/v1")
+    with running_server(*options, env=environment()) as (_, process):
+        pass
+    assert process.returncode == 0
+
+
+def ask_all(base_url: str) -> None:
+    """Ask for every reply of the sample, streamed, through OpenAI's SDK."""
+    with openai.OpenAI(base_url=base_url, api_key="any", max_retries=0) as client:
+        for request in REQUESTS:
+            stream = client.chat.completions.create(model="m", messages=request["messages"], stream=True)
+            joined = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+            assert joined in request["expected"]
+
+
+def test_recorded_once_and_replayed_for_ever(tmp_path: Path) -> None:
+    env = environment()
+    files = [str(tmp_path / name) for name in ("plain", "streamed")]
+
+    def replay(base_url: str, *arguments: str) -> None:
+        ended = run_requester("--base-url", base_url, "--data", str(SAMPLE), "--quiet", *arguments, env=env)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "All 169 replies verified.\n", "")
+
+    with ExitStack() as running:
+        with serve(SAMPLE) as upstream:
+            arguments = ("--upstream", upstream.base_url, "--record")
+            plain, streamed = (running.enter_context(running_server(*arguments, file, env=env))[0] for file in files)
+            replay(plain)
+            asked = len(upstream.requests)
+            ask_all(streamed)
+            assert asked == len(REQUESTS) == len(upstream.requests) - asked
+        replay(plain)
+        replay(streamed, "--stream")
+    with running_server("--data", files[0], env=env) as (alone, _):
+        replay(alone)
+    with serve(files[1]) as server:
+        ask_all(server.base_url)
