@@ -16,7 +16,7 @@ ARGS ?=
 DATASET_URL := https://huggingface.co/datasets/anon8231489123/ShareGPT_Vicuna_unfiltered/resolve/main/ShareGPT_V3_unfiltered_cleaned_split.json
 DATASET := data/$(notdir $(DATASET_URL))
 BOTH := $(if $(DATA),--data "$(DATA)") $(ARGS)
-GUNICORN := --worker-class aiohttp.GunicornUVLoopWebWorker --preload --workers $(WORKERS) --bind 127.0.0.1:$(PORT)
+GUNICORN := --worker-class mockchat.server.workers.Worker --preload --workers $(WORKERS) --bind 127.0.0.1:$(PORT)
 
 .PHONY: help install serve bench seed-test perf test test-lowest fuzz lint data clean
 

@@ -3,10 +3,10 @@
 import sys
 
 try:
-    from mockchat.cli import requester
+    from mockchat.requester.cli import main
 except ModuleNotFoundError as error:
     print(f"requester.py: {error}: make install, and then .venv/bin/python requester.py", file=sys.stderr)
     sys.exit(2)
 
 if __name__ == "__main__":
-    sys.exit(requester())
+    sys.exit(main())

@@ -3,10 +3,10 @@
 import sys
 
 try:
-    from mockchat.cli import serve
+    from mockchat.server.cli import main
 except ModuleNotFoundError as error:
     print(f"server.py: {error}: make install, and then .venv/bin/python server.py", file=sys.stderr)
     sys.exit(2)
 
 if __name__ == "__main__":
-    sys.exit(serve())
+    sys.exit(main())

@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestClient
 from mockchat.core import wire
 from mockchat.core.dataset import Conversation
 from mockchat.core.index import ResponseIndex
+from mockchat.server.simulation import Fault, read_fault
 from tests.programs import ROOT
 
 SAMPLE = ROOT / "data" / "sample.json"
@@ -29,6 +30,10 @@ def conversation(conversation_id: str, *turns: str, first: str = "user") -> Conv
             role, content = roles[number % 2], turn
         messages.append(wire.message(role, content))
     return Conversation(conversation_id, messages)
+
+
+def faults(*texts: str) -> list[Fault]:
+    return [read_fault(text) for text in texts]
 
 
 def index_of(*conversations: Conversation) -> ResponseIndex:

@@ -11,8 +11,8 @@ from aiohttp import web
 from aiohttp.test_utils import BaseTestServer
 
 from mockchat.core.index import ResponseIndex
-from mockchat.server import app
-from mockchat.server.connection import REQUEST_TIMEOUT, ChatServer
+from mockchat.server.app import ChatServer
+from mockchat.server.connection import REQUEST_TIMEOUT, Runner
 from mockchat.server.route import PATH, ChatCompletions
 from mockchat.server.simulation import Simulation
 from tests.helpers import conversation, index_of, request_body
@@ -32,7 +32,7 @@ STREAMED_BIG = request_body(("user", "write a lot"), stream=True)
 
 
 class MockServer(BaseTestServer):
-    """The server of `app.serve`, or that of a worker of gunicorn's, on a free port of the test's loop."""
+    """The server of `app.serve`, which is that of a worker of gunicorn's, on a free port of the test's loop."""
 
     def __init__(
         self,
@@ -41,18 +41,13 @@ class MockServer(BaseTestServer):
         max_body_size: int = MAX_BODY_SIZE,
         request_timeout: float = REQUEST_TIMEOUT,
         simulation: Simulation | None = None,
-        worker: bool = False,
     ) -> None:
         super().__init__()
         self.chat = ChatCompletions(index, max_body_size, api_keys, simulation)
-        self.request_timeout = request_timeout
-        self.worker = worker
+        self.chat_server = ChatServer(self.chat, request_timeout)
 
     async def _make_runner(self, **options: Any) -> web.BaseRunner:
-        if self.worker:
-            served = app.application(lambda: self.chat, self.request_timeout)
-            return web.AppRunner(served, shutdown_timeout=0.5)
-        return web.ServerRunner(ChatServer(self.chat, self.request_timeout), shutdown_timeout=0.5)
+        return Runner(self.chat_server, shutdown_timeout=0.5)
 
 
 class Raw:

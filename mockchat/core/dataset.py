@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 import ujson
 
 from mockchat.core import wire
+from mockchat.core.program import ProgramError
 
 BLOCK_SIZE = 256 * 1024
 WHITESPACE = b" \t\r\n"
@@ -41,8 +42,8 @@ FORMS = {"conversations": ("from", "value"), "messages": ("role", "content")}
 File = io.BufferedReader | gzip.GzipFile
 
 
-class DatasetError(Exception):
-    """The file can't be used; the text is one line that names the file, the place and what is wrong."""
+class DatasetError(ProgramError):
+    """The file can't be used; the text names the file, the place in it and what is wrong."""
 
 
 class _EntryError(Exception):

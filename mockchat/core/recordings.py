@@ -5,11 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryFile
 
 from tqdm import tqdm
 
@@ -58,27 +54,3 @@ def load(paths: Sequence[Path], *, stitch: bool = True, quiet: bool = False) -> 
     if altered:
         tell(f"SEED_ERRORS: {altered:,} messages altered")
     return loaded, index
-
-
-def load_shared(paths: Sequence[Path], *, stitch: bool = True) -> ResponseIndex:
-    """The index that `load` makes, for a server that forks: its processes share the messages, whatever they look up.
-
-    A process of its own reads the files, which for a moment takes twice their size, and leaves no holes in this one's
-    memory. Raises `DatasetError`.
-    """
-    with os.fdopen(os.memfd_create("messages"), "w+b") if sys.platform == "linux" else TemporaryFile() as file:
-        try:
-            with ProcessPoolExecutor(1, get_context("fork")) as reader:
-                index = reader.submit(_load_into, file.fileno(), paths, stitch).result()
-        except BrokenProcessPool:
-            raise DatasetError("the process that read the recordings was killed: is there too little memory?") from None
-        index.map(file)
-    gc.freeze()
-    return index
-
-
-def _load_into(descriptor: int, paths: Sequence[Path], stitch: bool) -> ResponseIndex:
-    _, index = load(paths, stitch=stitch)
-    with open(descriptor, "wb", closefd=False) as file:
-        index.write(file)
-    return index

@@ -1,7 +1,8 @@
 """What locust runs: users that replay recorded conversations turn by turn and verify each answer.
 
-`locust -f mockchat/requester/locustfile.py`, as https://docs.locust.io says. locust reads this file before it forks, so the
-recordings are read here: once, and shared by its processes. The environment names them, since options come later.
+`locust -f mockchat/requester/locustfile.py`, as https://docs.locust.io says. locust reads this file
+before it forks, so the recordings are read here: once, and shared by its processes. The environment names them, since
+options come later.
 """
 
 import os

@@ -24,18 +24,13 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from mockchat.core import wire
+from mockchat.core import program, wire
 from mockchat.core.dataset import Conversation
+from mockchat.core.program import STOP_SIGNALS, ProgramError
 from mockchat.requester.run import TICK, Load, Progress, Result, Share
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Replay = Callable[..., Coroutine[Any, Any, Result]]
 Part = tuple[Sequence[Conversation], Load, Share]
-
-
-class StartError(Exception):
-    """The processes can't be started; the text is one line that says why."""
 
 
 def is_possible() -> bool:
@@ -92,15 +87,14 @@ def replay(
     ask: Replay,
     conversations: Sequence[Conversation],
     load: Load,
-    on_loop: Callable[[Coroutine[Any, Any, Result]], Result],
     progress: Progress,
 ) -> Result:
     """Have `load.processes` processes run `ask(conversations, load=…, share=…, begin=…, progress=…)`, each on its loop.
 
     Stopped by a signal, it returns what was done so far, as interrupted. What a process that died has found is lost,
-    and the result says so. Raises `StartError`.
+    and the result says so. Raises `ProgramError`.
     """
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     interrupted = False
 
     def interrupt(number: int, frame: object) -> None:
@@ -111,17 +105,17 @@ def replay(
     context = multiprocessing.get_context("fork")
     workers: list[_Worker] = []
     try:
-        for number in SIGNALS:
+        for number in STOP_SIGNALS:
             signal.signal(number, interrupt)
         for own, own_load, share in parts(conversations, load):
             try:
                 pipe, theirs = context.Pipe()
                 held = [*(worker.pipe for worker in workers), pipe]
                 asking = partial(ask, own, load=own_load, share=share)
-                process = context.Process(target=_work, args=(asking, on_loop, theirs, held), daemon=True)
+                process = context.Process(target=_work, args=(asking, theirs, held), daemon=True)
                 process.start()
             except OSError as error:
-                raise StartError(f"can't start {load.processes:,} processes: {error.strerror}") from None
+                raise ProgramError(f"can't start {load.processes:,} processes: {error.strerror}") from None
             theirs.close()
             workers.append(_Worker(f"process {share.process + 1} of {load.processes}", process, pipe))
         return _attend(workers, load, progress, lambda: interrupted)
@@ -129,7 +123,7 @@ def replay(
         for worker in workers:
             worker.process.kill()
             worker.process.join()
-        for number in SIGNALS:
+        for number in STOP_SIGNALS:
             signal.signal(number, before[number])
 
 
@@ -189,17 +183,15 @@ def _death(process: BaseProcess) -> str:
     return f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit status {code}"
 
 
-def _work(
-    ask: Replay, on_loop: Callable[[Coroutine[Any, Any, Result]], Result], pipe: Connection, held: list[Connection]
-) -> None:
+def _work(ask: Replay, pipe: Connection, held: list[Connection]) -> None:
     """What a process does; `held` are the ends of pipes that are the parent's."""
-    for number in SIGNALS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     for other in held:
         other.close()
     last_word: Result | str
     try:
-        last_word = on_loop(_obey(ask, pipe))
+        last_word = program.run_on_loop(_obey(ask, pipe))
     except Exception as error:
         last_word = f"failed: {error!r}"
     with contextlib.suppress(OSError):  # The parent is gone.

@@ -1,131 +1,166 @@
-"""Start-up and shutdown of the route's server: as a program, in a test, and under gunicorn.
+"""A server: all its connections, from the first to the last, and the signals that end it.
 
-It stands on aiohttp's low-level server (https://docs.aiohttp.org/en/stable/web_lowlevel.html): no router, no
-middleware.
+How it stops: new connections are refused first. Every answer from then on asks its client to connect anew
+(`Connection: close`), so busy clients go elsewhere without losing a request. Connections without a request are closed a
+moment later, and what has begun is finished, as far as there is time. What is left then is cut.
 """
 
 import asyncio
 import errno
-import signal
+import math
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
-from pathlib import Path
 
-from aiohttp import web
 from aiohttp.log import server_logger
 
-from mockchat import options
-from mockchat.core import recordings
-from mockchat.core.dataset import DatasetError
-from mockchat.options import CommandError
-from mockchat.server.connection import REQUEST_TIMEOUT, SHUTDOWN_TIMEOUT, ChatServer, allow_descriptors
-from mockchat.server.route import ChatCompletions
+from mockchat.core.program import STOP_SIGNALS, ProgramError, descriptor_limit
+from mockchat.server.connection import REQUEST_TIMEOUT, Connection, Route
 
-try:
-    import uvloop
-
-    new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-except ImportError:  # There is no uvloop on Windows.
-    new_loop = asyncio.new_event_loop
-
-_HANDOVER = 0.2  # seconds
-_INTERRUPTED = 130
-_APP_LOAD_ERROR = 4  # gunicorn's: a worker that ends with it is not started again, as it would be for ever.
+SHUTDOWN_TIMEOUT = 5.0  # seconds
+_HANDOVER = 0.2  # seconds in which a busy client asks again, and so is told to connect anew
+_LATE = 0.05  # seconds after its moment at which a part is late
+_LATE_TOLD = 10.0  # seconds between two warnings that parts are late
+_BACKLOG = 1024  # connections that wait to be accepted
+_POLL = 0.01  # seconds
 
 
-class ListenError(Exception):
-    """The address can't be had; the text is one line that says why and what to do."""
+class ChatServer:
+    """The connections of one route; calling it makes a new one, as `loop.create_server` does.
+
+    `request_timeout` is in seconds: for a request to arrive, and for a client to read any of its answer.
+    """
+
+    def __init__(self, route: Route, request_timeout: float = REQUEST_TIMEOUT) -> None:
+        self.route = route
+        self.request_timeout = request_timeout
+        self.requests_count = 0
+        self.cut = 0  # What could not be finished: connections, and exchanges with an upstream.
+        self.connections: set[Connection] = set()  # Those that are open.
+        self._watching: asyncio.TimerHandle | None = None
+        self._descriptors = descriptor_limit()
+        self._latest = 0.0, 0  # The longest delay since the last warning, and the number of connections then.
+        self._warned = -math.inf
+        self._hurried = False
+
+    def __call__(self) -> Connection:
+        """A new connection's protocol."""
+        return Connection(self)
+
+    def opened(self, connection: Connection, descriptor: int) -> None:
+        """Watch a new connection; warn, once, when its file descriptor is the last one."""
+        self.connections.add(connection)
+        if descriptor + 1 >= self._descriptors:
+            server_logger.warning(
+                "All %d file descriptors are in use: connections are refused until others close (see ulimit -n)",
+                self._descriptors,
+            )
+            self._descriptors = sys.maxsize
+        if self._watching is None:
+            self._watch_later()
+
+    def lost(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self.connections.discard(connection)
+
+    def woke(self, late: float) -> None:
+        """Take down that a part of an answer was due `late` seconds ago."""
+        if late > _LATE:
+            self._latest = max(self._latest, (late, len(self.connections)))
+
+    def _watch_later(self) -> None:
+        interval = min(1.0, self.request_timeout / 4)
+        self._watching = asyncio.get_running_loop().call_later(interval, self._watch)
+
+    def _watch(self) -> None:
+        now = time.monotonic()
+        for connection in list(self.connections):
+            connection.watch(now)
+        if now - self._warned > _LATE_TOLD:
+            self._warn_late(now)
+        self._watching = None
+        if self.connections:
+            self._watch_later()
+
+    def _warn_late(self, now: float) -> None:
+        late, connections = self._latest
+        if late:
+            server_logger.warning(
+                "The timing asked for can't be kept: parts of answers came up to %d ms late, with %d connections open",
+                1000 * late,
+                connections,
+            )
+            self._latest, self._warned = (0.0, 0), now
+
+    async def stop(self, timeout: float) -> None:
+        """Finish what has begun, for `timeout` seconds at most, and cut the rest."""
+        self.route.closing = True
+        await self._drain(min(_HANDOVER, timeout))
+        self.finish()
+        await self._drain(timeout)
+        if given_up := await self.route.close():
+            self.cut += given_up
+            await self._drain(0.1)  # Those who waited for it are told.
+        self.abort()
+
+    def finish(self) -> None:
+        """Close every connection as soon as what was begun on it is finished: an idle one at once."""
+        self.route.closing = True
+        self._warn_late(time.monotonic())
+        for connection in list(self.connections):
+            connection.finish()
+
+    async def _drain(self, timeout: float) -> None:
+        """Wait until no connection is open and all else is finished, for `timeout` seconds at most."""
+        end = time.monotonic() + timeout
+        while (self.connections or self.route.busy) and not self._hurried and time.monotonic() < end:
+            await asyncio.sleep(_POLL)
+
+    def abort(self) -> None:
+        """Cut every connection, and wait for nothing more."""
+        self._hurried = True
+        self.cut += len(self.connections)
+        for connection in list(self.connections):
+            connection.abort()
 
 
 async def serve(
-    chat: ChatCompletions,
-    host: str,
-    port: int,
-    ready: Callable[[str], object],
-    *,
-    request_timeout: float = REQUEST_TIMEOUT,
-    shutdown_timeout: float = SHUTDOWN_TIMEOUT,
-) -> int:
-    """Serve until SIGINT or SIGTERM; then finish what has begun, for `shutdown_timeout` seconds or until another.
+    server: ChatServer, host: str, port: int, ready: Callable[[str], object], *, shutdown_timeout: float
+) -> None:
+    """Serve until SIGINT or SIGTERM, and then stop within `shutdown_timeout` seconds; a second signal stops at once.
 
-    `ready` is called with the base URL once connections are accepted; the rest is as in `listening`. Returns how many
-    connections had to be cut.
+    `ready` is called with the base URL once connections are accepted. Raises `ProgramError`.
     """
-    server = ChatServer(chat, request_timeout)
-    stop = asyncio.Event()
+    stopped = asyncio.Event()
 
-    def end() -> None:
-        if stop.is_set():
+    def stop() -> None:
+        if stopped.is_set():
             server.abort()
-        stop.set()
+        stopped.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, end)
+    for number in STOP_SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     async with listening(server, host, port, shutdown_timeout) as base_url:
         ready(base_url)
-        await stop.wait()
-    return server.cut
+        await stopped.wait()
 
 
 @asynccontextmanager
 async def listening(server: ChatServer, host: str, port: int, shutdown_timeout: float) -> AsyncIterator[str]:
-    """Serve as long as the context lasts, and then finish what has begun, for `shutdown_timeout` seconds.
+    """Serve as long as the context lasts, and then stop within `shutdown_timeout` seconds.
 
-    `port` 0 picks a free one; gives the base URL. Raises `ListenError`.
+    `port` 0 picks a free one; gives the base URL. Raises `ProgramError` where the address can't be had.
     """
-    runner = web.ServerRunner(server, shutdown_timeout=shutdown_timeout)
-    await runner.setup()
     try:
-        try:
-            await web.TCPSite(runner, host, port, backlog=1024).start()
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            remedy = "; try --port 0" if getattr(error, "errno", 0) in (errno.EADDRINUSE, errno.EACCES) else ""
-            raise ListenError(f"can't listen on {host!r}, port {port}: {reason}{remedy}") from None
-        address, port, *_ = runner.addresses[0]
+        listener = await asyncio.get_running_loop().create_server(server, host, port, backlog=_BACKLOG)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        remedy = "; try --port 0" if getattr(error, "errno", 0) in (errno.EADDRINUSE, errno.EACCES) else ""
+        raise ProgramError(f"can't listen on {host!r}, port {port}: {reason}{remedy}") from None
+    try:
+        address, port, *_ = listener.sockets[0].getsockname()
         yield f"http://{f'[{address}]' if ':' in address else address}:{port}/v1"
     finally:
-        await runner.cleanup()
-
-
-class _WorkerServer(ChatServer):
-    """A server that another one replaces, so that its clients should not notice that it goes."""
-
-    def pre_shutdown(self) -> None:
-        self.route.closing = True
-
-    async def shutdown(self, timeout: float | None = None) -> None:
-        await self.drain(_HANDOVER)  # The clients that are busy get an answer that asks them to connect anew.
-        super().pre_shutdown()
-        await super().shutdown(timeout)
-        if self.cut:
-            server_logger.warning("Connections cut before they were finished: %d (see --graceful-timeout)", self.cut)
-
-
-def application(make_chat: Callable[[], ChatCompletions], request_timeout: float = REQUEST_TIMEOUT) -> web.Application:
-    """What aiohttp's runners serve, with connections of our own; `make_chat` is called in the process that serves."""
-    found = web.Application()
-    # What an AppRunner asks for the connections. No public way leads to others than aiohttp's.
-    vars(found)["_make_handler"] = lambda **_: _WorkerServer(make_chat(), request_timeout)
-    return found
-
-
-def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) -> web.Application:
-    """What gunicorn's aiohttp worker serves: all that server.py answers, on as many cores as there are workers.
-
-    `data` is a file of recordings or several; `given` are options of server.py that are not about its socket, named as
-    there: `api_key=["a", "b"], no_stitch=True`. Where it can't run, a line says why, and gunicorn ends (`SystemExit`).
-    """
-    allow_descriptors()
-    try:
-        chosen = options.of_answering({"data": data, **given})
-        make_chat = partial(ChatCompletions, **options.of_route(chosen))
-        index = recordings.load_shared(chosen.data or [recordings.default()], stitch=not chosen.no_stitch)
-        return application(partial(make_chat, index), chosen.request_timeout)
-    except (CommandError, DatasetError) as error:
-        print(f"create_app: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        raise SystemExit(_INTERRUPTED) from None
-    raise SystemExit(_APP_LOAD_ERROR)
+        listener.close()
+        await server.stop(shutdown_timeout)

@@ -6,13 +6,11 @@ is kept in a few attributes until the next byte comes, the client has read, or t
 """
 
 import asyncio
-import contextlib
 import math
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aiohttp import HttpVersion10, HttpVersion11, StreamReader, web
 from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
@@ -22,17 +20,12 @@ from yarl import URL
 
 from mockchat.server.protocol import ApiError
 
-try:
-    import resource
-except ImportError:  # There is none on Windows.
-    resource = None  # type: ignore[assignment]
+if TYPE_CHECKING:
+    from mockchat.server.app import ChatServer
 
 REQUEST_TIMEOUT = 60.0  # seconds, for a request to arrive; for a client to read anything of its answer
-SHUTDOWN_TIMEOUT = 5.0  # seconds
 KEEP_ALIVE_TIMEOUT = 3630.0  # seconds between requests: longer than what proxies and load balancers allow
 LINGER_TIMEOUT = 10.0  # seconds
-LATE = 0.05  # seconds after its time at which a part is late
-LATE_TOLD = 10.0  # seconds between two warnings that parts are late
 READ_SIZE = 65536  # bytes
 _COMPARED = 32  # bytes
 
@@ -345,114 +338,35 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
 
-def descriptor_limit() -> int:
-    """How many files and sockets this process may have open."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else sys.maxsize
+class Runner(web.AppRunner):
+    """aiohttp's runner, as gunicorn's worker uses it, for connections of ours."""
+
+    def __init__(self, server: "ChatServer", shutdown_timeout: float) -> None:
+        super().__init__(web.Application(), shutdown_timeout=shutdown_timeout)
+        self._chat_server = server
+
+    async def _make_server(self) -> Any:
+        self.app.freeze()  # Its shutdown, which does nothing here, asks for that.
+        return _RunnerServer(self._chat_server)
 
 
-def allow_descriptors() -> None:
-    """Allow this process as many as the system lets it have: the usual limit of 1,024 is soon reached."""
-    if resource:
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+class _RunnerServer:
+    """What a runner of aiohttp's expects of its server."""
 
+    def __init__(self, server: "ChatServer") -> None:
+        self._server = server
 
-class ChatServer(web.Server):
-    """aiohttp's low-level server with connections of our own; made inside a running event loop."""
-
-    def __init__(self, route: Route, request_timeout: float = REQUEST_TIMEOUT) -> None:
-        super().__init__(self._unused)
-        self.route = route
-        self.request_timeout = request_timeout
-        self._open: set[Connection] = set()
-        self._watching: asyncio.TimerHandle | None = None
-        self._descriptors = descriptor_limit()
-        self._latest = 0.0, 0  # By how many seconds a part was late, and with how many connections, since last told.
-        self._told = -math.inf
-        self._hurried = False
-        self.cut = 0  # Connections, and else, on which something was not finished.
-
-    async def _unused(self, request: web.BaseRequest) -> web.StreamResponse:
-        raise AssertionError("a connection of ours asks the route itself")
-
-    def __call__(self) -> Connection:  # type: ignore[override]
-        """A new connection's protocol."""
-        return Connection(self)
+    def __call__(self) -> Connection:
+        return self._server()
 
     @property
-    def connections(self) -> list[Connection]:  # type: ignore[override]
-        """The open connections."""
-        return list(self._open)
-
-    def opened(self, connection: Connection, descriptor: int) -> None:
-        """Watch a new connection; where its file descriptor is the last, say so, once."""
-        self._open.add(connection)
-        if descriptor + 1 >= self._descriptors:
-            server_logger.warning(
-                "All %d file descriptors are in use: connections are refused until others close (see ulimit -n)",
-                self._descriptors,
-            )
-            self._descriptors = sys.maxsize
-        if self._watching is None:
-            self._watch_later()
-
-    def lost(self, connection: Connection) -> None:
-        """Forget a connection."""
-        self._open.discard(connection)
-
-    def woke(self, late: float) -> None:
-        """Take note of a part that was due `late` seconds ago."""
-        if late > LATE:
-            self._latest = max(self._latest, (late, len(self._open)))
-
-    def _watch_later(self) -> None:
-        self._watching = self._loop.call_later(min(1.0, self.request_timeout / 4), self._watch)
-
-    def _watch(self) -> None:
-        now = time.monotonic()
-        for connection in self.connections:
-            connection.watch(now)
-        if now - self._told > LATE_TOLD:
-            self._tell_late(now)
-        self._watching = None
-        if self._open:
-            self._watch_later()
-
-    def _tell_late(self, now: float) -> None:
-        late, connections = self._latest
-        if late:
-            server_logger.warning(
-                "The timing asked for can't be kept: parts of answers came up to %d ms late, with %d connections open",
-                1000 * late,
-                connections,
-            )
-            self._latest, self._told = (0.0, 0), now
+    def requests_count(self) -> int:
+        return self._server.requests_count
 
     def pre_shutdown(self) -> None:
-        """Close what is idle; what has begun, be it that a request is on its way, is still answered."""
-        self._tell_late(time.monotonic())
-        self.route.closing = True
-        for connection in self.connections:
-            connection.finish()
+        """Do nothing: `shutdown` does it all."""
 
-    async def shutdown(self, timeout: float | None = None) -> None:
-        """Wait for the answers under way, for `timeout` seconds at most, and cut what is not finished then."""
-        await self.drain(timeout or 0)
-        if given_up := await self.route.close():
-            self.cut += given_up
-            await self.drain(0.1)  # Those who waited for it are told.
-        self.abort()
-
-    async def drain(self, timeout: float) -> None:
-        """Wait until no connection is open and all else is finished, for `timeout` seconds at most."""
-        end = time.monotonic() + timeout
-        while (self._open or self.route.busy) and not self._hurried and time.monotonic() < end:
-            await asyncio.sleep(0.01)
-
-    def abort(self) -> None:
-        """Cut every connection, and wait for nothing more."""
-        self._hurried = True
-        self.cut += len(self._open)
-        for connection in self.connections:
-            connection.abort()
+    async def shutdown(self, timeout: float) -> None:
+        await self._server.stop(timeout)
+        if cut := self._server.cut:
+            server_logger.warning("Connections cut before they were finished: %d (see --graceful-timeout)", cut)

@@ -14,11 +14,14 @@ from typing import NamedTuple
 FAULT_HEADER = "X-Mockchat-Fault"
 DISCONNECT, STALL = "disconnect", "stall"
 FAULTS = f"a status from 400 to 599, {DISCONNECT} or {STALL}"
-_BY_HEADER = "header"
+BY_HEADER = "header"
 
 
 class Fault(NamedTuple):
-    """How an answer fails: with a status, or `DISCONNECT` or `STALL`; and when: the `first` times, or at a `rate`."""
+    """How an answer fails: with a status, or `DISCONNECT` or `STALL`; and when: the `first` times, or at a `rate`.
+
+    The kind `BY_HEADER` is no failure: it lets each request ask for one.
+    """
 
     kind: str
     first: int = 0
@@ -29,8 +32,7 @@ class Simulation:
     """What the server is asked to simulate. Raises `ValueError`, whose text is one line, where it makes no sense.
 
     `ttft_ms` (time to first token) and `itl_ms` (inter-token latency) are in milliseconds; `jitter` is the coefficient
-    of variation of both, log-normal. `faults` are `KIND=RATE` (from 0 to 1), `KIND=first:N` (of each history, which
-    then works), or `header`, which lets each request ask for one.
+    of variation of both, log-normal. `faults` are what `read_fault` returns.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class Simulation:
         ttft_ms: float = 0.0,
         itl_ms: float = 0.0,
         jitter: float = 0.0,
-        faults: Sequence[str] = (),
+        faults: Sequence[Fault] = (),
         random_seed: int | None = None,
     ) -> None:
         self._ttft, self._itl = ttft_ms / 1000, itl_ms / 1000
@@ -47,13 +49,13 @@ class Simulation:
         # A log-normal factor of mean 1: https://en.wikipedia.org/wiki/Log-normal_distribution
         self._sigma = math.sqrt(math.log1p(jitter**2))
         self._mu = -(self._sigma**2) / 2
-        self.by_header = _BY_HEADER in faults
-        self._faults = [_fault(text) for text in faults if text != _BY_HEADER]
+        self.by_header = any(fault.kind == BY_HEADER for fault in faults)
+        self._faults = [fault for fault in faults if fault.kind != BY_HEADER]
         if jitter and not self.timed:
-            raise ValueError("--jitter varies --ttft-ms and --itl-ms: give one of them")
+            raise ValueError("jitter varies the time to first token and the inter-token latency: give one of them too")
         total = sum(fault.rate for fault in self._faults)
         if total > 1 + 1e-9:  # A sum of decimal fractions may be a little more.
-            raise ValueError(f"--fault: the rates are {total:g} in sum, which is more than 1")
+            raise ValueError(f"the rates of the faults are {total:g} in sum, which is more than 1")
         self._random_seed = random_seed
         self._attempts: Counter[int] = Counter()
 
@@ -87,10 +89,16 @@ def is_fault(kind: str) -> bool:
     return kind in (DISCONNECT, STALL) or re.fullmatch("[45][0-9]{2}", kind) is not None
 
 
-def _fault(text: str) -> Fault:
+def read_fault(text: str) -> Fault:
+    """The fault that a text describes: `KIND=RATE` (from 0 to 1), `KIND=first:N` (of each history), or `header`.
+
+    Raises `ValueError` for any other text.
+    """
+    if text == BY_HEADER:
+        return Fault(BY_HEADER)
     kind, _, how = text.partition("=")
     if not is_fault(kind):
-        raise ValueError(f"--fault: {text!r} is none: give KIND=RATE, KIND=first:N or header, where KIND is {FAULTS}")
+        raise ValueError(f"{text!r} is none: give KIND=RATE, KIND=first:N or header, where KIND is {FAULTS}")
     if times := re.fullmatch("first:([1-9][0-9]{0,8})", how):
         return Fault(kind, first=int(times[1]))
     try:
@@ -99,4 +107,4 @@ def _fault(text: str) -> Fault:
         rate = 0.0
     if 0 < rate <= 1:
         return Fault(kind, rate=rate)
-    raise ValueError(f"--fault: {text!r} is none: give {kind}=RATE, above 0 and up to 1, or {kind}=first:N, from 1")
+    raise ValueError(f"{text!r} is none: give {kind}=RATE, above 0 and up to 1, or {kind}=first:N, from 1")

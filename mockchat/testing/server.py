@@ -24,11 +24,13 @@ from aiohttp.http import RawRequestMessage
 from mockchat.core import dataset
 from mockchat.core.dataset import Conversation, DatasetError
 from mockchat.core.index import ResponseIndex
-from mockchat.options import of_answering, of_route
-from mockchat.server import app
-from mockchat.server.connection import Answer, ChatServer
+from mockchat.core.program import new_loop
+from mockchat.server import app, options
+from mockchat.server.app import ChatServer
+from mockchat.server.connection import Answer
 from mockchat.server.protocol import ApiError, NotRecorded
 from mockchat.server.route import FAULT_TOLD, ChatCompletions
+from mockchat.server.simulation import BY_HEADER, Fault
 
 # A file of recordings; or one conversation, as a list of messages or as an entry of such a file has it.
 Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Conversation
@@ -90,12 +92,13 @@ class _WatchedChat(ChatCompletions):
 class MockServer:
     """A server that is running; made by `serve`."""
 
-    def __init__(self, data: Recordings, options: Mapping[str, object]) -> None:
-        chosen = of_answering(options)
-        chosen.faults = [*(chosen.faults or ()), "header"]
-        self._stitch = not chosen.no_stitch
+    def __init__(self, data: Recordings, no_stitch: bool, given: Mapping[str, object]) -> None:
+        chosen = options.from_keywords(given)
+        chosen.fault = [*(chosen.fault or ()), Fault(BY_HEADER)]
+        self._stitch = not no_stitch
         self._index = ResponseIndex(read(data, stitch=self._stitch))
-        self._chat = _WatchedChat(self._index, **of_route(chosen))
+        self._chat = _WatchedChat(self._index, **options.of_route(chosen))
+        self._request_timeout = chosen.request_timeout
         self._loop: asyncio.AbstractEventLoop
         self._stop = asyncio.Event()
         self.base_url = ""
@@ -130,12 +133,13 @@ class MockServer:
     def _run(self, started: "Future[None]") -> None:
         async def main() -> None:
             self._loop = asyncio.get_running_loop()
-            async with app.listening(ChatServer(self._chat), "127.0.0.1", 0, shutdown_timeout=0) as self.base_url:
+            server = ChatServer(self._chat, self._request_timeout)
+            async with app.listening(server, "127.0.0.1", 0, shutdown_timeout=0) as self.base_url:
                 started.set_result(None)
                 await self._stop.wait()
 
         try:
-            with asyncio.Runner(loop_factory=app.new_loop) as runner:
+            with asyncio.Runner(loop_factory=new_loop) as runner:
                 runner.run(main())
         except Exception as error:
             if started.done():
@@ -161,16 +165,16 @@ def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
 
 
 @contextmanager
-def serve(data: Recordings = (), **options: object) -> Iterator[MockServer]:
+def serve(data: Recordings = (), *, no_stitch: bool = False, **options: object) -> Iterator[MockServer]:
     """Serve recordings on a free port of this machine as long as the context lasts.
 
     `data` is a file or several (in any form that the server reads), or recordings as they are: a list of conversations,
-    each a list of messages `{"role": …, "content": …}`. `options` are those of server.py that are not about its socket,
-    named as there: `fault="503=first:2", ttft_ms=50, api_key=["a", "b"], no_stitch=True`. In any case a request may
-    name a fault in its header `X-Mockchat-Fault`. What is under way at the end is cut. Raises `DatasetError` for
-    recordings that can't be read, and `CommandError` for options.
+    each a list of messages `{"role": …, "content": …}`. `options` are those of server.py that shape the answers, named
+    as there: `fault="503=first:2", ttft_ms=50, api_key=["a", "b"]`. In any case a request may name a fault in its
+    header `X-Mockchat-Fault`. What is under way at the end is cut. Raises `DatasetError` for recordings that can't be
+    read, and `ProgramError` for options.
     """
-    server = MockServer(data, options)
+    server = MockServer(data, no_stitch, options)
     started: Future[None] = Future()
     thread = threading.Thread(target=server._run, args=(started,), name="mockchat", daemon=True)
     thread.start()

@@ -22,7 +22,7 @@ from mockchat.core.dataset import Conversation, Dataset, DatasetError, load
 from mockchat.core.index import ResponseIndex
 from mockchat.requester.run import places, questions
 from mockchat.requester.verify import verify, verify_stream
-from mockchat.server.connection import ChatServer
+from mockchat.server.app import ChatServer
 from mockchat.server.protocol import ApiError, ChatRequest, completion, general, read_request, shortcut, stream
 from mockchat.server.route import ChatCompletions
 from tests.helpers import SAMPLE, conversation

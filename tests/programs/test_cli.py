@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from mockchat import cli
 from mockchat.core import recordings
+from mockchat.requester import cli
 from tests.helpers import SAMPLE, SHARED, WriteDataset, entry, request_body
 from tests.programs import REQUESTER, ROOT, SERVER, STOP_TIMEOUT, environment, run_requester, running_server
 
@@ -167,7 +167,7 @@ def test_what_can_not_run_exits_2(arguments: tuple[str, ...], capsys: Any, monke
     """In this process: starting one for each would take longer than all else."""
     monkeypatch.setattr(sys, "argv", ["requester.py"])
     try:
-        status = cli.requester(arguments)
+        status = cli.main(arguments)
     except SystemExit as ended:  # argparse ends so.
         assert isinstance(ended.code, int)
         status = ended.code
@@ -326,7 +326,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
 def test_without_fork_there_is_one_process(monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["requester.py"])
     monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
-    assert cli.requester(["--processes", "2"]) == 2
+    assert cli.main(["--processes", "2"]) == 2
     assert capsys.readouterr().err.startswith("requester.py: --processes needs a system that can fork: ")
 
 
@@ -536,7 +536,7 @@ def test_a_picture(base_url: str, tmp_path: Path, suffix: str, start: bytes) -> 
 
 def test_a_picture_without_matplotlib_is_a_hint(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert cli.requester(["--plot", str(tmp_path / "run.png")]) == 2
+    assert cli.main(["--plot", str(tmp_path / "run.png")]) == 2
     assert "--plot needs matplotlib: pip install matplotlib" in capsys.readouterr().err
 
 
@@ -571,7 +571,7 @@ def test_bench_keeps_the_requester_s_status(seed: str, status: int, tmp_path: Pa
     program = tmp_path / "requester.py"  # Seeded, where a SEED_ERRORS for all would seed the server alike.
     program.write_text(
         f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); os.environ['SEED_ERRORS'] = {seed!r}\n"
-        "from mockchat.cli import requester; sys.exit(requester())"
+        "from mockchat.requester.cli import main; sys.exit(main())"
     )
     command = [sys.executable, "-m", "tests.programs.bench", "--data", str(SAMPLE), "--requester", str(program)]
     ended = subprocess.run(

@@ -10,17 +10,16 @@ from tests.helpers import SAMPLE
 from tests.programs import ROOT, environment
 
 BROKEN = {
-    "takes any answer for right": "replay.verify = lambda status, answer, expected: None",
+    "takes any answer for right": "run.verify = lambda status, answer, expected: None",
     "does not compare the content": (
-        "verify = replay.verify\n"
+        "verify = run.verify\n"
         "def blind(*given):\n"
         "    problem = verify(*given)\n"
         "    return None if problem and problem.kind == 'mismatched' else problem\n"
-        "replay.verify = blind"
+        "run.verify = blind"
     ),
     "skips a request": (
-        "places = replay.places\n"
-        "replay.places = lambda *given: (place for place in places(*given) if place.number != 1)"
+        "places = run.places\nrun.places = lambda *given: (place for place in places(*given) if place.number != 1)"
     ),
 }
 
@@ -44,7 +43,7 @@ def test_a_broken_requester_is_found_out(how: str, tmp_path: Path) -> None:
     program = tmp_path / "requester.py"
     program.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"from mockchat import cli\nfrom mockchat.requester import run as replay\n{BROKEN[how]}\nsys.exit(cli.requester())\n"
+        f"from mockchat.requester import cli, run\n{BROKEN[how]}\nsys.exit(cli.main())\n"
     )
     ended = seed_check("--requester", str(program))
     assert ended.returncode == 1

@@ -11,10 +11,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from mockchat.server import app
+from mockchat.server import create_app
 from tests.helpers import SAMPLE, request_body
 from tests.programs import ROOT, environment, gunicorn, running_server
 
+OPTIONS = "the options are max_body_mb, api_key, request_timeout, ttft_ms, itl_ms, jitter, fault, random_seed"
 GOOD = request_body(("user", "hi"))
 
 
@@ -92,16 +93,20 @@ async def test_a_reload_loses_no_request(server: tuple[str, int]) -> None:
     ("arguments", "told"),
     [
         (["--data", "missing.json"], "create_app: missing.json: No such file or directory"),
-        (["--max-body-mb", "x"], "create_app: argument --max-body-mb: 'x' is no whole number of at least 1"),
-        (["--api", "x"], "create_app: unrecognized arguments: --api=x"),
-        (["--port", "80"], "create_app: unrecognized arguments: --port=80"),
-        (["--no-stitch", "x"], "create_app: argument --no-stitch: ignored explicit argument 'x'"),
+        (["--max-body-mb", "x"], "create_app: max_body_mb: 'x' is no whole number of at least 1"),
+        (["--max-body-mb", "1", "2"], "create_app: max_body_mb: give one value, not 2"),
+        (
+            ["--fault", "503"],
+            "create_app: fault: '503' is none: give 503=RATE, above 0 and up to 1, or 503=first:N, from 1",
+        ),
+        (["--api", "x"], f"create_app: there is no option 'api': {OPTIONS}"),
+        (["--port", "80"], f"create_app: there is no option 'port': {OPTIONS}"),
     ],
 )
 def test_what_can_not_be_served_is_one_line(arguments: list[str], told: str, capfd: Any) -> None:
     call = gunicorn(arguments, 2)[3].removeprefix("mockchat.server:")
     with pytest.raises(SystemExit) as caught:
-        eval(call, {"create_app": app.create_app})
+        eval(call, {"create_app": create_app})
     assert caught.value.code == 4
     assert capfd.readouterr().err == f"{told}\n"
 
@@ -116,6 +121,6 @@ def test_and_gunicorn_ends(preload: bool) -> None:
 
 
 def test_options_may_be_python_s_own(capfd: Any) -> None:
-    app.create_app(SAMPLE, no_stitch=True, api_key=["a", "b"], max_body_mb=1, request_timeout=2.5)
-    app.create_app([str(SAMPLE), SAMPLE], no_stitch=False, api_key=())
+    create_app(SAMPLE, no_stitch=True, api_key=["a", "b"], max_body_mb=1, request_timeout=2.5)
+    create_app([str(SAMPLE), SAMPLE], no_stitch=False, api_key=())
     assert capfd.readouterr().out.count("Parsed ") == 2

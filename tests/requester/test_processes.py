@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mockchat import cli
 from mockchat.core.dataset import Conversation
+from mockchat.core.program import ProgramError
 from mockchat.requester import processes
 from mockchat.requester.run import WHOLE, Failure, Load, Progress, Result, Share, rounds
 from mockchat.requester.verify import ERROR, Problem
@@ -135,7 +135,7 @@ def asking(first: Then, second: Then | None = None) -> Callable[..., Coroutine[A
 def run(first: Then, second: Then | None = None, progress: Progress = lambda requests, failed: None) -> Result:
     load = Load(concurrency=2, processes=2, keep_going=second is not None)
     started = time.perf_counter()
-    result = processes.replay(asking(first, second), CONVERSATIONS, load, cli._on_loop, progress)
+    result = processes.replay(asking(first, second), CONVERSATIONS, load, progress)
     assert time.perf_counter() - started < 30
     return result
 
@@ -212,5 +212,5 @@ def test_no_more_processes_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(os, "fork", refuse)
-    with pytest.raises(processes.StartError, match="can't start 2 processes: Resource temporarily unavailable"):
+    with pytest.raises(ProgramError, match="can't start 2 processes: Resource temporarily unavailable"):
         run(Result)

@@ -437,7 +437,7 @@ async def test_a_reader_that_never_reads_is_cut_off_and_a_slow_one_is_not(
     for raw in (never, slow):
         await raw.send(post(STREAMED_BIG))
     async with asyncio.timeout(10):
-        while len(server.runner.server.connections) > 1:
+        while len(server.chat_server.connections) > 1:
             await slow.reader.read(500_000)
             await asyncio.sleep(0.01)
     await slow.reader.readexactly(10_000_000)  # More than the sockets hold: it is still served.
@@ -482,7 +482,7 @@ async def test_a_client_may_go_while_its_answer_waits(client: Client, raw: Raw, 
     say(b"begun", time.monotonic() + 3600, b"never")
     await raw.send(post(GOOD))
     await raw.reader.readexactly(5)
-    server = client.server.runner.server  # type: ignore[attr-defined]
+    server = client.server.chat_server  # type: ignore[attr-defined]
     if ends == "abort":
         raw.reset()
         while server.connections:
@@ -490,9 +490,9 @@ async def test_a_client_may_go_while_its_answer_waits(client: Client, raw: Raw, 
     else:
         if ends == "close":
             raw.writer.close()  # No matter: the answer is under way.
-        server.pre_shutdown()
+        server.finish()
         assert server.connections
-        await server.shutdown(0.05)
+        await server.stop(0.05)
     assert server.cut == (ends != "abort")
 
 
@@ -502,7 +502,7 @@ async def test_nothing_more_may_be_said_until_the_client_gives_up(
     client: Client, connect: Connect, say: Say, begun: bytes, count: int
 ) -> None:
     say(begun, math.inf, b"never")
-    server = client.server.runner.server  # type: ignore[attr-defined]
+    server = client.server.chat_server  # type: ignore[attr-defined]
     for ends in ("eof", "close", "abort", "shutdown"):
         raw = await connect(client)
         await raw.send(post(GOOD) * count)
@@ -519,7 +519,7 @@ async def test_nothing_more_may_be_said_until_the_client_gives_up(
             case "abort":
                 raw.reset()
             case "shutdown":
-                server.pre_shutdown()
+                server.finish()
         async with asyncio.timeout(10):
             while server.connections:
                 await asyncio.sleep(0.01)
@@ -536,7 +536,7 @@ async def test_what_is_late_is_told_once_in_a_while(client: Client, raw: Raw, mo
     monkeypatch.setattr(client.server.chat, "answer", lambda *_: Answer(parts(), True))  # type: ignore[attr-defined]
     await raw.send(post(GOOD))
     await raw.reader.readexactly(8)
-    server = client.server.runner.server  # type: ignore[attr-defined]
+    server = client.server.chat_server  # type: ignore[attr-defined]
     for _ in range(2):
         server._watch()
     (record,) = caplog.records
@@ -560,7 +560,7 @@ async def test_shutdown_answers_a_request_that_began_to_arrive_with_the_one_befo
     request = post(GOOD)
     await raw.send(request + request[:9])
     await raw.answer()
-    client.server.runner.server.pre_shutdown()  # type: ignore[attr-defined]
+    client.server.chat_server.finish()  # type: ignore[attr-defined]
     await raw.send(request[9:])
     assert (await raw.answer())[1]["connection"] == "close"
 

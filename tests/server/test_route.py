@@ -2,8 +2,6 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import aiohttp
@@ -16,29 +14,14 @@ from mockchat.core.index import ResponseIndex
 from mockchat.server import protocol
 from mockchat.server.route import PATH
 from mockchat.server.simulation import FAULT_HEADER, Simulation
-from tests.helpers import SAMPLE, Connect, conversation, index_of, request_body
+from tests.helpers import SAMPLE, Connect, conversation, faults, index_of, request_body
 from tests.serving import ASK_BIG, BIG, GOOD, MISS, STREAMED, STREAMED_BIG, MockServer, Raw, chunked, content, post
 
-# The same for both servers
 
-
-@pytest.fixture(params=[False, True], ids=["server.py", "gunicorn"])
-def served(request: Any) -> Callable[..., MockServer]:
-    return partial(MockServer, worker=request.param)
-
-
-@pytest.fixture
-async def client(aiohttp_client: Any, served: Callable[..., MockServer]) -> Client:
-    return await aiohttp_client(served())
-
-
-# The route
-
-
-async def test_every_reply_of_the_sample_is_answered(aiohttp_client: Any, served: Callable[..., MockServer]) -> None:
+async def test_every_reply_of_the_sample_is_answered(aiohttp_client: Any) -> None:
     conversations = load(SAMPLE).conversations
     index = ResponseIndex(conversations)
-    client = await aiohttp_client(served(index))
+    client = await aiohttp_client(MockServer(index))
     asked = 0
     for found in conversations:
         for number, message in enumerate(found.messages):
@@ -132,10 +115,8 @@ async def test_every_answer_has_a_request_id_of_its_own(client: Client) -> None:
     ],
 )
 @pytest.mark.parametrize("path", [PATH, "/"])
-async def test_keys(
-    aiohttp_client: Any, served: Callable[..., MockServer], authorization: str | None, status: int, path: str
-) -> None:
-    client = await aiohttp_client(served(api_keys=["one", "zwei-ü"]))
+async def test_keys(aiohttp_client: Any, authorization: str | None, status: int, path: str) -> None:
+    client = await aiohttp_client(MockServer(api_keys=["one", "zwei-ü"]))
     headers = {"Authorization": authorization} if authorization else {}
     async with client.post(path, data=GOOD, headers=headers) as response:
         assert response.status == (status if path == PATH or status == 401 else 404)
@@ -268,7 +249,7 @@ async def test_a_stream_comes_in_time_and_the_plain_answer_when_it_would_have_en
 
 
 async def test_a_status_in_the_place_of_an_answer(aiohttp_client: Any) -> None:
-    client = await aiohttp_client(MockServer(simulation=Simulation(faults=["429=first:1", "529=first:1"])))
+    client = await aiohttp_client(MockServer(simulation=Simulation(faults=faults("429=first:1", "529=first:1"))))
     for body in (GOOD, request_body(("user", "write a lot"), stream=True)):
         async with client.post(PATH, data=body) as response:
             assert (response.status, response.headers["Retry-After"]) == (429, "1")
@@ -285,7 +266,9 @@ async def test_a_status_in_the_place_of_an_answer(aiohttp_client: Any) -> None:
 async def test_a_disconnect_comes_before_the_answer_or_in_its_middle(
     aiohttp_client: Any, connect: Connect, body: bytes, timing: Any
 ) -> None:
-    client = await aiohttp_client(MockServer(simulation=Simulation(faults=["disconnect=1"], random_seed=1, **timing)))
+    client = await aiohttp_client(
+        MockServer(simulation=Simulation(faults=faults("disconnect=1"), random_seed=1, **timing))
+    )
     whole = len((await asked(await aiohttp_client(MockServer()), body))[1])
     received = []
     for _ in range(4):
@@ -300,20 +283,20 @@ async def test_a_disconnect_comes_before_the_answer_or_in_its_middle(
 
 
 async def test_a_stall_lasts_until_the_client_gives_up(aiohttp_client: Any) -> None:
-    server = MockServer(simulation=Simulation(faults=["stall=first:1"]))
+    server = MockServer(simulation=Simulation(faults=faults("stall=first:1")))
     client = await aiohttp_client(server)
     for body in (GOOD, STREAMED_BIG):
         with pytest.raises(TimeoutError):
             await asked(client, body, patience=0.2)
         async with asyncio.timeout(10):
-            while server.runner.server.connections:
+            while server.chat_server.connections:
                 await asyncio.sleep(0.01)
         assert (await asked(client, body))[0] == 200
 
 
 @pytest.mark.parametrize("body", [GOOD, STREAMED, MISS, b"{"])
 async def test_a_request_may_name_its_fault(aiohttp_client: Any, body: bytes) -> None:
-    client = await aiohttp_client(MockServer(simulation=Simulation(faults=["header"])))
+    client = await aiohttp_client(MockServer(simulation=Simulation(faults=faults("header"))))
     assert (await asked(client, body, "429"))[0] == 429
     with pytest.raises(TimeoutError):
         await asked(client, body, "stall", patience=0.2)
@@ -332,7 +315,7 @@ async def test_a_request_may_name_its_fault(aiohttp_client: Any, body: bytes) ->
 
 
 async def test_a_fault_is_named_in_vain_where_that_was_not_asked_for(aiohttp_client: Any) -> None:
-    client = await aiohttp_client(MockServer(simulation=Simulation(faults=["503=first:1"])))
+    client = await aiohttp_client(MockServer(simulation=Simulation(faults=faults("503=first:1"))))
     assert [(await asked(client, GOOD, "429"))[0] for _ in range(2)] == [503, 200]
 
 
@@ -347,7 +330,7 @@ async def test_with_a_seed_two_runs_are_the_same_whatever_their_order(aiohttp_cl
     bodies = list(dict.fromkeys(bodies))
     runs = []
     for order in (bodies, bodies[::-1]):
-        simulation = Simulation(faults=["500=0.2"], random_seed=7)
+        simulation = Simulation(faults=faults("500=0.2"), random_seed=7)
         client = await aiohttp_client(MockServer(ResponseIndex(conversations), simulation=simulation))
         answers = {body: await asked(client, body) for body in order}
         runs.append({body: status if status != 200 else content(answer) for body, (status, answer) in answers.items()})

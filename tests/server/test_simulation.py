@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mockchat.server.simulation import Simulation, is_fault
+from tests.helpers import faults
 
 
 @pytest.mark.parametrize("kind", ["400", "429", "503", "529", "599", "disconnect", "stall"])
 def test_faults_there_are(kind: str) -> None:
     assert is_fault(kind)
-    assert Simulation(faults=[f"{kind}=first:1"]).begin(7)[1] == kind
+    assert Simulation(faults=faults(f"{kind}=first:1")).begin(7)[1] == kind
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ def test_faults_there_are(kind: str) -> None:
 def test_faults_there_are_not(kind: str) -> None:
     assert not is_fault(kind)
     with pytest.raises(ValueError, match="is none: give KIND=RATE, KIND=first:N or header, where KIND is a status"):
-        Simulation(faults=[f"{kind}=0.1"])
+        Simulation(faults=faults(f"{kind}=0.1"))
 
 
 @pytest.mark.parametrize(
@@ -45,37 +46,37 @@ def test_faults_there_are_not(kind: str) -> None:
     ],
 )
 def test_when_a_fault_can_not_come(how: str) -> None:
-    with pytest.raises(ValueError, match=f"--fault: '503={how}' is none: give 503=RATE, above 0 and up to 1, or"):
-        Simulation(faults=["429=0.5", f"503={how}"])
+    with pytest.raises(ValueError, match=f"'503={how}' is none: give 503=RATE, above 0 and up to 1, or"):
+        Simulation(faults=faults("429=0.5", f"503={how}"))
 
 
 def test_rates_of_more_than_1() -> None:
-    Simulation(faults=["429=0.5", "500=0.5", "503=first:9"])
-    Simulation(faults=["429=0.33", "500=0.56", "503=0.11"])
-    with pytest.raises(ValueError, match=r"the rates are 1\.25 in sum, which is more than 1"):
-        Simulation(faults=["429=0.5", "500=0.5", "stall=0.25"])
+    Simulation(faults=faults("429=0.5", "500=0.5", "503=first:9"))
+    Simulation(faults=faults("429=0.33", "500=0.56", "503=0.11"))
+    with pytest.raises(ValueError, match=r"the rates of the faults are 1\.25 in sum, which is more than 1"):
+        Simulation(faults=faults("429=0.5", "500=0.5", "stall=0.25"))
 
 
 def test_jitter_of_nothing() -> None:
-    with pytest.raises(ValueError, match="--jitter varies --ttft-ms and --itl-ms: give one of them"):
-        Simulation(jitter=0.5, faults=["503=1"])
+    with pytest.raises(ValueError, match="jitter varies the time to first token and the inter-token latency"):
+        Simulation(jitter=0.5, faults=faults("503=1"))
 
 
 def test_each_history_fails_its_first_times() -> None:
-    simulation = Simulation(faults=["503=first:2", "stall=first:1"])
+    simulation = Simulation(faults=faults("503=first:2", "stall=first:1"))
     expected = ["503", "503", "stall", None, None]
     for history in (0, 5, 3):
         assert [simulation.begin(history)[1] for _ in expected] == expected
 
 
 def test_rates_are_met() -> None:
-    simulation = Simulation(faults=["429=0.2", "503=0.1", "disconnect=first:1"], random_seed=1)
+    simulation = Simulation(faults=faults("429=0.2", "503=0.1", "disconnect=first:1"), random_seed=1)
     assert {simulation.begin(1)[1], simulation.begin(2)[1]} <= {"disconnect", "429", "503"}
     drawn = [simulation.begin(1)[1] for _ in range(10_000)]
     assert 1900 < drawn.count("429") < 2100
     assert 900 < drawn.count("503") < 1100
     assert drawn.count(None) == 10_000 - drawn.count("429") - drawn.count("503")
-    assert {Simulation(faults=["500=1"]).begin(0)[1] for _ in range(100)} == {"500"}
+    assert {Simulation(faults=faults("500=1")).begin(0)[1] for _ in range(100)} == {"500"}
 
 
 @given(st.lists(st.integers(0, 5), max_size=30), st.randoms(use_true_random=False), st.integers())
@@ -83,7 +84,7 @@ def test_with_a_seed_the_order_of_arrival_does_not_matter(
     histories: list[int], order: random.Random, seed: int
 ) -> None:
     def run(histories: list[int]) -> dict[tuple[int, int], object]:
-        simulation = Simulation(ttft_ms=1, jitter=1, faults=["503=first:1", "stall=0.3"], random_seed=seed)
+        simulation = Simulation(ttft_ms=1, jitter=1, faults=faults("503=first:1", "stall=0.3"), random_seed=seed)
         found: dict[tuple[int, int], object] = {}
         for position, history in enumerate(histories):
             chance, fault = simulation.begin(history)
@@ -106,7 +107,7 @@ def test_another_seed_is_another_run_and_none_is_chance() -> None:
 
 
 def test_faults_do_not_change_the_other_choices() -> None:
-    plain, failing = (Simulation(random_seed=3, faults=faults) for faults in ([], ["503=0.01"]))
+    plain, failing = (Simulation(random_seed=3, faults=faults(*given)) for given in ([], ["503=0.01"]))
     assert [plain.begin(1)[0].random() for _ in range(9)] == [failing.begin(1)[0].random() for _ in range(9)]
 
 

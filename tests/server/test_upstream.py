@@ -12,8 +12,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient as Client
 
-from mockchat import cli
+from mockchat.core import program
 from mockchat.core.dataset import load
+from mockchat.server import cli
 from mockchat.server.route import PATH
 from mockchat.server.upstream import Upstream
 from mockchat.testing.server import serve
@@ -441,14 +442,14 @@ async def test_what_is_under_way_at_the_end_is_finished_though_its_client_has_go
         return await says(whole())(request)
 
     raw = await begun(recorder, connect, handler, ASKED)
-    server = recorder.server.runner.server  # type: ignore[attr-defined]
+    server = recorder.server.chat_server  # type: ignore[attr-defined]
     raw.reset()
     while server.connections:
         await asyncio.sleep(0.01)
-    server.pre_shutdown()
+    server.finish()
     if hurried:
         server.abort()
-    await server.shutdown(10)
+    await server.stop(10)
     assert (recorder.recorded(), server.cut) == ((0, 1) if hurried else (1, 0))
 
 
@@ -477,7 +478,7 @@ def test_what_can_t_be_started(
     arguments: list[str], told: str, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.serve(["--data", str(SAMPLE), *arguments]) == cli.COULD_NOT_RUN
+    assert cli.main(["--data", str(SAMPLE), *arguments]) == program.COULD_NOT_RUN
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
     assert "secret" not in line

@@ -1,0 +1,87 @@
+"""The command-line arguments that both programs take, and the types of arguments that both use.
+
+A type turns an argument's text into its value, or refuses it with a text that says what to give instead; see
+https://docs.python.org/3/library/argparse.html#type.
+"""
+
+import math
+import re
+from argparse import ArgumentParser, ArgumentTypeError
+from pathlib import Path
+
+from yarl import URL
+
+from mockchat.core import recordings
+
+
+def add_recordings(parser: ArgumentParser) -> None:
+    """Add the options that say which recordings to read: `data` and `no_stitch`."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help=f"recordings; repeatable (default: data/{recordings.DATASETS[0].name}, else the sample, in a clone)",
+    )
+    parser.add_argument("--no-stitch", action="store_true", help="do not join entries with ids like a_0 and a_12")
+
+
+def whole_number(value: str, least: int = 0) -> int:
+    """A whole number from 0 (or `least`) up, of at most nine digits."""
+    if value.isascii() and value.isdigit() and len(value) < 10 and int(value) >= least:
+        return int(value)
+    raise ArgumentTypeError(f"{value!r} is no whole number of at least {least}")
+
+
+def positive_whole_number(value: str) -> int:
+    """A whole number from 1 up."""
+    return whole_number(value, 1)
+
+
+def random_seed(value: str) -> int:
+    """A whole number, which may be negative."""
+    if re.fullmatch("-?[0-9]{1,18}", value):
+        return int(value)
+    raise ArgumentTypeError(f"{value!r} is no whole number")
+
+
+def number(value: str) -> float:
+    """A number from 0 up."""
+    parsed = _float(value)
+    if 0 <= parsed < 1e9:
+        return parsed
+    raise ArgumentTypeError(f"{value!r} is no number of at least 0")
+
+
+def positive_number(value: str) -> float:
+    """A number above 0."""
+    parsed = _float(value)
+    if 0 < parsed < 1e9:
+        return parsed
+    raise ArgumentTypeError(f"{value!r} is no number above 0")
+
+
+def api_key(value: str) -> str:
+    """A key that can stand in an Authorization header."""
+    if value and value.isprintable():
+        return value
+    raise ArgumentTypeError("it is empty or has characters that no header can carry")
+
+
+def base_url(value: str) -> str:
+    """The URL of an API, to which `/chat/completions` is added."""
+    try:
+        url = URL(value)
+        usable = url.scheme in ("http", "https") and url.host and not (url.query_string or url.fragment or " " in value)
+    except ValueError:
+        usable = False
+    if usable:
+        return value
+    raise ArgumentTypeError(f"{value!r} is no base URL: give one like http://127.0.0.1:8000/v1")
+
+
+def _float(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan

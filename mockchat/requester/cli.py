@@ -1,0 +1,144 @@
+"""The requester's command line: check what was asked, replay, tell what came of it."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from multidict import CIMultiDict
+from tqdm import tqdm
+from yarl import URL
+
+from mockchat.core import program, recordings
+from mockchat.core.dataset import Dataset
+from mockchat.core.program import ProgramError
+from mockchat.requester import options, plot, processes, report
+from mockchat.requester.run import Load, Result, replay
+
+tqdm.monitor_interval = 0  # The thread that watches the bars would not survive a fork.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Replay the recordings; `arguments` are the process's own by default. Returns the exit status."""
+    return program.run(partial(_run, options.parse(arguments)))
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    chosen.data = chosen.data or [recordings.default()]
+    _check_outputs([path for path in (chosen.json, chosen.failures, chosen.plot) if path], chosen.data)
+    if chosen.plot and not plot.is_possible():
+        raise ProgramError("--plot needs matplotlib: pip install matplotlib, or '.[plot]' in a clone")
+    if chosen.processes > 1 and not processes.is_possible():
+        raise ProgramError("--processes needs a system that can fork: start several requesters side by side instead")
+    headers = _headers(chosen)
+    dataset, index = recordings.load(chosen.data, stitch=not chosen.no_stitch, quiet=chosen.quiet)
+    if dataset.unanswered and not chosen.quiet:
+        print(f"{dataset.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
+    load = _load(chosen, dataset.replies)
+    asking = partial(replay, index=index, base_url=chosen.base_url, model=chosen.model, headers=headers)
+    result = _replay(asking, dataset, load, quiet=chosen.quiet)
+    _tell(result, len(dataset.conversations), load, chosen)
+    if result.interrupted:
+        return program.INTERRUPTED
+    return program.FAILED if result.failures or result.lost or not result.passed else program.OK
+
+
+def _check_outputs(paths: Sequence[Path], data: Sequence[Path]) -> None:
+    """Find out before the run, not after it, and leave what is there until there is something to replace it."""
+    taken = {path.resolve() for path in data}
+    for path in paths:
+        existed = path.exists()
+        if path.resolve() in taken and (path.is_file() or not existed):
+            raise ProgramError(f"{path} is the file of the recordings, or of another option: give another")
+        taken.add(path.resolve())
+        try:
+            path.open("a").close()
+            if not existed:
+                path.unlink()
+        except OSError as error:
+            raise ProgramError(f"can't write {path}: {error.strerror}") from None
+
+
+def _headers(chosen: argparse.Namespace) -> CIMultiDict[str]:
+    """The headers that every request has."""
+    headers = CIMultiDict(chosen.header)
+    if chosen.api_key:
+        headers.setdefault("Authorization", f"Bearer {chosen.api_key}")
+    if URL(chosen.base_url).user and "Authorization" in headers:
+        raise ProgramError("--base-url names a user, and a key or Authorization header is given too: give one of them")
+    return headers
+
+
+def _load(chosen: argparse.Namespace, replies: int) -> Load:
+    """How to ask, where no process is left without a request or without one in flight."""
+    load = {field.name: getattr(chosen, field.name) for field in fields(Load)}
+    load["processes"] = min(chosen.processes, replies, chosen.limit or replies)
+    load["concurrency"] = max(chosen.concurrency, load["processes"])
+    return Load(**load)
+
+
+def _replay(asking: Callable[..., Coroutine[Any, Any, Result]], dataset: Dataset, load: Load, *, quiet: bool) -> Result:
+    """Replay under a bar that shows how far it is."""
+    total = None if load.duration else min(dataset.replies, load.limit or dataset.replies)
+    no_bar = quiet or not sys.stderr.isatty()
+    with tqdm(total=total, unit=" requests", leave=False, disable=no_bar, miniters=0) as bar:
+
+        def progress(requests: int, failed: int) -> None:
+            bar.set_postfix(failed=failed, refresh=False)
+            bar.update(requests - bar.n)
+
+        if load.processes > 1:
+            return processes.replay(asking, dataset.conversations, load, progress)
+        return program.run_on_loop(_until_signal(partial(asking, dataset.conversations, load=load, progress=progress)))
+
+
+async def _until_signal(replaying: Callable[..., Coroutine[Any, Any, Result]]) -> Result:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop(number: int) -> None:
+        loop.remove_signal_handler(number)  # The next one ends it at once.
+        stopped.set()
+
+    for number in program.STOP_SIGNALS:
+        loop.add_signal_handler(number, stop, number)
+    return await replaying(stopped=stopped)
+
+
+def _tell(result: Result, conversations: int, load: Load, chosen: argparse.Namespace) -> None:
+    """Print the report, and write the files that were asked for."""
+    if not chosen.quiet:
+        print(report.summary(result, conversations, load), end="\n\n")
+    print(_coloured(report.verdict(result), bool(result.failures or result.lost)), flush=True)
+    if chosen.json:
+        _write(chosen.json, json.dumps(report.as_json(result, conversations, load), indent=2) + "\n")
+    if chosen.failures:
+        lines = [json.dumps(report.failure_json(failure)) + "\n" for failure in result.failures]
+        _write(chosen.failures, "".join(lines))
+    if chosen.plot:
+        server = URL(chosen.base_url).with_user(None)
+        title = f"{result.requests:,} requests to {server}, {report.rate(result):,.0f} a second"
+        try:
+            plot.draw(result, title, chosen.plot)
+        except OSError as error:
+            raise ProgramError(f"can't write {chosen.plot}: {error.strerror}") from None
+
+
+def _coloured(text: str, failed: bool) -> str:
+    """Red or green on a terminal, unless NO_COLOR (https://no-color.org) is set."""
+    if os.environ.get("NO_COLOR") or not sys.stdout.isatty():
+        return text
+    return f"\033[{31 if failed else 32}m{text}\033[0m"
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ProgramError(f"can't write {path}: {error.strerror}") from None

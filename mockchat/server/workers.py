@@ -1,0 +1,98 @@
+"""The server under gunicorn: as many processes as there are cores, which share the recordings.
+
+    gunicorn "mockchat.server:create_app('data/sample.json')" --worker-class mockchat.server.workers.Worker --preload
+
+Rules that hold here:
+
+- The recordings are read before gunicorn forks (`--preload`), by a process of their own, into a file in memory: so the
+  processes share them whatever they look up, and that process takes the holes in its memory with it.
+- A worker is replaced while its clients are busy, so none of them should notice: see `WorkerServer`.
+"""
+
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from gc import freeze
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from aiohttp import web
+from aiohttp.worker import GunicornUVLoopWebWorker
+
+from mockchat.core import program, recordings
+from mockchat.core.dataset import DatasetError
+from mockchat.core.index import ResponseIndex
+from mockchat.core.program import ProgramError
+from mockchat.server import options
+from mockchat.server.app import ChatServer
+from mockchat.server.connection import Runner
+from mockchat.server.route import ChatCompletions
+
+_APP_LOAD_ERROR = 4  # gunicorn does not start a worker again that ends with this status.
+_GRACEFUL_TIMEOUT = 30.0  # seconds: gunicorn's default
+
+MakeRunner = Callable[..., Awaitable[web.AppRunner]]
+
+
+class Worker(GunicornUVLoopWebWorker):
+    """aiohttp's worker, which also hands gunicorn's `--graceful-timeout` on to the server."""
+
+    wsgi: MakeRunner
+
+    def run(self) -> None:
+        """Serve until gunicorn says otherwise."""
+        self.wsgi = partial(self.wsgi, graceful_timeout=self.cfg.graceful_timeout)
+        super().run()
+
+
+def create_app(data: str | Path | Sequence[str | Path] = (), *, no_stitch: bool = False, **given: object) -> MakeRunner:
+    """What gunicorn serves with a worker class of aiohttp's, or with `Worker`: all that server.py answers.
+
+    `data` is a file of recordings or several; `given` are the options of server.py that shape the answers, named as
+    there: `api_key=["a", "b"], ttft_ms=50`. Where it can't run, a line says why and gunicorn ends (`SystemExit`).
+    """
+    program.allow_descriptors()
+    try:
+        chosen = options.from_keywords(given)
+        route_options = options.of_route(chosen)
+        files = [Path(path) for path in ([data] if isinstance(data, str | Path) else data)]
+        index = read_shared(files or [recordings.default()], stitch=not no_stitch)
+    except ProgramError as error:
+        print(f"create_app: {error}", file=sys.stderr)
+        raise SystemExit(_APP_LOAD_ERROR) from None
+    except KeyboardInterrupt:
+        raise SystemExit(program.INTERRUPTED) from None
+
+    async def make_runner(graceful_timeout: float = _GRACEFUL_TIMEOUT) -> web.AppRunner:
+        """The runner of a worker, made in its process."""
+        server = ChatServer(ChatCompletions(index, **route_options), chosen.request_timeout)
+        return Runner(server, shutdown_timeout=0.95 * graceful_timeout)  # Then gunicorn kills.
+
+    return make_runner
+
+
+def read_shared(paths: Sequence[Path], *, stitch: bool = True) -> ResponseIndex:
+    """The index of the recordings in these files, in memory that forked processes share, whatever they look up.
+
+    For a moment it takes twice the files' size. Raises `DatasetError`.
+    """
+    with os.fdopen(os.memfd_create("messages"), "w+b") if sys.platform == "linux" else TemporaryFile() as file:
+        try:
+            with ProcessPoolExecutor(1, get_context("fork")) as reader:
+                index = reader.submit(_read_into, file.fileno(), paths, stitch).result()
+        except BrokenProcessPool:
+            raise DatasetError("the process that read the recordings was killed: is there too little memory?") from None
+        index.map(file)
+    freeze()
+    return index
+
+
+def _read_into(descriptor: int, paths: Sequence[Path], stitch: bool) -> ResponseIndex:
+    _, index = recordings.load(paths, stitch=stitch)
+    with open(descriptor, "wb", closefd=False) as file:
+        index.write(file)
+    return index
