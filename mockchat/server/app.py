@@ -16,7 +16,8 @@ from contextlib import asynccontextmanager
 from aiohttp.log import server_logger
 
 from mockchat.core.program import STOP_SIGNALS, ProgramError, descriptor_limit
-from mockchat.server.connection import REQUEST_TIMEOUT, Connection, Route
+from mockchat.server.connection import REQUEST_TIMEOUT, Connection
+from mockchat.server.http import Route
 
 SHUTDOWN_TIMEOUT = 5.0  # seconds
 _HANDOVER = 0.2  # seconds in which a busy client asks again, and so is told to connect anew
@@ -96,6 +97,7 @@ class ChatServer:
     async def stop(self, timeout: float) -> None:
         """Finish what has begun, for `timeout` seconds at most, and cut the rest."""
         self.route.closing = True
+        await asyncio.sleep(0)  # What has been accepted becomes a connection.
         await self._drain(min(_HANDOVER, timeout))
         self.finish()
         await self._drain(timeout)
@@ -103,6 +105,7 @@ class ChatServer:
             self.cut += given_up
             await self._drain(0.1)  # Those who waited for it are told.
         self.abort()
+        await asyncio.sleep(0)  # The sockets close.
 
     def finish(self) -> None:
         """Close every connection as soon as what was begun on it is finished: an idle one at once."""

@@ -1,8 +1,15 @@
-"""HTTP/1.1 between a socket and the route: aiohttp's parser in, ready-made answers out, and nobody waits for anybody.
+"""One client's connection: requests are read with aiohttp's parser, and answered as soon as their last byte is there.
 
-aiohttp's own connection wakes a task for each connection, which starts another for each request: that costs more than
-all that we do. Here a request is answered as soon as its last byte is there, and there are no tasks: what has to wait
-is kept in a few attributes until the next byte comes, the client has read, or the time is up.
+aiohttp's own connection has a task, which starts another for each request: that costs more than all that we do. Here is
+no task. What has to wait is kept in a few attributes until more bytes come, the client has read, or the time is up.
+
+This is the only file that uses what aiohttp does not document; setup.cfg bounds its version for that reason:
+
+- `HttpRequestParser`, `RawRequestMessage` and `HttpProcessingError` (aiohttp.http): the parser in C, which has seen
+  more attacks than one of ours ever would. It asks of the protocol it is given `connected`, `_reading_paused`,
+  `pause_reading` and `resume_reading`, and `set_upgraded(False)` makes it read on after an upgrade was declined.
+- `AppRunner._make_server`, and what a runner does with the server that it gives: gunicorn's worker class of aiohttp's
+  takes a runner, and no documented one has connections other than aiohttp's.
 """
 
 import asyncio
@@ -10,63 +17,23 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
-from aiohttp import HttpVersion10, HttpVersion11, StreamReader, web
+from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
 from aiohttp.log import server_logger
-from multidict import CIMultiDict, CIMultiDictProxy
-from yarl import URL
 
-from mockchat.server.protocol import ApiError
+from mockchat.server.errors import ApiError
+from mockchat.server.http import UNREADABLE, Answer, HttpRequest, KnownHead, Part, known_head
 
 if TYPE_CHECKING:
     from mockchat.server.app import ChatServer
 
 REQUEST_TIMEOUT = 60.0  # seconds, for a request to arrive; for a client to read anything of its answer
-KEEP_ALIVE_TIMEOUT = 3630.0  # seconds between requests: longer than what proxies and load balancers allow
-LINGER_TIMEOUT = 10.0  # seconds
-READ_SIZE = 65536  # bytes
+_KEEP_ALIVE_TIMEOUT = 3630.0  # seconds between requests: longer than what proxies and load balancers allow
+_LINGER_TIMEOUT = 10.0  # seconds
+_READ_SIZE = 65536  # bytes
 _COMPARED = 32  # bytes
-
-# In place of a request that could not be read.
-UNREADABLE = RawRequestMessage(
-    "UNKNOWN", "/", HttpVersion10, CIMultiDictProxy(CIMultiDict()), (), True, None, False, False, URL("/")
-)
-
-
-# What is to be written; or what to wait for before the next part: a moment of `time.monotonic()`, or a future's end.
-# An infinite moment is never: nothing more is sent, until the client gives up.
-Part = bytes | float | asyncio.Future[None]
-
-
-class Answer(NamedTuple):
-    """What is to be written, part by part, and whether the connection stays open afterwards."""
-
-    parts: Iterator[Part]
-    persistent: bool
-
-
-class Route(Protocol):
-    """What becomes of each request."""
-
-    closing: bool  # Set when the server shuts down: no further answer may promise to keep its connection.
-
-    @property
-    def busy(self) -> bool:
-        """Whether something has to be finished beside the answers."""
-
-    async def close(self) -> int:
-        """Give up what is not finished, and return how much that is."""
-
-    def check(self, message: RawRequestMessage, size: int) -> None:
-        """Raise `ApiError` where a request need not be read, its body being `size` bytes or more."""
-
-    def answer(self, message: RawRequestMessage, body: bytes) -> Answer:
-        """Answer a request; every error is an answer too."""
-
-    def error(self, message: RawRequestMessage, error: ApiError, keep_alive: bool) -> Answer:
-        """The answer that tells of an error."""
 
 
 class Connection(asyncio.Protocol):
@@ -83,25 +50,30 @@ class Connection(asyncio.Protocol):
         self._parser = HttpRequestParser(
             self,  # type: ignore[arg-type]
             asyncio.get_running_loop(),
-            READ_SIZE,
+            _READ_SIZE,
             payload_exception=web.RequestPayloadError,
             auto_decompress=False,
         )
-        self._requests: deque[tuple[RawRequestMessage, StreamReader]] = deque()  # Not answered yet.
+        self._between = True  # Whether the parser is between two requests, as far as that is certain.
+        self._known: KnownHead | None = None  # A head that it has read, and that may come again.
+        self._expected: tuple[HttpRequest, int] | None = None  # With such a head: what to read, without the parser.
+        self._requests: deque[tuple[HttpRequest, StreamReader]] = deque()  # Not answered yet.
         self._body: bytearray | None = None  # What there is of the first one's, if that is not whole yet.
         self._receiving = False  # Whether a part of a request is there, be it of its head.
-        self._received = b""  # The last of what was received,
-        self._request_end = b""  # and of the last request.
+        self._received = b""  # The last bytes that the parser was given,
+        self._request_end = b""  # and the last bytes of the last request that it read.
         self._malformed: str | None = None  # Why nothing more can be read.
         self._parts: Iterator[Part] | None = None  # What is left of the answer under way.
-        self._waiting: asyncio.TimerHandle | asyncio.Future[None] | None = None  # For that the next part is due.
+        self._waiting: asyncio.TimerHandle | asyncio.Future[None] | None = None  # For the next part to be due.
         self._persistent = True
         self._answers = 0
-        self._paused = False  # Until the client reads.
+        self._paused = False  # Whether the transport's buffer is full, as the client does not read.
         self._half_closed = False
         self._leaving = False  # The last answer is written; what comes now is not read.
         self._since = time.monotonic()  # When the present state began.
-        self._unread = 0, self._since  # The bytes that the client has not taken, and since when none of them.
+        self._unread = 0, self._since  # The bytes that the client has not taken, and since when it takes none of them.
+
+    # What the transport and the parser call
 
     def pause_reading(self) -> None:
         """Do nothing: what a body's stream has too much of is taken from it at once."""
@@ -110,12 +82,10 @@ class Connection(asyncio.Protocol):
         """Do nothing, as reading never pauses."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take note of a new connection."""
         self._transport = transport
         self._server.opened(self, transport.get_extra_info("socket").fileno())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection and what was asked on it."""
         self._drop_answer()
         self._leaving = True
         self._requests.clear()
@@ -125,16 +95,20 @@ class Connection(asyncio.Protocol):
         """Answer the requests that are whole now."""
         if self._leaving:
             return
-        self._received = (self._received + data[-_COMPARED:])[-_COMPARED:]
-        try:
-            upgraded = True
-            while upgraded:  # An upgrade is declined, and what follows is read as HTTP.
-                messages, upgraded, data = self._parser.feed_data(data)
-                self._requests.extend(messages)
-                if upgraded:
-                    self._parser.set_upgraded(False)
-        except HttpProcessingError as error:
-            self._malformed = error.message
+        if self._expected is not None:
+            self._collect(data, *self._expected)
+            return
+        idle = self._between and self._is_idle()
+        if idle and self._known is not None:
+            start, size = self._known.match(data)
+            if start and len(data) - start <= size:
+                self._collect(data[start:], self._known.request, size)
+                return
+        self._parse(data)
+        self._between = False
+        if idle and len(self._requests) == 1 and self._requests[0][1].is_eof():
+            self._known = known_head(data, self._requests[0][0])
+            self._between = self._known is not None
         answers = self._answers
         self._advance()
         self._look_around(answers != self._answers)
@@ -145,22 +119,103 @@ class Connection(asyncio.Protocol):
         return self._parts is not None and not self._leaving
 
     def pause_writing(self) -> None:
-        """Write nothing more for now: the transport's buffer is full."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """Go on with the answer."""
         self._paused = False
         asyncio.get_running_loop().call_soon(self._go_on)  # asyncio's transport can't be closed from in here.
 
-    def _go_on(self) -> None:
-        """Write what is due and can be written, and then see to what was asked meanwhile."""
-        if self._parts is not None and self._waiting is None and not self._paused:
-            self._write()
-            self._advance()
-            if self._parts is None and not self._leaving:
-                self._transport.resume_reading()
-            self._look_around(answered=True)
+    # Reading
+
+    def _is_idle(self) -> bool:
+        """Whether nothing of a request is there, and no answer under way."""
+        return not (self._receiving or self._requests) and self._parts is None and self._malformed is None
+
+    def _collect(self, data: bytes, request: HttpRequest, size: int) -> None:
+        """Read a body whose head need not be parsed, and answer when it is whole."""
+        if self._body is None and len(data) == size:
+            self._answer_known(request, data)
+            return
+        if self._body is None:
+            self._body = bytearray()
+            self._expected = request, size
+            self._receiving = True
+            self._since = time.monotonic()
+            try:
+                self._route.check(request, size)
+            except ApiError as error:
+                self._begin(self._route.refuse(request, error))
+                return
+        rest = data[size - len(self._body) :]
+        self._body += data[: size - len(self._body)]
+        if len(self._body) == size:
+            body, self._body, self._expected = bytes(self._body), None, None
+            self._answer_known(request, body)
+            if rest:
+                self.data_received(rest)
+
+    def _answer_known(self, request: HttpRequest, body: bytes) -> None:
+        self._begin(self._route.answer(request, body))
+        if not self._leaving:
+            self._since = time.monotonic()
+
+    def _parse(self, data: bytes) -> None:
+        """Have the parser read on."""
+        self._received = (self._received + data[-_COMPARED:])[-_COMPARED:]
+        try:
+            upgraded = True
+            while upgraded:  # An upgrade is declined, and what follows is read as HTTP.
+                messages, upgraded, data = self._parser.feed_data(data)
+                self._requests.extend([(_request(message), body) for message, body in messages])
+                if upgraded:
+                    self._parser.set_upgraded(False)
+        except HttpProcessingError as error:
+            self._malformed = error.message
+
+    def _advance(self) -> None:
+        """Answer what can be answered, as long as the client reads."""
+        while self._parts is None and not self._leaving:
+            if self._requests:
+                answer = self._next_answer(*self._requests[0])
+                if answer is None:
+                    return
+            elif self._malformed is not None:
+                answer = self._refuse_malformed()
+            else:
+                return
+            self._begin(answer)
+
+    def _next_answer(self, request: HttpRequest, content: StreamReader) -> Answer | None:
+        """The answer to the first request; None while it has to wait for the rest of the body."""
+        if content.is_eof():
+            self._requests.popleft()
+            body = content.read_nowait()
+            if self._body is not None:
+                self._body += body
+                body, self._body = bytes(self._body), None
+            self._request_end = body[-_COMPARED:]
+            return self._route.answer(request, body)
+        if self._malformed is not None or content.exception():
+            return self._refuse_malformed()
+        return self._receive(request, content)
+
+    def _receive(self, request: HttpRequest, content: StreamReader) -> Answer | None:
+        """Take what there is of a body, and refuse it as soon as that is certain."""
+        try:
+            if self._body is None:
+                self._body = bytearray()
+                self._route.check(request, int(request.headers.get("Content-Length", 0)))
+                if request.headers.get("Expect", "").lower() == "100-continue" and request.is_http_1_1:
+                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._body += content.read_nowait()
+            self._route.check(request, len(self._body))
+        except ApiError as error:
+            return self._route.refuse(request, error)
+        return None
+
+    def _refuse_malformed(self) -> Answer:
+        reason = (self._malformed or "its body").partition("\n")[0].partition(": b'")[0].rstrip(":")
+        return self._route.refuse(UNREADABLE, ApiError(400, f"The request is not well-formed HTTP: {reason}"))
 
     def _look_around(self, answered: bool) -> None:
         """Take down in which state the connection is, now that all that could be answered is."""
@@ -180,57 +235,13 @@ class Connection(asyncio.Protocol):
         received, end = self._received, self._request_end
         return received.endswith(b"\r\n\r\n") or received[-len(end) :] == end[-len(received) :]
 
-    def _advance(self) -> None:
-        """Answer what can be answered, as long as the client reads."""
-        while self._parts is None and not self._leaving:
-            if self._requests:
-                answer = self._next_answer(*self._requests[0])
-                if answer is None:
-                    return
-            elif self._malformed is not None:
-                answer = self._bad_request()
-            else:
-                return
-            self._begin(answer)
-
-    def _next_answer(self, message: RawRequestMessage, content: StreamReader) -> Answer | None:
-        """The answer to the first request; None while it has to wait for the rest of the body."""
-        if content.is_eof():
-            self._requests.popleft()
-            body = content.read_nowait()
-            if self._body is not None:
-                self._body += body
-                body, self._body = bytes(self._body), None
-            self._request_end = body[-_COMPARED:]
-            return self._route.answer(message, body)
-        if self._malformed is not None or content.exception():
-            return self._bad_request()
-        return self._receive(message, content)
-
-    def _receive(self, message: RawRequestMessage, content: StreamReader) -> Answer | None:
-        """Take what there is of a body, and refuse it as soon as that is certain."""
-        try:
-            if self._body is None:
-                self._body = bytearray()
-                self._route.check(message, int(message.headers.get("Content-Length", 0)))
-                if message.headers.get("Expect", "").lower() == "100-continue" and message.version >= HttpVersion11:
-                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._body += content.read_nowait()
-            self._route.check(message, len(self._body))
-        except ApiError as error:
-            return self._route.error(message, error, keep_alive=False)
-        return None
-
-    def _bad_request(self) -> Answer:
-        reason = (self._malformed or "its body").partition("\n")[0].partition(": b'")[0].rstrip(":")
-        error = ApiError(400, f"The request is not well-formed HTTP: {reason}")
-        return self._route.error(UNREADABLE, error, keep_alive=False)
+    # Writing
 
     def _begin(self, answer: Answer) -> None:
         self._answers += 1
         self._server.requests_count += 1
         self._receiving = False
-        self._parts, self._persistent = answer
+        self._parts, self._persistent = iter(answer.parts), answer.persistent
         self._write()
 
     def _write(self) -> None:
@@ -274,6 +285,15 @@ class Connection(asyncio.Protocol):
         self._waiting = None
         self._go_on()
 
+    def _go_on(self) -> None:
+        """Write what is due and can be written, and then see to what was asked meanwhile."""
+        if self._parts is not None and self._waiting is None and not self._paused:
+            self._write()
+            self._advance()
+            if self._parts is None and not self._leaving:
+                self._transport.resume_reading()
+            self._look_around(answered=True)
+
     def _stall(self) -> None:
         """Send nothing more and read nothing, until the client gives up."""
         self._parts = None
@@ -281,8 +301,11 @@ class Connection(asyncio.Protocol):
         self._leaving = True
         self._since = math.inf
         self._transport.resume_reading()
-        if self._half_closed:  # Who has closed one half can't be seen to close the other.
+        # A client that has closed its half has nothing left to send: that it gives up could not be seen.
+        if self._half_closed:
             self._transport.close()
+
+    # The end
 
     def _leave(self) -> None:
         """Close the connection; where the client may still be sending, once it stops.
@@ -291,7 +314,7 @@ class Connection(asyncio.Protocol):
         """
         self._leaving = True
         self._since = time.monotonic()
-        if self._half_closed or not (self._requests or self._malformed):
+        if self._half_closed or not (self._requests or self._expected or self._malformed):
             self._transport.close()
         else:
             self._requests.clear()
@@ -304,20 +327,20 @@ class Connection(asyncio.Protocol):
         unread = self._transport.get_write_buffer_size()
         if unread != self._unread[0]:
             self._unread = unread, now
-        waited = now - self._since
+        waited, timeout = now - self._since, self._server.request_timeout
         if unread:
-            if now - self._unread[1] > self._server.request_timeout:
+            if now - self._unread[1] > timeout:
                 self.abort()
         elif self._leaving:
-            if waited > LINGER_TIMEOUT:
+            if waited > _LINGER_TIMEOUT:
                 self.abort()
         elif self._receiving:
-            if waited > self._server.request_timeout:
-                problem = f"The request did not arrive whole within {self._server.request_timeout:g} s"
-                message = self._requests[0][0] if self._requests else UNREADABLE
+            if waited > timeout:
+                problem = f"The request did not arrive whole within {timeout:g} s"
+                begun = self._expected or (self._requests[0] if self._requests else (UNREADABLE,))
                 self._malformed = problem  # What comes now belongs to no request.
-                self._begin(self._route.error(message, ApiError(408, problem), keep_alive=False))
-        elif self._parts is None and waited > (KEEP_ALIVE_TIMEOUT if self._answers else self._server.request_timeout):
+                self._begin(self._route.refuse(begun[0], ApiError(408, problem)))
+        elif self._parts is None and waited > (_KEEP_ALIVE_TIMEOUT if self._answers else timeout):
             self._transport.close()
 
     def _drop_answer(self) -> None:
@@ -328,7 +351,7 @@ class Connection(asyncio.Protocol):
     def finish(self) -> None:
         """Close the connection as soon as what was begun on it is finished."""
         stalled = self._since == math.inf
-        if stalled or not (self._receiving or self._requests or self._parts or self._leaving):
+        if stalled or (self._is_idle() and not self._leaving):
             self._transport.close()
 
     def abort(self) -> None:
@@ -338,8 +361,15 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
 
+def _request(message: RawRequestMessage) -> HttpRequest:
+    is_http_1_1 = message.version >= HttpVersion11
+    return HttpRequest(
+        message.method, message.url.path, message.headers, is_http_1_1, not message.should_close, message.chunked
+    )
+
+
 class Runner(web.AppRunner):
-    """aiohttp's runner, as gunicorn's worker uses it, for connections of ours."""
+    """aiohttp's runner, as its worker class for gunicorn uses it, with connections of ours."""
 
     def __init__(self, server: "ChatServer", shutdown_timeout: float) -> None:
         super().__init__(web.Application(), shutdown_timeout=shutdown_timeout)

@@ -1,24 +1,21 @@
-"""The one route: from a request's head and body to the ready-made bytes of its answer."""
+"""The one route, `POST /v1/chat/completions`: from a request's head and body to its answer."""
 
 import asyncio
 import hmac
 import math
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from email.utils import formatdate
 from http import HTTPStatus
 from itertools import chain, islice
 from random import Random
 
-from aiohttp import HttpVersion11
-from aiohttp.http import RawRequestMessage
 from aiohttp.log import server_logger
 
 from mockchat.core.index import ResponseIndex
-from mockchat.server import protocol
-from mockchat.server.connection import Answer, Part
-from mockchat.server.protocol import ApiError, ChatRequest
+from mockchat.server import completion
+from mockchat.server.errors import ApiError, NotRecorded
+from mockchat.server.http import JSON, PLAIN_TEXT, Answer, AnswerWriter, HttpRequest, Part
+from mockchat.server.request import ChatRequest, read_request
 from mockchat.server.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
 from mockchat.server.upstream import Upstream
 
@@ -28,7 +25,10 @@ FAULT_TOLD = "A fault that was asked for"
 
 
 class ChatCompletions:
-    """What becomes of each request: `POST /v1/chat/completions`, and errors for anything else."""
+    """What becomes of each request. It is answered by `answer` or refused by `refuse`; nothing else speaks to clients.
+
+    `max_body_size` is in bytes. While `closing` is set, no answer promises to keep its connection.
+    """
 
     def __init__(
         self,
@@ -38,17 +38,14 @@ class ChatCompletions:
         simulation: Simulation | None = None,
         upstream: Upstream | None = None,
     ) -> None:
-        self._index = index
-        self._simulation = simulation
+        self.closing = False
         self.upstream = upstream
+        self._index = index
         self._max_body_size = max_body_size
         self._api_keys = [key.encode() for key in api_keys]
-        self._run_id = secrets.token_hex(6).encode()
-        self._answered = 0
-        self._now = 0
-        self._heads: dict[tuple[int, bytes, bytes], bytes] = {}  # Of this second.
-        self._read: float | None = None  # When the requests that are read now were there.
-        self.closing = False
+        self._simulation = simulation
+        self._writer = AnswerWriter()
+        self._arrived: float | None = None  # When the requests that are read in this turn of the loop were there.
 
     @property
     def busy(self) -> bool:
@@ -59,88 +56,68 @@ class ChatCompletions:
         """Give up what is not finished, and return how much that is."""
         return await self.upstream.close() if self.upstream else 0
 
-    def answer(self, message: RawRequestMessage, body: bytes) -> Answer:
-        """Answer a request; every error is an answer too."""
+    def answer(self, request: HttpRequest, body: bytes) -> Answer:
+        """Answer a request that is there to its end; every error is an answer too."""
         try:
-            self.check(message, len(body))
+            self.check(request, len(body))
             try:
                 if self._simulation is not None:
-                    return self._simulated(message, body, self._simulation)
-                found = protocol.read_request(body, self._index)
+                    return self._simulated(request, body, self._simulation)
+                asked = read_request(body, self._index)
             except ApiError as error:
                 if self.upstream is None:
                     raise
-                return self.upstream.answer(self, message, body, error)
+                return self.upstream.answer(self, request, body, error)
             created = int(time.time())
-            if found.settings.stream:
-                return self._stream(message, protocol.stream(found, created))
-            return self._whole(message, 200, protocol.completion(found, created))
+            if asked.settings.stream:
+                return self._stream(request, completion.stream(asked, created))
+            body = completion.whole(asked, created)
+            return self._writer.whole(request, 200, body, keep_alive=not self.closing)
         except ApiError as error:
-            return self.error(message, error)
+            return self.error(request, error)
         except Exception as error:  # A bug of ours, logged and told.
             server_logger.error("Error handling a request", exc_info=error)
-            return self.error(message, ApiError(500, "The server failed; its log says how"), keep_alive=False)
+            return self.error(request, ApiError(500, "The server failed; its log says how"), keep_alive=False)
 
-    def _simulated(self, message: RawRequestMessage, body: bytes, simulation: Simulation) -> Answer:
-        """The answer at its time, or the failure that is due in its place."""
-        named = message.headers.get(FAULT_HEADER) if simulation.by_header else None
-        if named is not None and not is_fault(named):
-            return self.error(message, ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}"))
-        try:
-            found = protocol.read_request(body, self._index)
-        except ApiError:
-            if named is None:
-                raise
-            found = None  # A fault that is asked for by name comes whatever else is asked.
-        chance, fault = simulation.begin(found.prefix if found else -1)
-        fault = named or fault
-        if fault is not None and fault not in (DISCONNECT, STALL):
-            return self.error(message, ApiError(int(fault), f"{FAULT_TOLD}: status {fault}"))
-        if fault is not None:
-            self.broken(fault)
-        if fault == STALL:
-            return Answer(iter((math.inf,)), persistent=False)
-        if found is None or (fault and not named and chance.random() < 0.5):
-            return Answer(iter(()), persistent=False)
-        answer = self._timed(message, found, chance, simulation)
-        return Answer(_first_half(answer.parts), persistent=False) if fault else answer
+    def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
+        """Answer a request of which the rest is not read; then the connection closes."""
+        return self.error(request, error, keep_alive=False)
 
-    def broken(self, fault: str) -> None:
-        """Called where a request gets no answer, or not all of it, because of a fault."""
+    def error(self, request: HttpRequest, error: ApiError, keep_alive: bool = True) -> Answer:
+        """An error as OpenAI's object; a miss is plain text for a client that does not ask for JSON."""
+        body, content_type = b"", JSON
+        if isinstance(error, NotRecorded):
+            accepted = request.headers.get("Accept", "").lower()
+            if "json" not in accepted and "event-stream" not in accepted:
+                body, content_type = str(error).encode(), PLAIN_TEXT
+        answer = self._writer.whole(
+            request,
+            error.status,
+            body or error.body(),
+            keep_alive=keep_alive and not self.closing,
+            content_type=content_type,
+        )
+        return answer._replace(error=error)
 
-    def _timed(self, message: RawRequestMessage, found: ChatRequest, chance: Random, simulation: Simulation) -> Answer:
-        """A stream one piece at a time; the plain answer when the stream would have ended."""
-        created, moments = int(time.time()), simulation.moments(self._read_at(), chance)
-        replies = protocol.choose(found, chance.random)
-        if found.settings.stream:
-            events = protocol.steps if simulation.timed else protocol.stream
-            answer = self._stream(message, events(found, created, replies))
-            return answer._replace(parts=chain.from_iterable(zip(moments, answer.parts, strict=False)))
-        answer = self._whole(message, 200, protocol.completion(found, created, replies))
-        steps = protocol.count_steps(replies) if simulation.timed else 1
-        end = next(islice(moments, steps - 1, None))
-        return answer._replace(parts=chain((end,), answer.parts))
+    def _stream(self, request: HttpRequest, events: Iterator[bytes]) -> Answer:
+        return self._writer.stream(request, events, completion.STREAM_END, keep_alive=not self.closing)
 
-    def _read_at(self) -> float:
-        """When this request was there to be read: of many that were at once, the last is as old as the first."""
-        if self._read is None:
-            self._read = time.monotonic()
-            asyncio.get_running_loop().call_soon(self._read_on)
-        return self._read
+    # What need not be read
 
-    def _read_on(self) -> None:
-        self._read = None
-
-    def check(self, message: RawRequestMessage, size: int) -> None:
-        """Refuse (`ApiError`) what need not be read, its body being `size` bytes or more."""
+    def check(self, request: HttpRequest, size: int) -> None:
+        """Raise `ApiError` where a request need not be read, its body being `size` bytes or more."""
         if self._api_keys:
-            self._check_key(message.headers.get("Authorization", ""))
-        if message.path != PATH or message.method != "POST":
-            self._check_route(message)
-        if message.chunked or "Content-Encoding" in message.headers:
-            self._check_encoding(message)
+            self._check_key(request.headers.get("Authorization", ""))
+        if request.path != PATH:
+            problem = f"Unknown path {request.path[:200]}: this server has one route, POST {PATH}"
+            raise ApiError(HTTPStatus.NOT_FOUND, problem)
+        if request.method != "POST":
+            problem = f"Method {request.method} is not allowed on {PATH}: use POST"
+            raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, problem)
+        if request.is_chunked or "Content-Encoding" in request.headers:
+            self._check_encoding(request)
         if size > self._max_body_size:
-            problem = f"The request body is larger than {self._max_body_size} bytes (see --max-body-mb)"
+            problem = f"The request body is larger than the {self._max_body_size} bytes that this server takes"
             raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem)
 
     def _check_key(self, authorization: str) -> None:
@@ -152,84 +129,64 @@ class ChatCompletions:
             problem = "Incorrect API key provided" if given else "No API key provided: send Authorization: Bearer KEY"
             raise ApiError(HTTPStatus.UNAUTHORIZED, problem, code="invalid_api_key")
 
-    def _check_route(self, message: RawRequestMessage) -> None:
-        path = message.url.path
-        if path != PATH:
-            problem = f"Unknown path {path[:200]}: this server has one route, POST {PATH}"
-            raise ApiError(HTTPStatus.NOT_FOUND, problem)
-        if message.method != "POST":
-            problem = f"Method {message.method} is not allowed on {PATH}: use POST"
-            raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, problem)
-
-    def _check_encoding(self, message: RawRequestMessage) -> None:
+    def _check_encoding(self, request: HttpRequest) -> None:
         for name, harmless in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
-            encoding = ", ".join(message.headers.getall(name, [harmless]))
+            encoding = ", ".join(request.headers.getall(name, [harmless]))
             if encoding.lower() != harmless:
                 problem = f"{name} {encoding!r} is not supported: send the body uncompressed"
                 raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, problem)
 
-    def error(self, message: RawRequestMessage, error: ApiError, keep_alive: bool = True) -> Answer:
-        """An error as OpenAI's object; a miss is plain text for a client that does not ask for JSON."""
-        if isinstance(error, protocol.NotRecorded):
-            accepted = message.headers.get("Accept", "").lower()
-            if "json" not in accepted and "event-stream" not in accepted:
-                return self._whole(message, error.status, str(error).encode(), keep_alive, b"text/plain; charset=utf-8")
-        return self._whole(message, error.status, error.body(), keep_alive)
+    # What is simulated
 
-    def _whole(
-        self,
-        message: RawRequestMessage,
-        status: int,
-        body: bytes,
-        keep_alive: bool = True,
-        content_type: bytes = b"application/json",
-    ) -> Answer:
-        keep_alive = keep_alive and not (message.should_close or self.closing)
-        head = self._head(message, status, content_type, keep_alive)
-        body = b"" if message.method == "HEAD" else body
-        whole = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
-        return Answer(iter((whole,)), keep_alive)
+    def _simulated(self, request: HttpRequest, body: bytes, simulation: Simulation) -> Answer:
+        """The answer at its time, or the failure that is due in its place."""
+        named = request.headers.get(FAULT_HEADER) if simulation.by_header else None
+        if named is not None and not is_fault(named):
+            return self.error(request, ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}"))
+        try:
+            asked = read_request(body, self._index)
+        except ApiError:
+            if named is None:
+                raise
+            asked = None  # A fault that is asked for by name comes whatever else is asked.
+        chance, drawn = simulation.begin(asked.prefix if asked else -1)
+        fault = named or drawn
+        if fault is None and asked is not None:
+            return self._timed(request, asked, chance, simulation)
+        assert fault is not None
+        if fault == STALL:
+            return Answer((math.inf,), False, 0, fault=fault)
+        if fault != DISCONNECT:
+            return self.error(request, ApiError(int(fault), f"{FAULT_TOLD}: status {fault}"))._replace(fault=fault)
+        if asked is None or (not named and chance.random() < 0.5):
+            return Answer((), False, 0, fault=fault)
+        answer = self._timed(request, asked, chance, simulation)
+        return Answer(_first_half(answer.parts), False, 0, fault=fault)
 
-    def _stream(self, message: RawRequestMessage, events: Iterator[bytes]) -> Answer:
-        """Server-sent events in chunks, or up to the connection's end for a client of HTTP/1.0."""
-        chunked = message.version >= HttpVersion11
-        keep_alive = chunked and not (message.should_close or self.closing)
-        head = self._head(message, 200, b"text/event-stream; charset=utf-8", keep_alive)
-        head += b"Cache-Control: no-cache\r\n" + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
+    def _timed(self, request: HttpRequest, asked: ChatRequest, chance: Random, simulation: Simulation) -> Answer:
+        """A stream one piece at a time; the plain answer when the stream would have ended."""
+        created, moments = int(time.time()), simulation.moments(self._arrival(), chance)
+        replies = completion.choose(asked, chance.random)
+        if asked.settings.stream:
+            events = completion.steps if simulation.timed else completion.stream
+            answer = self._stream(request, events(asked, created, replies))
+            return answer._replace(parts=chain.from_iterable(zip(moments, answer.parts, strict=False)))
+        answer = self._writer.whole(
+            request, 200, completion.whole(asked, created, replies), keep_alive=not self.closing
+        )
+        steps = completion.count_steps(replies) if simulation.timed else 1
+        end = next(islice(moments, steps - 1, None))
+        return answer._replace(parts=chain((end,), answer.parts))
 
-        def parts() -> Iterator[bytes]:
-            before = head  # Goes out with the first events, as the end does with the last.
-            for block in events:
-                end = b"0\r\n\r\n" if block.endswith(protocol.STREAM_END) else b""
-                chunk = (before, b"%x\r\n" % len(block), block, b"\r\n", end)
-                yield b"".join(chunk) if chunked else before + block
-                before = b""
+    def _arrival(self) -> float:
+        """When this request was there to be read: of many that were at once, the last is as old as the first."""
+        if self._arrived is None:
+            self._arrived = time.monotonic()
+            asyncio.get_running_loop().call_soon(self._forget_arrival)
+        return self._arrived
 
-        return Answer(parts(), keep_alive)
-
-    def _head(self, message: RawRequestMessage, status: int, content_type: bytes, keep_alive: bool) -> bytes:
-        """The status line and the headers that every answer has."""
-        self._answered += 1
-        now = int(time.time())
-        if now != self._now:
-            self._now = now
-            self._heads.clear()
-        connection = b""
-        if not keep_alive:
-            connection = b"Connection: close\r\n"
-        elif message.version < HttpVersion11:
-            connection = b"Connection: keep-alive\r\n"
-        key = status, content_type, connection
-        if key not in self._heads:
-            self._heads[key] = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nDate: %b\r\n%b%bx-request-id: req_%b" % (
-                _STATUS_LINES[status],
-                content_type,
-                formatdate(now, usegmt=True).encode(),
-                connection,
-                _SPECIAL_HEADERS.get(status, b""),
-                self._run_id,
-            )
-        return b"%b%08x\r\n" % (self._heads[key], self._answered)
+    def _forget_arrival(self) -> None:
+        self._arrived = None
 
 
 def _first_half(parts: Iterable[Part]) -> Iterator[Part]:
@@ -243,14 +200,3 @@ def _first_half(parts: Iterable[Part]) -> Iterator[Part]:
                 yield part[: len(part) // 2]
                 return
         yield part
-
-
-_SPECIAL_HEADERS = {
-    HTTPStatus.UNAUTHORIZED.value: b"WWW-Authenticate: Bearer\r\n",
-    HTTPStatus.METHOD_NOT_ALLOWED.value: b"Allow: POST\r\n",
-    HTTPStatus.TOO_MANY_REQUESTS.value: b"Retry-After: 1\r\n",
-    HTTPStatus.SERVICE_UNAVAILABLE.value: b"Retry-After: 1\r\n",
-}
-_STATUS_LINES = {status: f"{status} Unknown".encode() for status in range(400, 600)} | {
-    status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus
-}

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import aiohttp
 import ujson
-from aiohttp import HttpVersion11
-from aiohttp.http import RawRequestMessage
 from aiohttp.log import server_logger
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
@@ -23,8 +21,8 @@ from mockchat.core import wire
 from mockchat.core.index import ResponseIndex
 from mockchat.requester.verify import BLANK_LINE, explain
 from mockchat.server import recorder
-from mockchat.server.connection import Answer, Part, Route
-from mockchat.server.protocol import ApiError, NotRecorded
+from mockchat.server.errors import ApiError, NotRecorded
+from mockchat.server.http import LAST_CHUNK, Answer, HttpRequest, Part, Route, chunk, connection_header
 from mockchat.server.recorder import BadAnswer, NotRecordable
 
 TIMEOUT = 600.0  # seconds, as in OpenAI's SDKs
@@ -73,14 +71,14 @@ class Upstream:
         self._told: set[str] = set()
         self.recorded = 0  # The number of answers.
 
-    def answer(self, route: Route, message: RawRequestMessage, body: bytes, problem: ApiError) -> Answer:
+    def answer(self, route: Route, request: HttpRequest, body: bytes, problem: ApiError) -> Answer:
         """The upstream's answer to a request that can't be answered here, for which `problem` is the reason.
 
         Where there is none, `route` tells why: 502, 503, 504, or 508 for a request that comes from this very server.
         """
-        if self._name in ",".join(message.headers.getall("Via", ())):
-            looped = ApiError(508, "The upstream is this very server, or asks it: give --upstream another base URL")
-            return route.error(message, looped, keep_alive=True)
+        if self._name in ",".join(request.headers.getall("Via", ())):
+            looped = ApiError(508, "The upstream is this very server, or asks it: give it another base URL to ask")
+            return route.error(request, looped, keep_alive=True)
         try:
             parameters = ujson.loads(body)
         except ValueError:
@@ -92,22 +90,22 @@ class Upstream:
                 raise NotRecordable("requests that can't be read here, such as those with images,")
             recorder.check_request(parameters)
             # With other headers, whichever has the key, it is another question.
-            history, key = problem.messages, (body, frozenset(_end_to_end(message.headers).items()))
+            history, key = problem.messages, (body, frozenset(_end_to_end(request.headers).items()))
         except NotRecordable as reason:
             self._tell(f"{reason} are not recorded, only passed on")
         stream = isinstance(parameters, dict) and parameters.get("stream") is True
         exchange = self._exchanges.get(key)
         if exchange is None:
             exchange = self._exchanges[key] = _Exchange()
-            asking = self._ask(exchange, message, body, stream, history)
+            asking = self._ask(exchange, request, body, stream, history)
             exchange.task = asyncio.create_task(asking)
             exchange.task.add_done_callback(lambda task: self._exchanges.pop(key))
         # A stream that breaks off can only be told from a whole one by the connection's end.
-        keep_alive = not (stream or message.should_close)
-        return Answer(_parts(exchange, route, message, keep_alive), keep_alive)
+        keep_alive = not (stream or not request.keep_alive)
+        return Answer(_parts(exchange, route, request, keep_alive), keep_alive, 200)
 
     async def _ask(
-        self, exchange: _Exchange, message: RawRequestMessage, body: bytes, stream: bool, history: list[bytes] | None
+        self, exchange: _Exchange, request: HttpRequest, body: bytes, stream: bool, history: list[bytes] | None
     ) -> None:
         """Have the exchange."""
         if self._session is None:
@@ -118,7 +116,7 @@ class Upstream:
                 timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=self._timeout),
                 skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
             )
-        headers = _end_to_end(message.headers)
+        headers = _end_to_end(request.headers)
         headers["Accept-Encoding"] = "identity"
         headers.add("Via", f"1.1 {self._name}")
         try:
@@ -149,7 +147,7 @@ class Upstream:
             exchange.error = None
         except TimeoutError as error:
             told = str(error) or "no answer"
-            exchange.error = ApiError(504, f"The upstream took too long: {told} (see --upstream-timeout)")
+            exchange.error = ApiError(504, f"The upstream took too long: {told}")
         except BadAnswer as error:
             exchange.error = ApiError(502, f"The upstream {error}")
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -207,48 +205,42 @@ def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
     )
 
 
-def _parts(exchange: _Exchange, route: Route, message: RawRequestMessage, keep_alive: bool) -> Iterator[Part]:
+def _parts(exchange: _Exchange, route: Route, request: HttpRequest, keep_alive: bool) -> Iterator[Part]:
     """The answer of an exchange to one who asked, from its beginning."""
     while not (exchange.streamed or exchange.over):
         yield exchange.news
     keep_alive = keep_alive and not route.closing
     if not exchange.streamed:
         if exchange.error:
-            yield from route.error(message, exchange.error, keep_alive).parts
+            yield from route.error(request, exchange.error, keep_alive).parts
         else:
             body = b"".join(exchange.blocks)
             bodiless = exchange.status in (204, 304)
-            yield _head(exchange, message, keep_alive, None if bodiless else f"Content-Length: {len(body)}") + body
+            yield _head(exchange, request, keep_alive, None if bodiless else f"Content-Length: {len(body)}") + body
         return
-    chunked = message.version >= HttpVersion11
-
-    def chunk(block: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(block), block) if chunked else block
-
-    yield _head(exchange, message, keep_alive, "Transfer-Encoding: chunked" if chunked else None)
+    chunked = request.is_http_1_1
+    yield _head(exchange, request, keep_alive, "Transfer-Encoding: chunked" if chunked else None)
     handed_on = 0
     while True:
         blocks = exchange.blocks[handed_on:]
         handed_on += len(blocks)
         if block := b"".join(blocks):
-            yield chunk(block)
+            yield chunk(block) if chunked else block
         elif not exchange.over:
             yield exchange.news
         else:
             break
     if exchange.error:
-        yield chunk(b"data: %b\n\n" % exchange.error.body())
+        event = b"data: %b\n\n" % exchange.error.body()
+        yield chunk(event) if chunked else event
     elif chunked:
-        yield b"0\r\n\r\n"
+        yield LAST_CHUNK
 
 
-def _head(exchange: _Exchange, message: RawRequestMessage, keep_alive: bool, framing: str | None) -> bytes:
+def _head(exchange: _Exchange, request: HttpRequest, keep_alive: bool, framing: str | None) -> bytes:
     lines = [f"HTTP/1.1 {exchange.status} {exchange.reason}"]
     lines += [f"{name}: {value}" for name, value in exchange.headers.items()]
     if framing:
         lines.append(framing)
-    if not keep_alive:
-        lines.append("Connection: close")
-    elif message.version < HttpVersion11:
-        lines.append("Connection: keep-alive")
-    return "\r\n".join([*lines, "", ""]).encode(errors="surrogateescape")
+    head = "\r\n".join([*lines, ""]).encode(errors="surrogateescape")
+    return b"%b%b\r\n" % (head, connection_header(request, keep_alive))

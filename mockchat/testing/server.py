@@ -14,12 +14,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ujson
-from aiohttp.http import RawRequestMessage
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from mockchat.core import dataset
 from mockchat.core.dataset import Conversation, DatasetError
@@ -27,8 +27,8 @@ from mockchat.core.index import ResponseIndex
 from mockchat.core.program import new_loop
 from mockchat.server import app, options
 from mockchat.server.app import ChatServer
-from mockchat.server.connection import Answer
-from mockchat.server.protocol import ApiError, NotRecorded
+from mockchat.server.errors import ApiError, NotRecorded
+from mockchat.server.http import Answer, HttpRequest
 from mockchat.server.route import FAULT_TOLD, ChatCompletions
 from mockchat.server.simulation import BY_HEADER, Fault
 
@@ -54,39 +54,38 @@ class Request:
 
 
 class _WatchedChat(ChatCompletions):
-    """Takes down what it is asked."""
+    """Takes down each request and its answer, before the client hears of it."""
 
     def __init__(self, index: ResponseIndex, **options: Any) -> None:
         super().__init__(index, **options)
         self.requests: list[Request] = []
-        self._refusal: ApiError | None = None
-        self._fault: str | None = None
 
-    def answer(self, message: RawRequestMessage, body: bytes) -> Answer:
-        """Answer a request, and take it down before the client hears of it."""
-        self._refusal = self._fault = None
-        answer = super().answer(message, body)
+    def answer(self, request: HttpRequest, body: bytes) -> Answer:
+        answer = super().answer(request, body)
         try:
-            asked = Request(ujson.loads(body), message.headers)
+            parsed = ujson.loads(body)
         except ValueError:
-            asked = Request(None, message.headers)
-        if self._refusal:
-            error = ujson.loads(self._refusal.body())["error"]["message"]
-            missed = isinstance(self._refusal, NotRecorded)
-            asked = replace(asked, status=int(self._refusal.status), error=error, is_miss=missed)
-        if self._fault:
-            asked = replace(asked, status=0, error=f"{FAULT_TOLD}: {self._fault}")
-        self.requests.append(asked)
+            parsed = None
+        headers = request.headers
+        if "Content-Length" in headers:
+            known = CIMultiDict(headers)
+            known["Content-Length"] = str(len(body))  # On a kept connection it may be that of an earlier request.
+            headers = CIMultiDictProxy(known)
+        self._take_down(parsed, headers, answer)
         return answer
 
-    def error(self, message: RawRequestMessage, error: ApiError, keep_alive: bool = True) -> Answer:
-        """The answer that tells of an error."""
-        self._refusal = error
-        return super().error(message, error, keep_alive)
+    def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
+        answer = super().refuse(request, error)
+        self._take_down(None, request.headers, answer)
+        return answer
 
-    def broken(self, fault: str) -> None:
-        """Called where a request gets no answer, or not all of it, because of a fault."""
-        self._fault = fault
+    def _take_down(self, body: Any, headers: Mapping[str, str], answer: Answer) -> None:
+        error, is_miss = None, isinstance(answer.error, NotRecorded)
+        if answer.status == 0:
+            error = f"{FAULT_TOLD}: {answer.fault}"
+        elif answer.error is not None:
+            error = ujson.loads(answer.error.body())["error"]["message"]
+        self.requests.append(Request(body, headers, answer.status, error, is_miss))
 
 
 class MockServer:

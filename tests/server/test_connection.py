@@ -14,8 +14,8 @@ from aiohttp.test_utils import TestClient as Client
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mockchat.server import protocol
-from mockchat.server.connection import Answer, Part
+from mockchat.server import completion
+from mockchat.server.http import Answer, Part
 from mockchat.server.route import PATH
 from tests.fuzz import inputs, properties
 from tests.helpers import Connect, request_body
@@ -135,7 +135,7 @@ async def test_a_body_declared_too_large_is_refused_unread(raw: Raw, headers: st
     await raw.send(post(b"x" * (MAX_BODY_SIZE + 1), headers)[: -MAX_BODY_SIZE - 1])
     status, answered, body = await raw.answer()
     assert (status, answered["connection"]) == (413, "close")
-    assert "--max-body-mb" in json.loads(body)["error"]["message"]
+    assert "100000 bytes" in json.loads(body)["error"]["message"]
 
 
 async def test_a_body_that_grows_too_large_is_refused_before_its_end(raw: Raw) -> None:
@@ -267,14 +267,14 @@ async def test_a_client_that_goes_away_is_forgotten(client: Client, raw: Raw, se
 def made(monkeypatch: Any) -> list[int]:
     """The sizes of the answers made so far."""
     sizes: list[int] = []
-    completion = protocol.completion
+    make = completion.whole
 
     def counting(*arguments: Any) -> bytes:
-        answer = completion(*arguments)
+        answer = make(*arguments)
         sizes.append(len(answer))
         return answer
 
-    monkeypatch.setattr(protocol, "completion", counting)
+    monkeypatch.setattr(completion, "whole", counting)
     return sizes
 
 
@@ -455,7 +455,7 @@ def say(client: Client, monkeypatch: Any) -> Say:
 
     def answer(*parts: Part) -> None:
         route = client.server.chat  # type: ignore[attr-defined]
-        monkeypatch.setattr(route, "answer", lambda message, body: Answer(iter(parts), not route.closing))
+        monkeypatch.setattr(route, "answer", lambda request, body: Answer(iter(parts), not route.closing, 200))
 
     return answer
 
@@ -533,7 +533,7 @@ async def test_what_is_late_is_told_once_in_a_while(client: Client, raw: Raw, mo
             yield time.monotonic() + 0.01
             yield b"late"
 
-    monkeypatch.setattr(client.server.chat, "answer", lambda *_: Answer(parts(), True))  # type: ignore[attr-defined]
+    monkeypatch.setattr(client.server.chat, "answer", lambda *_: Answer(parts(), True, 200))  # type: ignore[attr-defined]
     await raw.send(post(GOOD))
     await raw.reader.readexactly(8)
     server = client.server.chat_server  # type: ignore[attr-defined]
@@ -581,3 +581,64 @@ def test_each_of_several_requests_is_answered_as_if_alone(bodies: list[bytes], c
     ]
     sent = b"".join([inputs.http(body, chance.random() < 0.3) for body in bodies])
     assert properties.connection(sent, chance.getrandbits(32), properties.SAMPLED) == expected
+
+
+ONE_REPLY = request_body(("user", "hi"), seed=1)
+FIRST = post(ONE_REPLY, "Accept: application/json\r\n")
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        FIRST,
+        post(MISS, "Accept: application/json\r\n"),
+        post(ASK_BIG[:-1] + b" " * 40 + b"}", "Accept: application/json\r\n"),
+        post(b"", "Accept: application/json\r\n"),
+        post(b" " * (properties.MAX_BODY_SIZE + 1), "Accept: application/json\r\n"),
+        post(ONE_REPLY),
+        post(ONE_REPLY, "Accept: application/json\r\nConnection: close\r\n"),
+        post(ONE_REPLY, "Accept: application/json\r\n", version="1.0"),
+        FIRST.replace(b"POST", b"PUT"),
+        FIRST.replace(b"/v1", b"/v2"),
+        FIRST.replace(b"Content-Length: ", b"Content-Length: +"),
+        FIRST.replace(b"Content-Length: ", b"Content-Length: 0"),
+        FIRST.replace(b"Content-Length: ", b"Content-Length: 1\r\nContent-Length: "),
+        FIRST.replace(b"Accept", b"Transfer-Encoding: chunked\r\nAccept"),
+        FIRST + FIRST,
+        FIRST + FIRST[:20],
+        FIRST + b"rubbish\r\n\r\n",
+        FIRST[:-5],
+        FIRST[:20],
+    ],
+)
+def test_what_follows_a_request_on_its_connection_is_answered_as_if_alone(second: bytes) -> None:
+    alone = properties.answers([second], properties.SAMPLED)
+    for cut in (0, len(second) // 2, len(second) - 1):
+        pieces = [piece for piece in (FIRST, second[:cut], second[cut:]) if piece]
+        (status, _, _), *then = properties.answers(pieces, properties.SAMPLED)
+        assert status == 200
+        assert properties.alike(then, alone), (cut, then, alone)
+
+
+async def test_a_large_body_with_a_known_head_is_taken_as_it_comes(aiohttp_client: Any, connect: Connect) -> None:
+    raw = await connect(await aiohttp_client(MockServer(request_timeout=0.2)))
+    await raw.send(FIRST)
+    assert (await raw.answer())[0] == 200
+    large = post(GOOD[:-1] + b" " * 50_000 + b"}", "Accept: application/json\r\n")
+    for start in range(0, len(large), 9000):
+        await raw.send(large[start : start + 9000])
+        await asyncio.sleep(0)
+    assert (await raw.answer())[0] == 200
+    await raw.send(post(b" " * (MAX_BODY_SIZE + 1), "Accept: application/json\r\n")[:1000])
+    status, headers, _ = await raw.answer()
+    assert (status, headers["connection"]) == (413, "close")
+
+
+async def test_a_body_with_a_known_head_that_does_not_come_whole_is_a_408(
+    aiohttp_client: Any, connect: Connect
+) -> None:
+    raw = await connect(await aiohttp_client(MockServer(request_timeout=0.1)))
+    await raw.send(FIRST)
+    assert (await raw.answer())[0] == 200
+    await raw.send(FIRST[:-1])
+    assert (await raw.answer())[0] == 408

@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient as Client
 from mockchat.core import wire
 from mockchat.core.dataset import load
 from mockchat.core.index import ResponseIndex
-from mockchat.server import protocol
+from mockchat.server import completion
 from mockchat.server.route import PATH
 from mockchat.server.simulation import FAULT_HEADER, Simulation
 from tests.helpers import SAMPLE, Connect, conversation, faults, index_of, request_body
@@ -148,7 +148,7 @@ async def test_an_unforeseen_error_is_a_500_error_object(client: Client, monkeyp
     def broken(*arguments: Any) -> bytes:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(protocol, "completion", broken)
+    monkeypatch.setattr(completion, "whole", broken)
     async with client.post(PATH, data=GOOD) as response:
         assert response.status == 500
         assert (await response.json())["error"]["type"] == "server_error"
@@ -203,7 +203,7 @@ async def test_a_stream_whose_client_goes_away_ends_quietly(client: Client, raw:
 
 async def test_a_stream_to_a_slow_reader_waits_and_others_do_not(client: Client, monkeypatch: Any) -> None:
     made = 0
-    events = protocol.stream
+    events = completion.stream
 
     def counting(*arguments: Any) -> Any:
         nonlocal made
@@ -211,7 +211,7 @@ async def test_a_stream_to_a_slow_reader_waits_and_others_do_not(client: Client,
             made += len(block)
             yield block
 
-    monkeypatch.setattr(protocol, "stream", counting)
+    monkeypatch.setattr(completion, "stream", counting)
     slow = Raw(*await asyncio.open_connection(client.host, client.port, limit=1000))
     await slow.send(post(STREAMED_BIG))
     await asyncio.sleep(0.3)

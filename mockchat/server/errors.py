@@ -1,0 +1,55 @@
+"""The errors of the API: https://platform.openai.com/docs/guides/error-codes.
+
+`type` is what clients such as LiteLLM tell errors by.
+"""
+
+from http import HTTPStatus
+
+from mockchat.core import wire
+from mockchat.core.diagnosis import diagnose
+from mockchat.core.index import ResponseIndex
+
+NOT_RECORDED = "No valid response exists for the given request"
+
+_ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class ApiError(Exception):
+    """An answer other than 200, as OpenAI's error object.
+
+    `param` names the parameter that is wrong, `code` is for programs; both may be None.
+    """
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+
+    def body(self) -> bytes:
+        """The error object: `{"error": {"message", "type", "param", "code"}}`."""
+        kind = _ERROR_TYPES.get(self.status) or ("server_error" if self.status >= 500 else "invalid_request_error")
+        fields = (wire.text(str(self)), wire.text(kind), _nullable(self.param), _nullable(self.code))
+        return b'{"error":{"message":%b,"type":%b,"param":%b,"code":%b}}' % fields
+
+
+class NotRecorded(ApiError):
+    """404: no recording has this history, or none goes on with a reply. As an object it says where and how.
+
+    `messages` is the history, in wire form.
+    """
+
+    def __init__(self, index: ResponseIndex, messages: list[bytes], prefix: int, known: int) -> None:
+        super().__init__(HTTPStatus.NOT_FOUND, NOT_RECORDED, code="no_recorded_response")
+        self.messages = messages
+        self._place = index, prefix, known
+
+    def body(self) -> bytes:
+        """The error object, with a diagnosis that costs nothing where only the plain text is sent."""
+        index, prefix, known = self._place
+        found = diagnose(index, self.messages, prefix, known)
+        return ApiError(self.status, f"{self}: {found.text}", param=found.param, code=self.code).body()
+
+
+def _nullable(value: str | None) -> bytes:
+    return b"null" if value is None else wire.text(value)

@@ -1,0 +1,111 @@
+"""Heads that are known again, and heads as they are written."""
+
+import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from mockchat.server.http import Answer, AnswerWriter, HttpRequest, chunk, known_head
+
+HEAD = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: %b\r\nX: y\r\n\r\n"
+
+
+def request(*headers: tuple[str, str], method: str = "POST", chunked: bool = False) -> HttpRequest:
+    return HttpRequest(method, "/p", CIMultiDictProxy(CIMultiDict(headers)), True, True, chunked)
+
+
+PLAIN = request(("Host", "x"), ("Content-Length", "2"), ("X", "y"))
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (HEAD % b"2" + b"{}", 2),
+        (HEAD % b"2" + b"{", 2),
+        (HEAD % b"2" + b"{}POST", 2),
+        (HEAD % b"10" + b"1234567890", 10),
+        (HEAD % b"0", 0),
+        (HEAD % b"123456789012345678", 123456789012345678),
+        (HEAD % b"1234567890123456789", None),
+        (HEAD % b"", None),
+        (HEAD % b"-2", None),
+        (HEAD % b"+2", None),
+        (HEAD % b" 2", None),
+        (HEAD % b"2 ", None),
+        (HEAD % b"2, 2", None),
+        (HEAD % b"1_0", None),
+        (HEAD % "٢".encode(), None),
+        (HEAD.replace(b"X: y", b"X: z") % b"2", None),
+        (HEAD.replace(b"POST", b"PUT") % b"2", None),
+        (HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") % b"2", None),
+        ((HEAD % b"2")[:-1], None),
+        (b"", None),
+    ],
+)
+def test_a_head_is_known_again_but_for_its_length(data: bytes, size: int | None) -> None:
+    known = known_head(HEAD % b"2" + b"{}", PLAIN)
+    assert known is not None
+    assert known.request is PLAIN
+    assert known.match(data) == ((0, 0) if size is None else (data.index(b"\r\n\r\n") + 4, size))
+
+
+@pytest.mark.parametrize(
+    ("data", "read"),
+    [
+        (HEAD % b"2" + b"{}\r\n", PLAIN),
+        (HEAD % b"2" + b"{", PLAIN),
+        (HEAD % b"2" + b"{}", request(("Content-Length", "2"), ("Content-Length", "2"))),
+        (HEAD % b"2" + b"{}", request(("Content-Length", "2"), ("Expect", "100-continue"))),
+        (HEAD % b"2" + b"{}", request(("Content-Length", "2"), ("Upgrade", "h2c"))),
+        (HEAD % b"2" + b"{}", request(("Content-Length", "2"), chunked=True)),
+        (HEAD % b"2" + b"{}", request(("Content-Length", "2"), method="HEAD")),
+        (HEAD % b"2" + b"{}", request()),
+        (HEAD % b"2\r\nContent-Length: 2" + b"{}", PLAIN),
+        (HEAD.replace(b"\r\nX", b"\nX") % b"2" + b"{}", PLAIN),
+        (HEAD.replace(b"Content-Length: ", b"Content-Length:\t") % b"2" + b"{}", PLAIN),
+        (b"POST /p HTTP/1.1\nContent-Length: 24\n\n\r\nContent-Length: 2\r\n\r\n{}", PLAIN),
+    ],
+)
+def test_heads_that_are_not_trusted_a_second_time(data: bytes, read: HttpRequest) -> None:
+    assert known_head(data, read) is None
+
+
+def test_the_spelling_of_the_name_is_no_matter() -> None:
+    data = b"POST /p HTTP/1.1\r\ncontent-LENGTH:2\r\n\r\n{}"
+    known = known_head(data, request(("content-LENGTH", "2")))
+    assert known is not None
+    assert known.match(data.replace(b"2\r", b"12\r")) == (len(data) - 1, 12)
+
+
+def sent(answer: Answer) -> bytes:
+    return b"".join(part for part in answer.parts if isinstance(part, bytes))
+
+
+@pytest.mark.parametrize(
+    ("keep_alive", "is_http_1_1", "header"),
+    [(True, True, None), (False, True, b"close"), (True, False, b"keep-alive"), (False, False, b"close")],
+)
+def test_the_connection_header_says_what_the_version_does_not(
+    keep_alive: bool, is_http_1_1: bool, header: bytes | None
+) -> None:
+    asked = PLAIN._replace(is_http_1_1=is_http_1_1)
+    answer = AnswerWriter().whole(asked, 200, b"body", keep_alive=keep_alive)
+    head, _, body = sent(answer).partition(b"\r\n\r\n")
+    lines = [line for line in head.split(b"\r\n") if line.startswith(b"Connection: ")]
+    assert lines == ([b"Connection: " + header] if header else [])
+    assert (answer.persistent, answer.status, body) == (keep_alive, 200, b"body")
+
+
+def test_head_has_the_length_of_the_answer_to_post() -> None:
+    head = sent(AnswerWriter().whole(request(method="HEAD"), 405, b"12345"))
+    assert head.endswith(b"\r\nContent-Length: 5\r\n\r\n")
+
+
+def test_each_answer_has_an_id_of_its_own() -> None:
+    writer = AnswerWriter()
+    ids = {sent(writer.whole(PLAIN, 200, b"")).split(b"x-request-id: ")[1][:24] for _ in range(100)}
+    assert len(ids) == 100
+
+
+def test_the_last_chunk_goes_out_with_the_last_block() -> None:
+    parts = list(AnswerWriter().stream(PLAIN, iter([b"one", b"two end"]), b"end").parts)
+    assert parts[0].endswith(b"\r\n\r\n3\r\none\r\n")  # type: ignore[union-attr]
+    assert parts[1] == chunk(b"two end") + b"0\r\n\r\n"
