@@ -72,10 +72,11 @@ $(VENV)/fuzz-installed: $(INSTALLED)
 	$(PYTHON) -m pip install --quiet --editable '.[fuzz]'
 	@touch $@
 
-lint: $(INSTALLED) ## check style and types
+lint: $(INSTALLED) ## check style, types, and which room may import which
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 
 data: ## fetch the big file (about 650 MB; a broken download goes on where it stopped)
 	curl --fail --location --continue-at - --output $(DATASET).part $(DATASET_URL)

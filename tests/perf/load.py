@@ -2,15 +2,17 @@
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import PIPE, Popen, TimeoutExpired
+from subprocess import PIPE, Popen, TimeoutExpired, run
 from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import urlsplit
 
+TIMEOUT = 600  # Seconds, for each program but the servers.
 HEAD = (
     "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     "Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\nUser-Agent: perf\r\nContent-Length: {}\r\n\r\n"
@@ -23,8 +25,8 @@ def http(body: bytes) -> bytes:
 
 
 def cpu_ns(pid: int) -> int:
-    """User and system time of a process's main thread so far, in nanoseconds (proc(5), schedstat)."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+    """User and system time of a process's threads so far, in nanoseconds (proc(5), schedstat)."""
+    return sum(int(task.read_text().split()[0]) for task in Path(f"/proc/{pid}/task").glob("*/schedstat"))
 
 
 def memory(pid: int, name: str) -> int:
@@ -66,7 +68,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self.received:
             head, _, _ = data.partition(b"\r\n\r\n")
-            _, found, length = head.partition(b"Content-Length: ")
+            _, found, length = head.lower().partition(b"content-length: ")
             self.chunked = not found
             self.expected = len(head) + 4 + int(length.partition(b"\r\n")[0] or 0)
             self.body_size = self.expected - len(head) - 4
@@ -161,3 +163,13 @@ def running(*command: str | os.PathLike[str]) -> Iterator[Server]:
                 process.wait(10)
             except TimeoutExpired:
                 process.kill()
+
+
+def output(program: str, *arguments: object, given: bytes = b"") -> bytes:
+    """What a program of this directory prints; raises `RuntimeError` where it fails."""
+    command = [sys.executable, str(Path(__file__).parent / program), *map(str, arguments)]
+    done = run(command, input=given, capture_output=True, timeout=TIMEOUT, check=False)
+    if done.returncode:
+        why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:300]
+        raise RuntimeError(f"{program} ended with status {done.returncode}: {why}")
+    return done.stdout

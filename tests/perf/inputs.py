@@ -1,0 +1,107 @@
+"""The recordings and the requests that are measured with: the same ones in each run."""
+
+import json
+import random
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mockchat.core import dataset
+from mockchat.core.dataset import Conversation
+from mockchat.core.index import ResponseIndex
+from mockchat.requester.run import places, questions
+from tests.perf.load import output
+
+HERE = Path(__file__).parent
+FILES = HERE.parents[1] / "build" / "perf"
+FULL, SOME, FIRST = FILES / "full.json", FILES / "3000.json", FILES / "first-1000.json"
+WORDS = FILES / "words.json"
+PIECES = 251  # Of the one reply there.
+MANY, FEW, SHORT = 3000, 1500, 20000  # Requests in a round: real bodies, those that take long, one line.
+
+
+def make_files() -> None:
+    """Make those that are not there yet."""
+    FILES.mkdir(parents=True, exist_ok=True)
+    for path, options in ((FULL, ()), (SOME, ("--conversations", 3000))):
+        if not path.exists():
+            print(f"Making {path}", file=sys.stderr)
+            output("synthesize.py", path, *options)
+    if not FIRST.exists():
+        part = FIRST.with_suffix(".part")
+        part.write_text(json.dumps(first_entries(1000), ensure_ascii=False), encoding="utf-8")
+        part.replace(FIRST)
+    if not WORDS.exists():
+        reply = " ".join(["word"] * PIECES)
+        WORDS.write_text(json.dumps([{"messages": [{"role": "assistant", "content": reply}]}]), encoding="utf-8")
+
+
+def first_entries(conversations: int) -> list[Any]:
+    """The entries of the first conversations of the full file, where the pieces of each stand together."""
+    with FULL.open("rb") as file:
+        text = file.read(100_000 * conversations).decode(errors="ignore")
+    decoder, position = json.JSONDecoder(), 1
+    entries: list[Any] = []
+    names: set[str] = set()
+    while True:
+        entry, position = decoder.raw_decode(text, position)
+        names.add(entry["id"].rpartition("_")[0])
+        if len(names) > conversations:
+            return entries
+        entries.append(entry)
+        position += len(", ")
+
+
+@cache
+def recorded(path: Path) -> tuple[list[Conversation], ResponseIndex]:
+    loaded = dataset.load(path)
+    return loaded.conversations, ResponseIndex(loaded.conversations)
+
+
+def bodies(count: int, path: Path = SOME, stream: bool = False) -> list[bytes]:
+    """Bodies as the requester sends them, chosen at random but the same each time; no history is empty."""
+    conversations, index = recorded(path)
+    chosen = random.Random(1).sample([place for place in places(conversations, index) if place.number], count)
+    return [question.body for question in questions(iter(chosen), index, None, stream)]
+
+
+def real() -> list[bytes]:
+    return bodies(MANY)
+
+
+def longest() -> list[bytes]:
+    """The last request of each conversation of the full file: together they walk along all recordings."""
+    conversations, index = recorded(FULL)
+    last = {id(place.conversation): place for place in places(conversations, index) if place.number}
+    return [question.body for question in questions(iter(last.values()), index, None, False)]
+
+
+def one_line() -> list[bytes]:
+    """A short body many times: one to which a single reply is right."""
+    conversations, index = recorded(SOME)
+    asked = questions(places(conversations, index), index, None, False)
+    short = (found for found in asked if found.place.number and len(found.body) < 120)
+    return [next(found.body for found in short if len(found.expected) == 1)] * SHORT
+
+
+def compact(request: dict[str, Any], **options: Any) -> bytes:
+    return json.dumps(request, ensure_ascii=False, separators=(",", ":"), **options).encode()
+
+
+def by_json_dumps() -> list[bytes]:
+    return [json.dumps(json.loads(body)).encode() for body in bodies(FEW)]
+
+
+def by_langchain() -> list[bytes]:
+    # Sorted, `content` comes before `role`, as there.
+    return [compact(json.loads(body), sort_keys=True) for body in bodies(FEW)]
+
+
+def misses() -> list[bytes]:
+    """Bodies whose last message differs from the recorded one in its last character."""
+    requests = [json.loads(body) for body in bodies(FEW)]
+    for request in requests:
+        last = request["messages"][-1]
+        last["content"] = last["content"][:-1] + ("!" if last["content"].endswith("~") else "~")
+    return [compact(request) for request in requests]
