@@ -19,7 +19,7 @@ from typing import BinaryIO, NamedTuple
 import ujson
 
 from mockchat.core import wire
-from mockchat.core.dataset import Conversation
+from mockchat.core.entries import Conversation
 
 _BRANCH = b""  # Leads to a prefix that no other prefix is followed by in the list: its message is in the hash.
 _NEXT_MESSAGE = b'"' + wire.BETWEEN

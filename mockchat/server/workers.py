@@ -24,7 +24,7 @@ from aiohttp import web
 from aiohttp.worker import GunicornUVLoopWebWorker
 
 from mockchat.core import program, recordings
-from mockchat.core.dataset import DatasetError
+from mockchat.core.entries import DatasetError
 from mockchat.core.index import ResponseIndex
 from mockchat.core.program import ProgramError
 from mockchat.server import options
