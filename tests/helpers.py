@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp.test_utils import TestClient
 
 from mockchat.core import wire
-from mockchat.core.dataset import Conversation
+from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
 from mockchat.server.simulation import Fault, read_fault
 from tests.programs import ROOT

@@ -1,16 +1,14 @@
-"""Recorded conversations: files of them, in the forms that people have, read in blocks into wire form.
+"""Files of recordings → conversations in wire form.
 
 A file is a JSON array of entries, JSON lines (an entry a line, as in OpenAI's fine-tuning files), or one entry; UTF-8,
-in any layout, gzipped or not. What it is, its first bytes say. An entry is of one of these forms, its `id` and a
-`system` prompt beside the list are optional, further keys are ignored:
-
-- `{"id": "dcTB2RK_0", "conversations": [{"from": "human", "value": "…"}, …]}` (ShareGPT and its kin),
-- `{"messages": [{"role": "user", "content": "…"}, …]}` (OpenAI).
+in any layout, gzipped or not. Its first bytes say which of these it is, its name does not matter. What an entry may
+look like, `core/entries.py` says.
 
 Rules that hold here:
 
-- What a block gives is what parsing the whole file gives: a block counts only if it is a JSON array by itself,
-  and arrays joined by commas are an array.
+- A big array is parsed block by block, so that never all of it is in memory as Python objects. The result is that of
+  parsing the whole file: a block is taken only if it is a JSON array once it has brackets around it, and such arrays,
+  joined by commas, are the array that was cut.
 - Nothing is skipped in silence. A file that can't be used ends in a `DatasetError` of one line.
 """
 
@@ -28,34 +26,15 @@ from typing import Any, NoReturn
 
 import ujson
 
-from mockchat.core import wire
-from mockchat.core.program import ProgramError
+from mockchat.core import entries, wire
+from mockchat.core.entries import Conversation, DatasetError, EntryError
 
-BLOCK_SIZE = 256 * 1024
+BLOCK_SIZE = 256 * 1024  # bytes
 WHITESPACE = b" \t\r\n"
 GZIP = b"\x1f\x8b"  # The magic number, https://www.rfc-editor.org/rfc/rfc1952#page-6
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-# The key of an entry's list, and those of a message in it: the role and the text.
-FORMS = {"conversations": ("from", "value"), "messages": ("role", "content")}
-
 File = io.BufferedReader | gzip.GzipFile
-
-
-class DatasetError(ProgramError):
-    """The file can't be used; the text names the file, the place in it and what is wrong."""
-
-
-class _EntryError(Exception):
-    """An entry of the wrong shape; the text says what is wrong with it."""
-
-
-@dataclass(slots=True)
-class Conversation:
-    """A whole conversation: its id, and its messages in wire form."""
-
-    id: str
-    messages: list[bytes]
 
 
 @dataclass(slots=True)
@@ -74,12 +53,12 @@ class Dataset:
     @property
     def replies(self) -> int:
         """The number of assistant messages."""
-        return sum(wire.is_assistant(message) for found in self.conversations for message in found.messages)
+        return sum(wire.is_assistant(message) for talk in self.conversations for message in talk.messages)
 
     @property
     def unanswered(self) -> int:
         """The number of conversations without an assistant message."""
-        return sum(not any(map(wire.is_assistant, found.messages)) for found in self.conversations)
+        return sum(not any(map(wire.is_assistant, talk.messages)) for talk in self.conversations)
 
 
 def load(
@@ -102,7 +81,7 @@ def load(
         for path in paths:
             try:
                 with _open(path, progress) as file:
-                    _collect(dataset, _entries(file, block_size), stitch, f" of {path}" if len(paths) > 1 else "")
+                    _add(dataset, _entries(file, block_size), stitch, f" of {path}" if len(paths) > 1 else "")
             except (gzip.BadGzipFile, zlib.error, EOFError) as error:
                 raise DatasetError(f"{path}: is broken gzip, fetch it again: {error}") from None
             except OSError as error:
@@ -138,103 +117,53 @@ def _open(path: Path, progress: Callable[[int], object]) -> io.BufferedReader:
 # Entries to conversations
 
 
-def conversation(entry: Any, name: str) -> Conversation:
-    """The conversation of an entry; it is called `name` where it has no id. Raises `DatasetError`."""
-    try:
-        messages = _messages(entry)
-    except _EntryError as error:
-        raise DatasetError(f"{name}: {error}") from None
-    return Conversation(entry.get("id", name), messages)
-
-
-def _collect(dataset: Dataset, entries: Iterator[tuple[int, Any]], stitch: bool, of_file: str) -> None:
-    found: dict[str, Conversation] = {}
-    next_position: dict[str, int] = {}  # The least position at which a conversation's next piece lines up.
-    for number, (line, entry) in enumerate(entries):
+def _add(dataset: Dataset, lines_and_entries: Iterator[tuple[int, Any]], stitch: bool, of_file: str) -> None:
+    """Add the entries of one file, pieces of a conversation joined; `of_file` ends the names of those without an id."""
+    begun: dict[str, Conversation] = {}  # The conversations that may go on, by id.
+    next_position: dict[str, int] = {}  # By id: the least position at which the next piece lines up.
+    for number, (line, entry) in enumerate(lines_and_entries):
         try:
-            messages = _messages(entry)
-        except _EntryError as error:
+            entry_id, messages = entries.read(entry)
+        except EntryError as error:
             raise DatasetError(f"{_place(number, line, entry)}: {error}") from None
         dataset.entries += 1
-        if not stitch or "id" not in entry:
-            dataset.conversations.append(Conversation(entry.get("id", f"entry {number}{of_file}"), messages))
+        if not stitch or entry_id is None:
+            name = f"entry {number}{of_file}" if entry_id is None else entry_id
+            dataset.conversations.append(Conversation(name, messages))
             continue
-        name, position = split_id(entry["id"])
-        if (conversation := found.get(name)) is None:
-            conversation = found[name] = Conversation(name, messages)
+        name, position = split_id(entry_id)
+        if (conversation := begun.get(name)) is None:
+            conversation = begun[name] = Conversation(name, messages)
             dataset.conversations.append(conversation)
         else:
             dataset.joined += 1
             dataset.misaligned += position < next_position[name]
+            # Where the conversation was cut, some files have the last message again.
             repeated = conversation.messages[-1:] == messages[:1]
             conversation.messages += messages[1:] if repeated else messages
         next_position[name] = position + len(messages) - 1
 
 
 def split_id(entry_id: str) -> tuple[str, int]:
-    """An entry's id as the conversation's id and the position of its first message (0 if it names none)."""
+    """Split `dcTB2RK_57` into the conversation's id and the position in it of this piece's first message.
+
+    An id that does not end so is the conversation's own, and the position is 0.
+    """
     name, mark, digits = entry_id.rpartition("_")
     if not (mark and digits.isascii() and digits.isdigit()):
         return entry_id, 0
-    return name, int(digits) if len(digits) < 19 else sys.maxsize
+    return name, int(digits) if len(digits) < 19 else sys.maxsize  # Python refuses to convert thousands of digits.
 
 
-def _messages(entry: Any) -> list[bytes]:
-    if not isinstance(entry, dict):
-        raise _EntryError(f"is {_kind(entry)}, not an object")
-    lists = [key for key in FORMS if key in entry]
-    if len(lists) != 1:
-        raise _EntryError('must have either "conversations" or "messages"')
-    [form] = lists
-    for key, kind, expected in (("id", str, "a string"), ("system", str | None, "a string"), (form, list, "an array")):
-        if key in entry and not isinstance(entry[key], kind):
-            raise _EntryError(f'"{key}" is {_kind(entry[key])}, not {expected}')
-    role, text = FORMS[form]
-    messages = [wire.message("system", entry["system"])] if entry.get("system") else []
-    for number, message in enumerate(entry[form]):
-        try:
-            messages.append(wire.message(wire.ROLES[message[role]], message[text]))
-        except (KeyError, TypeError, AttributeError):
-            messages.append(_unusual_message(number, message))
-    return messages
-
-
-def _unusual_message(number: int, message: Any) -> bytes:
-    """A message of the other form, with its role in another case, text in parts or none; anything else is refused."""
-    if not isinstance(message, dict):
-        raise _EntryError(f"message {number} is {_kind(message)}, not an object")
-    keys = next((keys for keys in FORMS.values() if keys[0] in message), None)
-    if keys is None:
-        raise _EntryError(f'message {number} lacks "from" or "role"')
-    if "tool_calls" in message or "function_call" in message:  # They are said in place of a text.
-        message = {keys[1]: ""} | message
-    for key in keys:
-        if key not in message:
-            raise _EntryError(f'message {number} lacks "{key}"')
-        if key != "content" and not isinstance(message[key], str):
-            raise _EntryError(f'"{key}" of message {number} is {_kind(message[key])}, not a string')
-    name, content = (message[key] for key in keys)
-    if (role := wire.role(name)) is None:
-        raise _EntryError(f"message {number} has the unknown role {_short(name)} (known: {', '.join(wire.ROLES)})")
-    try:
-        return wire.message(role, wire.plain_text(content))
-    except ValueError as error:
-        raise _EntryError(f"message {number}: {error}") from None
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return kinds.get(type(value), "a number")
+def _place(number: int, line: int, entry: Any) -> str:
+    """Which entry it is, in words; `line` is 0 in an array."""
+    entry_id = entry.get("id") if isinstance(entry, dict) else None
+    called = f"id {_short(str(entry_id))}" if type(entry_id) in (str, int) else "without id"
+    return f"entry {number} (line {line}, {called})" if line else f"entry {number} ({called})"
 
 
 def _short(value: str) -> str:
     return repr(value if len(value) <= 60 else value[:60] + "…")
-
-
-def _place(number: int, line: int, entry: Any) -> str:
-    entry_id = entry.get("id") if isinstance(entry, dict) else None
-    called = f"id {_short(entry_id)}" if isinstance(entry_id, str) else "without id"
-    return f"entry {number} (line {line}, {called})" if line else f"entry {number} ({called})"
 
 
 # Bytes to entries
@@ -257,13 +186,14 @@ def _entries(plain: io.BufferedReader, block_size: int) -> Iterator[tuple[int, A
 
 
 def _read_lines(file: File, first: int) -> Iterator[tuple[int, Any]]:
+    """The entries of a file that is no array, each with the number of its line; the next one to read is `first`."""
     for number, line in enumerate(file, first):
         if line.isspace():
             continue
         try:
             entry = ujson.loads(line)
         except ValueError:
-            if number == first:  # The only entry may stand on several lines.
+            if number == first:  # It may be the only entry, laid out on several lines.
                 line += b"".join(file)
             try:
                 entry = ujson.loads(line)
@@ -273,33 +203,33 @@ def _read_lines(file: File, first: int) -> Iterator[tuple[int, Any]]:
 
 
 def _read_array(file: File, block_size: int) -> Iterator[list[Any]]:
-    """Yield the entries of an array whose bracket has been read in lists, a list a block.
+    """The entries of an array whose opening bracket has been read: a list of them for each block of about that size.
 
-    A block ends where an entry seems to begin. Where there is no such place, or what stands before it turns out to be
-    no whole entries, the block grows, at the end to the whole file.
+    A block ends where an entry seems to begin. Where there is no such place in it, or what stands before the place is
+    not made of whole entries, the block grows: if need be, to the rest of the file.
     """
-    done = 0  # Entries yielded so far,
-    last: Any = None  # and the last of them.
+    number = 0  # Of the next entry.
+    last: Any = None  # The entry before it.
     pending = b""
     size = block_size
     while data := file.read(size):
         pending += data
         end = _entry_boundary(pending)
         try:
-            entries = ujson.loads(b"[%b]" % pending[:end]) if end else []
+            block = ujson.loads(b"[%b]" % pending[:end]) if end else []
         except ValueError:
-            entries = []
-        if not entries:
-            size = len(pending)  # Doubling keeps the whole linear.
+            block = []
+        if not block:
+            size = len(pending)  # Doubling keeps the time linear in the file's size.
             continue
-        yield entries
-        done, last = done + len(entries), entries[-1]
+        yield block
+        number, last = number + len(block), block[-1]
         pending = pending[end + 1 :]
         size = block_size
     try:
         yield ujson.loads(b"[" + pending)
     except ValueError as error:
-        _refuse_syntax(pending, str(error), done, last)
+        _refuse_syntax(pending, str(error), number, last)
 
 
 _FIRST_KEY = re.compile(rb'\s*\{\s*("[^"\\]*")')
@@ -313,17 +243,22 @@ def _entry_boundary(block: bytes) -> int:
     An entry seems to begin where an object follows another and has the same first key as the block's first entry.
     """
     if first := _FIRST_KEY.match(block):
-        found = len(block)
-        while (found := block.rfind(first[1], first.end(), found)) > 0:
-            if before := _BEFORE_KEY.search(block, max(0, found - _MOST_LAYOUT), found):
+        key = len(block)
+        while (key := block.rfind(first[1], first.end(), key)) > 0:
+            if before := _BEFORE_KEY.search(block, max(0, key - _MOST_LAYOUT), key):
                 return before.start(1)
     return 0
 
 
-def _refuse_syntax(rest: bytes, reason: str, number: int = 0, last: Any = None, line: int = 0) -> NoReturn:
-    """Find where the rest of the array, or the entry of a line, stops being JSON, and name the last good entry.
+# What is wrong with a file that is not JSON
 
-    ujson does not say where it failed, so the entries are read once more, one at a time.
+
+def _refuse_syntax(rest: bytes, reason: str, number: int = 0, last: Any = None, line: int = 0) -> NoReturn:
+    """Raise a `DatasetError` that says where a file stops being JSON.
+
+    `rest` is what could not be parsed: with `line`, the entry on that line, else the rest of an array, of which
+    `number` entries were read before, and `last` is the last one of them. `reason` is ujson's, which does not say where
+    it failed: so the entries are read once more, one at a time.
     """
     at_end = "is cut off {place}: fetch it again" + (", or remove that line" if line else "")
     try:
@@ -332,16 +267,32 @@ def _refuse_syntax(rest: bytes, reason: str, number: int = 0, last: Any = None, 
         text = rest[: error.start].decode(errors="surrogatepass")
         if error.reason != "unexpected end of data":
             at_end = f"is not UTF-8 {{place}}: byte 0x{rest[error.start]:02x}"
-    decoder = json.JSONDecoder(strict=False)
+    read, entry, position, reason = _read_while_json(text, reason, only_one=line > 0)
+    place = f"in the entry at line {line}" if line else "in its first entry"
+    if number + read and not line:
+        place = f"after {_place(number + read - 1, 0, entry if read else last)}"
+    if position >= len(text):
+        raise DatasetError(at_end.format(place=place))
+    raise DatasetError(f"is not JSON {place}: {reason}")
+
+
+def _read_while_json(text: str, reason: str, only_one: bool) -> tuple[int, Any, int, str]:
+    """Read entries with commas between them, as far as they are JSON: `only_one`, or as many as there are.
+
+    Returns how many are, the last of them, the position at which the text stops being JSON, and why: the given
+    `reason` where each entry is JSON, but not what comes behind.
+    """
+    decoder = json.JSONDecoder(strict=False)  # As ujson, it lets control characters stand in a text.
+    number, last = 0, None
     position = 0
     try:
         while True:
-            start = _skip(text, position)
+            start = _skip_space(text, position)
             entry, position = decoder.raw_decode(text, start)
             ujson.loads(text[start:position].encode(errors="surrogatepass"))
-            last, number = entry, number + 1
-            position = _skip(text, position)
-            if line or text[position : position + 1] != ",":
+            number, last = number + 1, entry
+            position = _skip_space(text, position)
+            if only_one or text[position : position + 1] != ",":
                 break
             position += 1
     except RecursionError:
@@ -353,15 +304,10 @@ def _refuse_syntax(rest: bytes, reason: str, number: int = 0, last: Any = None, 
             position = len(text)
         elif "depth" in reason:
             reason = "nested too deeply"
-    place = f"in the entry at line {line}" if line else "in its first entry"
-    if number and not line:
-        place = f"after {_place(number - 1, 0, last)}"
-    if position >= len(text):
-        raise DatasetError(at_end.format(place=place))
-    raise DatasetError(f"is not JSON {place}: {reason}")
+    return number, last, position, reason
 
 
-def _skip(text: str, position: int) -> int:
+def _skip_space(text: str, position: int) -> int:
     while position < len(text) and text[position] in " \t\r\n":
         position += 1
     return position

@@ -10,7 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mockchat.core import dataset, seeding
-from mockchat.core.dataset import Dataset, DatasetError
+from mockchat.core.dataset import Dataset
+from mockchat.core.entries import DatasetError
 from mockchat.core.index import ResponseIndex
 
 _FOLDER = Path(os.path.relpath(Path(__file__).parents[2] / "data"))

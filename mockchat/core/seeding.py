@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 
 from mockchat.core import wire
-from mockchat.core.dataset import Conversation
+from mockchat.core.entries import Conversation
 
 SHARE = 0.01
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -68,6 +68,24 @@ def message(role: str, content: str) -> bytes:
     return _BEFORE_TEXT[role] + text(content)
 
 
+def read_message(given: dict[str, Any], role_key: str = "role", text_key: str = "content") -> bytes:
+    """The wire form of a message in any spelling that requests and recordings have.
+
+    Its role may go by any of the names in `ROLES`, in any case. Its content is what `plain_text` takes, and may be
+    missing where the assistant has said nothing (it may have called a tool instead). Raises `ValueError`, whose text
+    begins with the place of what is wrong: `content[1].text must be a string`.
+    """
+    name = given.get(role_key)
+    known_role = role(name) if isinstance(name, str) else None
+    if known_role is None:
+        names = ", ".join(dict.fromkeys([*ROLES.values(), *ROLES]))  # The API's own first.
+        but = f", not {name[:60]!r}" if isinstance(name, str) else ""
+        raise ValueError(f"{role_key} must be one of {names}{but}")
+    if text_key not in given and known_role != "assistant":
+        raise ValueError(f"{text_key} is missing")
+    return message(known_role, plain_text(given.get(text_key)))
+
+
 def plain_text(content: Any) -> str:
     """The text of a `content` as the API takes it: a string, a list of text parts, or null for none.
 

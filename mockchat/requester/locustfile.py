@@ -18,7 +18,7 @@ from locust import FastHttpUser, events, task
 from locust.contrib.fasthttp import FAILURE_EXCEPTIONS
 
 from mockchat.core import recordings, wire
-from mockchat.core.dataset import Conversation, DatasetError
+from mockchat.core.entries import Conversation, DatasetError
 from mockchat.requester.run import Question, places, questions
 from mockchat.requester.verify import verify
 

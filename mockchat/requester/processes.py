@@ -25,7 +25,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from mockchat.core import program, wire
-from mockchat.core.dataset import Conversation
+from mockchat.core.entries import Conversation
 from mockchat.core.program import STOP_SIGNALS, ProgramError
 from mockchat.requester.run import TICK, Load, Progress, Result, Share
 

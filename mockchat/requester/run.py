@@ -19,7 +19,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from mockchat.core import wire
-from mockchat.core.dataset import Conversation
+from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
 from mockchat.requester import retry
 from mockchat.requester.verify import Problem, excerpt, explain, verify, verify_stream

@@ -15,7 +15,7 @@ from typing import Any
 import ujson
 
 from mockchat.core import wire
-from mockchat.core.dataset import Conversation, DatasetError
+from mockchat.core.entries import Conversation, DatasetError
 from mockchat.requester.verify import events, excerpt
 
 _LINE = b'{"id":"%b","messages":%b}\n'

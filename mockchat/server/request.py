@@ -57,10 +57,9 @@ def shortcut(body: bytes, index: ResponseIndex) -> ChatRequest | None:
     start = body.find(_ARRAY)
     if start < 0:
         return None
-    found = index.walk(body, start + len(_ARRAY))
-    if found is None:
+    prefix, end, to_the_end = index.walk(body, start + len(_ARRAY))
+    if not to_the_end:
         return None
-    prefix, end = found
     replies = index.replies(prefix)
     before, after = body[:start], body[end:]
     read = _settings_around if len(before) + len(after) > _CACHED_SIZE else _known_settings_around

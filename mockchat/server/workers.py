@@ -24,9 +24,9 @@ from aiohttp import web
 from aiohttp.worker import GunicornUVLoopWebWorker
 
 from mockchat.core import program, recordings
-from mockchat.core.dataset import DatasetError
-from mockchat.core.index import ResponseIndex
+from mockchat.core.entries import DatasetError
 from mockchat.core.program import ProgramError
+from mockchat.core.shared_index import SharedIndex
 from mockchat.server import options
 from mockchat.server.app import ChatServer
 from mockchat.server.connection import Runner
@@ -75,7 +75,7 @@ def create_app(data: str | Path | Sequence[str | Path] = (), *, no_stitch: bool 
     return make_runner
 
 
-def read_shared(paths: Sequence[Path], *, stitch: bool = True) -> ResponseIndex:
+def read_shared(paths: Sequence[Path], *, stitch: bool = True) -> SharedIndex:
     """The index of the recordings in these files, in memory that forked processes share, whatever they look up.
 
     For a moment it takes twice the files' size. Raises `DatasetError`.
@@ -91,8 +91,7 @@ def read_shared(paths: Sequence[Path], *, stitch: bool = True) -> ResponseIndex:
     return index
 
 
-def _read_into(descriptor: int, paths: Sequence[Path], stitch: bool) -> ResponseIndex:
+def _read_into(descriptor: int, paths: Sequence[Path], stitch: bool) -> SharedIndex:
     _, index = recordings.load(paths, stitch=stitch)
     with open(descriptor, "wb", closefd=False) as file:
-        index.write(file)
-    return index
+        return SharedIndex(index, file)

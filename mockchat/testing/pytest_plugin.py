@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from mockchat.core.dataset import Conversation
+    from mockchat.core.entries import Conversation
     from mockchat.testing.server import MockServer
 
 _DEFAULT = "tests/conversations.jsonl"

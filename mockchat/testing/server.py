@@ -21,8 +21,8 @@ from typing import Any
 import ujson
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from mockchat.core import dataset
-from mockchat.core.dataset import Conversation, DatasetError
+from mockchat.core import dataset, entries
+from mockchat.core.entries import Conversation, DatasetError
 from mockchat.core.index import ResponseIndex
 from mockchat.core.program import new_loop
 from mockchat.server import app, options
@@ -159,7 +159,7 @@ def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
             raise DatasetError(f"recording {number} is a message: give a list of conversations, each a list of them")
         else:
             entry = recording if isinstance(recording, Mapping) else {"messages": list(recording)}
-            conversations.append(dataset.conversation(entry, f"recording {number}"))
+            conversations.append(entries.conversation(entry, f"recording {number}"))
     return conversations
 
 

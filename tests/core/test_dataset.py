@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mockchat.core import wire
-from mockchat.core.dataset import Dataset, DatasetError, load, split_id
+from mockchat.core.dataset import Dataset, load, split_id
+from mockchat.core.entries import DatasetError
 from tests.fuzz import inputs, properties
 from tests.helpers import SAMPLE, SHARED, WriteDataset, entry
 
@@ -101,56 +102,18 @@ def test_an_absurd_position_is_only_a_far_one(write_dataset: WriteDataset) -> No
     assert contents(load(path)) == {"a": ["1", "2", "3", "4"]}
 
 
-# Roles and texts
+# Names
 
 
-def test_role_names_in_any_case(write_dataset: WriteDataset) -> None:
-    names = ["Human", "USER", "GPT", "ChatGPT", "bing", "Bard", "assistant", "System", "developer", "function", "Tool"]
-    path = write_dataset([{"id": "a", "conversations": [{"from": name, "value": ""} for name in names]}])
-    roles = [wire.role_of(message) for message in load(path).conversations[0].messages]
-    assert roles == ["user"] * 2 + ["assistant"] * 5 + ["system"] * 2 + ["function", "tool"]
-
-
-def test_lone_surrogates_are_text(write_dataset: WriteDataset) -> None:
-    assert contents(load(write_dataset([entry("a", "\ud800", "\udc00!")]))) == {"a": ["\ud800", "\udc00!"]}
-
-
-# Forms
+def test_an_id_may_be_a_number(write_dataset: WriteDataset) -> None:
+    path = write_dataset([entry("", "1", "2") | {"id": 7}, entry("7", "3"), entry("7_3", "4")])
+    assert contents(load(path)) == {"7": ["1", "2", "3", "4"]}
+    assert [talk.id for talk in load(path, stitch=False).conversations] == ["7", "7", "7_3"]
 
 
 def test_both_forms_in_one_file(write_dataset: WriteDataset) -> None:
     openai = {"id": "b", "messages": [{"role": "user", "content": "3"}, {"role": "assistant", "content": "4"}]}
-    crossed = {"id": "c", "conversations": [{"role": "user", "content": "5"}]}
-    assert contents(load(write_dataset([entry("a", "1", "2"), openai, crossed]))) == {
-        "a": ["1", "2"],
-        "b": ["3", "4"],
-        "c": ["5"],
-    }
-
-
-def test_roles_of_tools_and_a_system_prompt_beside_the_list(write_dataset: WriteDataset) -> None:
-    turns = [("human", "1"), ("function_call", "{}"), ("observation", "2"), ("gpt", "3")]
-    talk = [{"from": name, "value": value} for name, value in turns]
-    path = write_dataset([{"conversations": talk, "system": "s", "tools": "[]"}, {"messages": talk, "system": None}])
-    first, second = load(path).conversations
-    assert [wire.role_of(message) for message in first.messages] == ["system", "user", "assistant", "tool", "assistant"]
-    assert wire.content_of(first.messages[0]) == "s"
-    assert second.messages == first.messages[1:]
-
-
-def test_contents_of_openai_s_form(write_dataset: WriteDataset) -> None:
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    talk = [
-        {"role": "user", "content": parts},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
-        {"role": "tool", "content": "c", "tool_call_id": "1"},
-        {"role": "assistant", "tool_calls": [{"id": "2"}]},
-        {"role": "assistant", "function_call": {"name": "f"}},
-        {"role": "user", "content": []},
-    ]
-    [found] = load(write_dataset([{"messages": talk}])).conversations
-    assert [wire.content_of(message) for message in found.messages] == ["ab", "", "c", "", "", ""]
-    assert wire.is_assistant(found.messages[3])
+    assert contents(load(write_dataset([entry("a", "1", "2"), openai]))) == {"a": ["1", "2"], "b": ["3", "4"]}
 
 
 def test_entries_without_id_are_called_by_their_position(write_dataset: WriteDataset, tmp_path: Path) -> None:
@@ -319,10 +282,6 @@ GOOD = json.dumps(entry("good_0", "hi", "hello")).encode()
 PACKED = gzip.compress(b"[" + GOOD + b"]", mtime=0)
 
 
-def with_message(message: Any) -> bytes:
-    return json.dumps([{"id": "bad_0", "conversations": [message]}]).encode()
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -376,26 +335,10 @@ def with_message(message: Any) -> bytes:
         (b"[3]", "entry 0 (without id): is a number, not an object"),
         (b"[" + GOOD + b", null]", "entry 1 (without id): is null, not an object"),
         (b"[[]]", "entry 0 (without id): is an array, not an object"),
-        (b'[{"conversations": [], "messages": []}]', 'must have either "conversations" or "messages"'),
         (b'[{"id": "x"}]', 'entry 0 (id \'x\'): must have either "conversations" or "messages"'),
-        (b'[{"id": 7, "conversations": []}]', 'entry 0 (without id): "id" is a number, not a string'),
-        (b'[{"id": null, "conversations": []}]', '"id" is null, not a string'),
-        (b'[{"id": "x", "conversations": {}}]', '"conversations" is an object, not an array'),
-        (b'[{"id": "x", "conversations": null}]', '"conversations" is null, not an array'),
-        (with_message("hi"), "entry 0 (id 'bad_0'): message 0 is a string, not an object"),
-        (b'[{"messages": {}}]', '"messages" is an object, not an array'),
-        (b'[{"messages": [], "system": 3}]', '"system" is a number, not a string'),
-        (with_message({"value": "x"}), 'message 0 lacks "from" or "role"'),
-        (with_message({"role": "user"}), 'message 0 lacks "content"'),
-        (with_message({"role": "assistant"}), 'message 0 lacks "content"'),
-        (with_message({"role": "user", "content": 3}), "message 0: content must be a string, a list of text parts, or"),
-        (with_message({"role": "user", "content": [{"type": "image_url"}]}), "message 0: content[0] must be a part of"),
-        (with_message({"from": "gpt"}), 'message 0 lacks "value"'),
-        (with_message({"from": "gpt", "value": None}), '"value" of message 0 is null, not a string'),
-        (with_message({"from": "gpt", "value": ["x"]}), '"value" of message 0 is an array, not a string'),
-        (with_message({"from": "GPT", "value": True}), '"value" of message 0 is a boolean, not a string'),
-        (with_message({"from": ["gpt"], "value": "x"}), '"from" of message 0 is an array, not a string'),
-        (with_message({"from": "martian", "value": "x"}), "message 0 has the unknown role 'martian'"),
+        (b'[{"id": 7}]', "entry 0 (id '7'): must have either"),
+        (b'[{"id": null, "conversations": []}]', 'entry 0 (without id): "id" is null, not a string'),
+        (b'[{"id": "bad_0", "conversations": ["hi"]}]', "entry 0 (id 'bad_0'): message 0 is a string, not an object"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(write_dataset: WriteDataset, content: bytes, reason: str) -> None:

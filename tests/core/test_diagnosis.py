@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mockchat.core import wire
-from mockchat.core.dataset import Conversation
 from mockchat.core.diagnosis import Diagnosis, common_length, diagnose, difference
+from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
 from tests.core.test_index import histories, naive_known, recordings
 from tests.helpers import conversation, index_of

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mockchat.core import wire
-from mockchat.core.dataset import Conversation, load
+from mockchat.core.dataset import load
+from mockchat.core.entries import Conversation
 from mockchat.core.seeding import alter, seed_errors
 from tests.helpers import SAMPLE, conversation
 

@@ -18,7 +18,8 @@ from typing import Any
 import ujson
 
 from mockchat.core import wire
-from mockchat.core.dataset import Conversation, Dataset, DatasetError, load
+from mockchat.core.dataset import Dataset, load
+from mockchat.core.entries import Conversation, DatasetError
 from mockchat.core.index import ResponseIndex
 from mockchat.requester.run import places, questions
 from mockchat.requester.verify import verify, verify_stream

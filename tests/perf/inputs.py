@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mockchat.core import dataset
-from mockchat.core.dataset import Conversation
+from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
 from mockchat.requester.run import places, questions
 from tests.perf.load import output

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mockchat.core import dataset, seeding, wire
-from mockchat.core.dataset import Conversation
+from mockchat.core.entries import Conversation
 from mockchat.core.recordings import DATASETS
 from tests.programs import REQUESTER, environment, run_requester, running_server
 

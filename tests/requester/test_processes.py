@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mockchat.core.dataset import Conversation
+from mockchat.core.entries import Conversation
 from mockchat.core.program import ProgramError
 from mockchat.requester import processes
 from mockchat.requester.run import WHOLE, Failure, Load, Progress, Result, Share, rounds

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mockchat.core import wire
-from mockchat.core.dataset import DatasetError, load
+from mockchat.core.dataset import load
+from mockchat.core.entries import DatasetError
 from mockchat.server.recorder import BadAnswer, NotRecordable, append, check_request, prepare, read_answer
 
 HI = wire.message("user", "hi")

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from mockchat.core.dataset import DatasetError
+from mockchat.core.entries import DatasetError
 from mockchat.core.program import ProgramError
 from mockchat.server import app
 from mockchat.testing.server import MockServer, Recordings, serve

@@ -1,0 +1,148 @@
+from typing import Any
+
+import pytest
+
+from mockchat.core import entries, wire
+from mockchat.core.entries import Conversation, DatasetError, EntryError
+
+
+def said(entry: Any) -> list[tuple[str, str]]:
+    """The messages of an entry, as pairs of role and content."""
+    _, messages = entries.read(entry)
+    return [(wire.role_of(message), wire.content_of(message)) for message in messages]
+
+
+# Roles and texts
+
+
+def test_role_names_in_any_case() -> None:
+    names = ["Human", "USER", "GPT", "ChatGPT", "bing", "Bard", "assistant", "System", "developer", "function", "Tool"]
+    roles = [role for role, _ in said({"conversations": [{"from": name, "value": ""} for name in names]})]
+    assert roles == ["user"] * 2 + ["assistant"] * 5 + ["system"] * 2 + ["function", "tool"]
+
+
+def test_lone_surrogates_are_text() -> None:
+    talk = [{"from": "human", "value": "\ud800"}, {"from": "gpt", "value": "\udc00!"}]
+    assert said({"conversations": talk}) == [("user", "\ud800"), ("assistant", "\udc00!")]
+
+
+# Forms
+
+
+@pytest.mark.parametrize("key", ["conversations", "messages"])
+def test_messages_of_either_form_in_either_list(key: str) -> None:
+    talk = [
+        {"role": "user", "content": "1"},
+        {"from": "gpt", "value": "2"},
+        {"role": "User", "content": "3"},
+        {"from": "GPT", "value": "4"},
+    ]
+    assert said({key: talk}) == [("user", "1"), ("assistant", "2"), ("user", "3"), ("assistant", "4")]
+
+
+@pytest.mark.parametrize(
+    ("key", "message", "expected"),
+    [
+        # A key of the other form is an extra key, such as the name of who spoke.
+        ("messages", {"from": "Ada", "role": "User", "content": "hi"}, ("user", "hi")),
+        ("messages", {"from": "Ada", "role": "user", "content": [{"type": "text", "text": "hi"}]}, ("user", "hi")),
+        ("messages", {"from": "Ada", "role": "assistant", "tool_calls": []}, ("assistant", "")),
+        ("conversations", {"from": "Ada", "role": "user", "content": "hi"}, ("user", "hi")),
+        ("conversations", {"role": 3, "from": "Human", "value": "hi"}, ("user", "hi")),
+        # With both forms whole, that of the list counts.
+        ("messages", {"from": "gpt", "value": "x", "role": "User", "content": "hi"}, ("user", "hi")),
+        ("conversations", {"from": "Human", "value": "hi", "role": "tool", "content": "x"}, ("user", "hi")),
+    ],
+)
+def test_keys_of_the_other_form_are_ignored(key: str, message: dict[str, Any], expected: tuple[str, str]) -> None:
+    assert said({key: [message]}) == [expected]
+
+
+def test_roles_of_tools_and_a_system_prompt_beside_the_list() -> None:
+    turns = [("human", "1"), ("function_call", "{}"), ("observation", "2"), ("gpt", "3")]
+    talk = [{"from": name, "value": value} for name, value in turns]
+    answered = [("user", "1"), ("assistant", "{}"), ("tool", "2"), ("assistant", "3")]
+    assert said({"conversations": talk, "system": "s", "tools": "[]"}) == [("system", "s"), *answered]
+    assert said({"messages": talk, "system": None}) == answered
+
+
+def test_contents_of_openai_s_form() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    talk = [
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+        {"role": "tool", "content": "c", "tool_call_id": "1"},
+        {"role": "assistant", "tool_calls": [{"id": "2"}]},
+        {"role": "assistant", "function_call": {"name": "f"}},
+        {"role": "user", "content": []},
+    ]
+    assert said({"messages": talk}) == [
+        ("user", "ab"),
+        ("assistant", ""),
+        ("tool", "c"),
+        ("assistant", ""),
+        ("assistant", ""),
+        ("user", ""),
+    ]
+
+
+# Ids
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, None), ({"id": "a_0"}, "a_0"), ({"id": ""}, ""), ({"id": 7}, "7"), ({"id": -(2**70)}, f"{-(2**70)}")],
+)
+def test_ids(given: dict[str, Any], expected: str | None) -> None:
+    assert entries.read({"messages": [], **given}) == (expected, [])
+
+
+def test_an_entry_without_id_gets_a_name() -> None:
+    assert entries.conversation({"messages": []}, "recording 3") == Conversation("recording 3", [])
+    assert entries.conversation({"messages": [], "id": ""}, "recording 3") == Conversation("", [])
+    with pytest.raises(DatasetError, match="recording 3: is null, not an object"):
+        entries.conversation(None, "recording 3")
+
+
+# What is refused
+
+
+def of(message: Any) -> dict[str, Any]:
+    return {"conversations": [message]}
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (3, "is a number, not an object"),
+        ([], "is an array, not an object"),
+        ({"id": "x"}, 'must have either "conversations" or "messages"'),
+        ({"conversations": [], "messages": []}, 'must have either "conversations" or "messages"'),
+        ({"id": None, "conversations": []}, '"id" is null, not a string'),
+        ({"id": 7.0, "conversations": []}, '"id" is a number, not a string'),
+        ({"id": True, "conversations": []}, '"id" is a boolean, not a string'),
+        ({"conversations": {}}, '"conversations" is an object, not an array'),
+        ({"conversations": None}, '"conversations" is null, not an array'),
+        ({"messages": {}}, '"messages" is an object, not an array'),
+        ({"messages": [], "system": 3}, '"system" is a number, not a string'),
+        (of("hi"), "message 0 is a string, not an object"),
+        (of({"value": "x"}), 'message 0 lacks "from" or "role"'),
+        (of({"role": "user"}), 'message 0 lacks "content"'),
+        (of({"role": "assistant"}), 'message 0 lacks "content"'),
+        (of({"role": "user", "value": "x"}), 'message 0 lacks "content"'),
+        (of({"role": "user", "content": 3}), "message 0: content must be a string, a list of text parts, or null"),
+        (of({"role": "user", "content": [{"type": "image_url"}]}), "message 0: content[0] must be a part of type text"),
+        (of({"from": "gpt"}), 'message 0 lacks "value"'),
+        (of({"from": "gpt", "value": None}), '"value" of message 0 is null, not a string'),
+        (of({"from": "gpt", "value": ["x"]}), '"value" of message 0 is an array, not a string'),
+        (of({"from": "GPT", "value": True}), '"value" of message 0 is a boolean, not a string'),
+        (of({"from": ["gpt"], "value": "x"}), '"from" of message 0 is an array, not a string'),
+        (of({"from": "martian", "value": "x"}), "message 0: from must be one of user, "),
+        (of({"from": "martian", "value": "x"}), ", human, gpt, "),
+        (of({"from": "martian", "value": "x"}), ", not 'martian'"),
+    ],
+)
+def test_what_is_wrong_with_an_entry_is_said(entry: Any, reason: str) -> None:
+    with pytest.raises(EntryError) as caught:
+        entries.read(entry)
+    assert reason in str(caught.value)
