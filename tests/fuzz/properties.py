@@ -20,7 +20,7 @@ import ujson
 from mockchat.core import wire
 from mockchat.core.dataset import Conversation, Dataset, DatasetError, load
 from mockchat.core.index import ResponseIndex
-from mockchat.requester.run import places, questions
+from mockchat.requester.plan import places, questions
 from mockchat.requester.verify import verify, verify_stream
 from mockchat.server.app import ChatServer
 from mockchat.server.protocol import ApiError, ChatRequest, completion, general, read_request, shortcut, stream

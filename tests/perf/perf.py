@@ -26,7 +26,7 @@ import uvloop
 from mockchat.core import dataset
 from mockchat.core.dataset import Conversation, DatasetError
 from mockchat.core.index import ResponseIndex
-from mockchat.requester.run import places, questions
+from mockchat.requester.plan import places, questions
 from tests.perf.load import Server, children, cpu_ns, http, memory, pss, running
 from tests.programs import running_server
 
