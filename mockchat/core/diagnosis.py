@@ -1,11 +1,10 @@
-"""Where two texts part, and where a history left the recordings: in words, for people."""
+"""Where a history left the recordings: in words, for people."""
 
 from typing import NamedTuple
 
 from mockchat.core import wire
 from mockchat.core.index import ResponseIndex
-
-AROUND = 30  # characters shown on either side of a difference
+from mockchat.core.text import around, common_length, difference
 
 
 class Diagnosis(NamedTuple):
@@ -13,40 +12,6 @@ class Diagnosis(NamedTuple):
 
     param: str
     text: str
-
-
-def common_length(one: str | bytes, other: str | bytes) -> int:
-    """The number of characters (of bytes) with which both begin; logarithmically many comparisons."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def difference(sent: str, recorded: str, verb: str = "sent") -> str:
-    """Where the sent text leaves the recorded one, and both around it.
-
-    What can't be seen is escaped, and the two characters are named, so that look-alikes are told apart.
-    """
-    position = common_length(sent, recorded)
-    here, there = (_character(text, position) for text in (sent, recorded))
-    return (
-        f"differs at character {position}: {verb} {_around(sent, position)} ({here}), "
-        f"recorded {_around(recorded, position)} ({there})"
-    )
-
-
-def _around(text: str, position: int) -> str:
-    start, end = max(0, position - AROUND), position + AROUND
-    return f"{'…' if start else ''}{text[start:end]!r}{'…' if end < len(text) else ''}"
-
-
-def _character(text: str, position: int) -> str:
-    return f"U+{ord(text[position]):04X}" if position < len(text) else "its end"
 
 
 def diagnose(index: ResponseIndex, messages: list[bytes], prefix: int, known: int) -> Diagnosis:
@@ -97,7 +62,7 @@ def _no_reply(index: ResponseIndex, prefix: int, known: int) -> str:
     content = wire.content_of(message)
     return (
         f"{before} is no assistant message: it is one of the role {wire.role_of(message)}, "
-        f"{_around(content, 0)}, in conversation {index.conversation_id(number)}"
+        f"{around(content, 0)}, in conversation {index.conversation_id(number)}"
     )
 
 

@@ -19,7 +19,9 @@ from mockchat.core import program, recordings
 from mockchat.core.dataset import Dataset
 from mockchat.core.program import ProgramError
 from mockchat.requester import options, plot, processes, report
-from mockchat.requester.run import Load, Result, replay
+from mockchat.requester.plan import Load
+from mockchat.requester.result import Result
+from mockchat.requester.run import replay
 
 tqdm.monitor_interval = 0  # The thread that watches the bars would not survive a fork.
 
@@ -40,7 +42,7 @@ def _run(chosen: argparse.Namespace) -> int:
     dataset, index = recordings.load(chosen.data, stitch=not chosen.no_stitch, quiet=chosen.quiet)
     if dataset.unanswered and not chosen.quiet:
         print(f"{dataset.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
-    load = _load(chosen, dataset.replies)
+    load = _load_for(dataset.replies, chosen)
     asking = partial(replay, index=index, base_url=chosen.base_url, model=chosen.model, headers=headers)
     result = _replay(asking, dataset, load, quiet=chosen.quiet)
     _tell(result, len(dataset.conversations), load, chosen)
@@ -50,7 +52,10 @@ def _run(chosen: argparse.Namespace) -> int:
 
 
 def _check_outputs(paths: Sequence[Path], data: Sequence[Path]) -> None:
-    """Find out before the run, not after it, and leave what is there until there is something to replace it."""
+    """Find out before the run whether the files can be written; what is in them stays until it can be replaced.
+
+    Raises `ProgramError`.
+    """
     taken = {path.resolve() for path in data}
     for path in paths:
         existed = path.exists()
@@ -66,7 +71,7 @@ def _check_outputs(paths: Sequence[Path], data: Sequence[Path]) -> None:
 
 
 def _headers(chosen: argparse.Namespace) -> CIMultiDict[str]:
-    """The headers that every request has."""
+    """The headers that every request has. Raises `ProgramError` where they contradict the base URL."""
     headers = CIMultiDict(chosen.header)
     if chosen.api_key:
         headers.setdefault("Authorization", f"Bearer {chosen.api_key}")
@@ -75,12 +80,12 @@ def _headers(chosen: argparse.Namespace) -> CIMultiDict[str]:
     return headers
 
 
-def _load(chosen: argparse.Namespace, replies: int) -> Load:
-    """How to ask, where no process is left without a request or without one in flight."""
-    load = {field.name: getattr(chosen, field.name) for field in fields(Load)}
-    load["processes"] = min(chosen.processes, replies, chosen.limit or replies)
-    load["concurrency"] = max(chosen.concurrency, load["processes"])
-    return Load(**load)
+def _load_for(replies: int, chosen: argparse.Namespace) -> Load:
+    """How to ask for so many replies: no process is left without a request, nor without one in flight."""
+    values = {field.name: getattr(chosen, field.name) for field in fields(Load)}
+    values["processes"] = min(chosen.processes, replies, chosen.limit or replies)
+    values["concurrency"] = max(chosen.concurrency, values["processes"])
+    return Load(**values)
 
 
 def _replay(asking: Callable[..., Coroutine[Any, Any, Result]], dataset: Dataset, load: Load, *, quiet: bool) -> Result:

@@ -18,14 +18,15 @@ from locust import FastHttpUser, events, task
 from locust.contrib.fasthttp import FAILURE_EXCEPTIONS
 
 from mockchat.core import recordings, wire
+from mockchat.core.answer import endpoint
 from mockchat.core.entries import Conversation, DatasetError
-from mockchat.requester.run import Question, places, questions
+from mockchat.requester.plan import Question, places, questions
 from mockchat.requester.verify import verify
 
 
 def _conversations() -> Iterator[Conversation]:
     """All that have a reply, in random order, again and again."""
-    answered = [found for found in _loaded.conversations if any(map(wire.is_assistant, found.messages))]
+    answered = [each for each in _loaded.conversations if any(map(wire.is_assistant, each.messages))]
     while True:
         yield from random.sample(answered, len(answered))
 
@@ -70,7 +71,7 @@ class Replay(FastHttpUser):
     def on_start(self) -> None:
         """Make ready what is the same for all requests."""
         options = self.environment.parsed_options
-        self._url = f"{self.client.base_url}".rstrip("/") + "/chat/completions"
+        self._url = endpoint(f"{self.client.base_url}")
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if options.api_key:
             self._headers["Authorization"] = f"Bearer {options.api_key}"

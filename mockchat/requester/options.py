@@ -8,13 +8,23 @@ from pathlib import Path
 
 from mockchat.core import arguments
 from mockchat.requester import plot
-from mockchat.requester.run import TIMEOUT
+from mockchat.requester.plan import ATTEMPT_TIMEOUT
 
 
 def parse(given: Sequence[str] | None) -> Namespace:
     """The options in these arguments (`None`: the process's own). Ends the program where they are wrong."""
     parser = ArgumentParser(description="Ask for every recorded reply and verify every answer.")
     arguments.add_recordings(parser)
+    _add_server(parser)
+    _add_load(parser)
+    _add_report(parser)
+    options = parser.parse_args(given)
+    options.shuffle = options.shuffle or options.random_seed is not None
+    return options
+
+
+def _add_server(parser: ArgumentParser) -> None:
+    """Whom to ask, and what every request says."""
     server = parser.add_argument_group("the server")
     server.add_argument(
         "--base-url",
@@ -34,6 +44,10 @@ def parse(given: Sequence[str] | None) -> Namespace:
     server.add_argument(
         "--header", type=_header, action="append", default=[], metavar="'K: V'", help="send this header; repeatable"
     )
+
+
+def _add_load(parser: ArgumentParser) -> None:
+    """How much to ask at a time, for how long, and what to do about failures: the fields of `Load`."""
     load = parser.add_argument_group("the load (default: everything once, in order, at full speed)")
     load.add_argument(
         "--concurrency",
@@ -53,7 +67,7 @@ def parse(given: Sequence[str] | None) -> Namespace:
     load.add_argument(
         "--timeout",
         type=arguments.positive_number,
-        default=TIMEOUT,
+        default=ATTEMPT_TIMEOUT,
         metavar="S",
         help="of an attempt (default %(default)g s)",
     )
@@ -72,14 +86,15 @@ def parse(given: Sequence[str] | None) -> Namespace:
         help="share all this among N processes (default 1)",
     )
     load.add_argument("--keep-going", action="store_true", help="count failures instead of stopping at the first")
+
+
+def _add_report(parser: ArgumentParser) -> None:
+    """What to print and which files to write."""
     output = parser.add_argument_group("the report")
     output.add_argument("--quiet", action="store_true", help="print the verdict alone")
     output.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     output.add_argument("--failures", type=Path, metavar="FILE", help="write all failures, a JSON line each")
     output.add_argument("--plot", type=_picture, metavar="FILE", help="draw the latencies (.png, .svg or .pdf)")
-    options = parser.parse_args(given)
-    options.shuffle = options.shuffle or options.random_seed is not None
-    return options
 
 
 def _header(value: str) -> tuple[str, str]:

@@ -15,22 +15,21 @@ import multiprocessing
 import os
 import signal
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from mockchat.core import program, wire
+from mockchat.core import program
 from mockchat.core.entries import Conversation
 from mockchat.core.program import STOP_SIGNALS, ProgramError
-from mockchat.requester.run import TICK, Load, Progress, Result, Share
+from mockchat.requester.plan import Load, assignments
+from mockchat.requester.result import Result, merged
+from mockchat.requester.run import TICK, Progress
 
 Replay = Callable[..., Coroutine[Any, Any, Result]]
-Part = tuple[Sequence[Conversation], Load, Share]
 
 
 def is_possible() -> bool:
@@ -38,49 +37,12 @@ def is_possible() -> bool:
     return "fork" in multiprocessing.get_all_start_methods()
 
 
-def parts(conversations: Sequence[Conversation], load: Load) -> list[Part]:
-    """What each process has to do: equal parts of the requests in their order, and of those in flight.
-
-    To shuffle is to do so within each part. There must be a request, and one in flight, for each process.
-    """
-    ends = list(accumulate(sum(map(wire.is_assistant, found.messages)) for found in conversations))
-    total = ends[-1] if load.limit is None or load.shuffle else min(load.limit, ends[-1])
-    found: list[Part] = []
-    start = 0
-    for process in range(load.processes):
-        end = start + _portion(total, process, load)
-        # Of the conversations, those from the one with the first of these replies to the one with the last.
-        first, last = bisect_right(ends, start), bisect_right(ends, end - 1)
-        before = ends[first - 1] if first else 0
-        limit = None if load.limit is None else _portion(load.limit, process, load)
-        own = replace(load, concurrency=_portion(load.concurrency, process, load), limit=limit)
-        found.append((conversations[first : last + 1], own, Share(start - before, end - before, process)))
-        start = end
-    return found
-
-
-def _portion(whole: int, process: int, load: Load) -> int:
-    """How many of the numbers up to the whole are dealt to a process."""
-    return len(range(process, whole, load.processes))
-
-
-def merged(results: Sequence[Result]) -> Result:
-    """The results as if one process had found all."""
-    whole = Result()
-    for result in results:
-        for name in (field.name for field in fields(Result)):
-            setattr(whole, name, getattr(whole, name) + getattr(result, name))
-    whole.elapsed = max((result.elapsed for result in results), default=0.0)
-    whole.failures.sort(key=lambda failure: failure.at)
-    return whole
-
-
 @dataclass(slots=True)
 class _Worker:
     name: str
     process: BaseProcess
     pipe: Connection
-    told: tuple[int, int] | None = None
+    progress: tuple[int, int] | None = None  # None until it is ready.
 
 
 def replay(
@@ -91,8 +53,8 @@ def replay(
 ) -> Result:
     """Have `load.processes` processes run `ask(conversations, load=…, share=…, begin=…, progress=…)`, each on its loop.
 
-    Stopped by a signal, it returns what was done so far, as interrupted. What a process that died has found is lost,
-    and the result says so. Raises `ProgramError`.
+    Stopped by a signal, it returns what was done so far, as interrupted. The results of a process that died are lost,
+    and the whole result says so. Raises `ProgramError` where no process can be started.
     """
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     interrupted = False
@@ -107,7 +69,7 @@ def replay(
     try:
         for number in STOP_SIGNALS:
             signal.signal(number, interrupt)
-        for own, own_load, share in parts(conversations, load):
+        for own, own_load, share in assignments(conversations, load):
             try:
                 pipe, theirs = context.Pipe()
                 held = [*(worker.pipe for worker in workers), pipe]
@@ -128,28 +90,28 @@ def replay(
 
 
 def _attend(workers: Sequence[_Worker], load: Load, progress: Progress, is_interrupted: Callable[[], bool]) -> Result:
-    """Hear what the processes say until each has said its last, and tell them when to begin and to stop."""
+    """Receive what the processes say until each has said its last, and tell them when to begin and to stop."""
     results: list[Result] = []
     lost: list[str] = []
     waiting = {worker.pipe: worker for worker in workers}
     begun = stopped = False
 
-    def tell(what: float | None) -> None:
+    def tell(moment: float | None) -> None:
         for pipe in waiting:
-            with contextlib.suppress(OSError):  # It died: that will be heard.
-                pipe.send(what)
+            with contextlib.suppress(OSError):  # It died, which its pipe will say.
+                pipe.send(moment)
 
     while waiting:
         for pipe in wait(list(waiting), TICK):
             assert isinstance(pipe, Connection)
             worker = waiting[pipe]
-            match _heard(pipe):
+            match _receive(pipe):
                 case Result() as result:
                     results.append(result)
-                    worker.told = result.requests, len(result.failures)
+                    worker.progress = result.requests, len(result.failures)
                     del waiting[pipe]
                 case (int(requests), int(failed)):
-                    worker.told = requests, failed
+                    worker.progress = requests, failed
                 case why:
                     lost.append(f"{worker.name} {why or _death(worker.process)}")
                     del waiting[pipe]
@@ -157,18 +119,18 @@ def _attend(workers: Sequence[_Worker], load: Load, progress: Progress, is_inter
         if not stopped and (is_interrupted() or (failed_already and not load.keep_going)):
             stopped = True
             tell(None)
-        elif not (begun or stopped) and all(worker.told for worker in waiting.values()):
+        elif not (begun or stopped) and all(worker.progress for worker in waiting.values()):
             begun = True
             tell(time.perf_counter())
-        told = [worker.told or (0, 0) for worker in workers]
-        progress(sum(requests for requests, _ in told), sum(failed for _, failed in told))
+        done = [worker.progress or (0, 0) for worker in workers]
+        progress(sum(requests for requests, _ in done), sum(failed for _, failed in done))
     whole = merged(results)
     whole.lost, whole.interrupted = lost, is_interrupted()
     return whole
 
 
-def _heard(pipe: Connection) -> object:
-    """What a process says; None if it is dead."""
+def _receive(pipe: Connection) -> object:
+    """What the other process says; None if it is dead."""
     try:
         return pipe.recv()
     except (EOFError, OSError):
@@ -184,7 +146,7 @@ def _death(process: BaseProcess) -> str:
 
 
 def _work(ask: Replay, pipe: Connection, held: list[Connection]) -> None:
-    """What a process does; `held` are the ends of pipes that are the parent's."""
+    """What a process does; `held` are the parent's ends of pipes, which a fork copies."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     for other in held:
@@ -199,7 +161,7 @@ def _work(ask: Replay, pipe: Connection, held: list[Connection]) -> None:
 
 
 async def _obey(ask: Replay, pipe: Connection) -> Result:
-    """Begin when the parent says so, and stop when it does, or is gone."""
+    """Begin when the parent says so; stop when it says so, or is gone."""
     loop = asyncio.get_running_loop()
     moment: asyncio.Future[float] = loop.create_future()
 
@@ -213,14 +175,14 @@ async def _obey(ask: Replay, pipe: Connection) -> Result:
 
     stopped = asyncio.Event()
 
-    def hear() -> None:
-        match _heard(pipe):
+    def listen() -> None:
+        match _receive(pipe):
             case float(begun):
                 moment.set_result(begun)
             case _:
                 loop.remove_reader(pipe.fileno())
                 stopped.set()
 
-    loop.add_reader(pipe.fileno(), hear)
-    os.set_blocking(pipe.fileno(), True)  # uvloop has changed that, and half a message would be none.
+    loop.add_reader(pipe.fileno(), listen)
+    os.set_blocking(pipe.fileno(), True)  # uvloop has made it non-blocking, and half a message would be sent.
     return await ask(begin=begin, stopped=stopped, progress=tell)

@@ -6,14 +6,15 @@ from itertools import groupby
 from textwrap import wrap
 from typing import Any
 
-from mockchat.requester.run import Failure, Load, Result
+from mockchat.requester.plan import Load
+from mockchat.requester.result import Failure, Result
 from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND
 
 VERSION = 1  # Of the JSON's form: it grows when a key goes or changes its meaning.
-WIDTH = 79
-BINS = 10
-BAR_WIDTH = 40
-BUSY = 0.9
+WIDTH = 79  # characters of a line
+BINS = 10  # of a histogram, beside the last one
+BAR_WIDTH = 40  # characters
+BUSY = 0.9  # The share of the time from which on the requester is said to have been the limit.
 
 Figures = dict[str, float]
 
@@ -119,7 +120,7 @@ def summary(result: Result, conversations: int, load: Load) -> str:
     if busy > BUSY and result.passed and result.elapsed > 1:
         note = (
             f"The requester computed {min(busy, 1):.0%} of the time: it was the limit, not the server. To load the "
-            "server more, give it more processes (--processes), as far as there are cores, or more machines."
+            "server more, give the requester more processes, as far as there are cores, or more machines."
         )
         lines += ["", *wrap(note, WIDTH)]
     return "\n".join(lines)
@@ -147,9 +148,9 @@ def _size(size: float) -> str:
 
 
 def _distribution(title: str, seconds: Sequence[float]) -> list[str]:
-    """The figures in milliseconds, and a histogram up to the 99th percentile, with all that is slower in its last row.
+    """The figures in milliseconds, and a histogram of which the last row has all above the 99th percentile.
 
-    A single slow answer would otherwise squeeze all others into one row.
+    In rows of equal width, a single slow answer would squeeze all others into the first.
     """
     if not seconds:
         return []

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 
 import aiohttp
 
-# In seconds.
+# In seconds; the last one is the longest wait that a server may ask for.
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 8.0
 LONGEST_ASKED = 60.0
@@ -31,7 +31,7 @@ def wait(attempts: int, ended: int | Exception, headers: Mapping[str, str]) -> f
 
 
 def _is_passing(error: Exception) -> bool:
-    """Whether it is the network's fault, or time's; a `ValueError` is that of the URL, a header or a certificate."""
+    """Whether the network or the time limit is to blame. A `ValueError` is about the URL, a header or a certificate."""
     return isinstance(error, (aiohttp.ClientError, OSError)) and not isinstance(error, ValueError)
 
 

@@ -1,16 +1,9 @@
-"""The requester's engine: ask for every recorded reply, verify every answer, count.
-
-Follows https://platform.openai.com/docs/api-reference/chat/create as a client.
-"""
+"""The requester's engine: ask for every recorded reply, verify every answer, count and time what comes of it."""
 
 import asyncio
 import math
-import random
 import time
-from array import array
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate, chain, count, islice, pairwise
 from typing import NamedTuple
 
@@ -18,149 +11,18 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from mockchat.core import wire
+from mockchat.core.answer import endpoint
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
+from mockchat.core.text import excerpt
 from mockchat.requester import retry
-from mockchat.requester.verify import Problem, excerpt, explain, verify, verify_stream
+from mockchat.requester.plan import WHOLE, Load, Question, Share, questions, rounds
+from mockchat.requester.result import Failure, Result
+from mockchat.requester.verify import Problem, no_answer, verify, verify_stream
 
-TIMEOUT = 60.0  # seconds
 TICK = 0.1  # seconds
 Progress = Callable[[int, int], object]  # Called with the number of requests that ended, and that of the failures.
 _TOLD = ("Retry-After", "Location")  # What a refusal says in its headers.
-
-
-class Place(NamedTuple):
-    """Where a recorded reply stands: its conversation, its message's number, and the prefix before it."""
-
-    conversation: Conversation
-    number: int
-    prefix: int
-
-
-class Question(NamedTuple):
-    """A request to make: the place of the reply it asks for, its body, and the replies that are right (wire form)."""
-
-    place: Place
-    body: bytes
-    expected: list[bytes]
-
-
-class Failure(NamedTuple):
-    """A request that was not answered as recorded; `at` is when it was due, in seconds from the start of the run."""
-
-    conversation_id: str
-    message_index: int
-    at: float
-    problem: Problem
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Load:
-    """How to ask: by default everything once, in order, as fast as `concurrency` requests in flight allow.
-
-    `rate` is in requests a second, `duration` (round and round until then) and `timeout` (of an attempt) in seconds.
-    `retries` are the further attempts that a request may take. Where there are several `processes`, all this is what
-    they do together.
-    """
-
-    concurrency: int
-    keep_going: bool = False
-    stream: bool = False
-    limit: int | None = None
-    rate: float | None = None
-    duration: float | None = None
-    shuffle: bool = False
-    random_seed: int | None = None
-    timeout: float = TIMEOUT
-    retries: int = 0
-    processes: int = 1
-
-
-class Share(NamedTuple):
-    """A process's part of the work: the places from `first` to before `end`. At a rate, processes take turns."""
-
-    first: int = 0
-    end: int | None = None
-    process: int = 0
-
-
-WHOLE = Share()
-
-
-@dataclass(slots=True)
-class Result:
-    """What a run found: times are in seconds, sizes in bytes of bodies, latencies those of the answered requests.
-
-    `due` has, for each latency, the moment from which it counts, from the start of the run. Of streams, `first_tokens`
-    are the times to the first token and `gaps` those between tokens that did not arrive together. `retried` has the
-    number of requests by that of their attempts, where it was more than one. `cpu` is the time that the process
-    computed, or the processes did together; `lost` says how those died of which nothing else is known.
-    """
-
-    passed: int = 0
-    failures: list[Failure] = field(default_factory=list)
-    counts: "Counter[str]" = field(default_factory=Counter)  # Of the failures' kinds.
-    retried: "Counter[int]" = field(default_factory=Counter)
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    due: "array[float]" = field(default_factory=lambda: array("d"))
-    latencies: "array[float]" = field(default_factory=lambda: array("d"))
-    first_tokens: "array[float]" = field(default_factory=lambda: array("d"))
-    gaps: "array[float]" = field(default_factory=lambda: array("d"))
-    elapsed: float = 0.0
-    cpu: float = 0.0
-    interrupted: bool = False
-    lost: list[str] = field(default_factory=list)
-
-    @property
-    def requests(self) -> int:
-        """The number of requests that ended, one way or the other."""
-        return self.passed + len(self.failures)
-
-
-def places(conversations: Sequence[Conversation], index: ResponseIndex) -> Iterator[Place]:
-    """The place of every assistant message, in order."""
-    for conversation in conversations:
-        prefix = 0
-        for number, message in enumerate(conversation.messages):
-            if wire.is_assistant(message):
-                yield Place(conversation, number, prefix)
-            prefix = index.step(prefix, message)
-
-
-def rounds(
-    conversations: Sequence[Conversation], index: ResponseIndex, load: Load, share: Share = WHOLE
-) -> Iterator[Place]:
-    """The places in the order in which to ask for them: once, or without end where a duration is to be filled."""
-    chance = random.Random(None if load.random_seed is None else load.random_seed + share.process)
-    while True:
-        given = islice(places(conversations, index), share.first, share.end)
-        if load.shuffle:
-            shuffled = list(given)
-            chance.shuffle(shuffled)
-            yield from shuffled
-        else:
-            yield from given
-        if load.duration is None:
-            return
-
-
-def questions(given: Iterator[Place], index: ResponseIndex, model: str | None, stream: bool) -> Iterator[Question]:
-    """The request for each place; `model` and `stream` are sent if given."""
-    after = b"" if model is None else b',"model":%b' % wire.text(model)
-    after += b',"stream":true}' if stream else b"}"
-    opening, closing = b'{"messages":' + wire.OPENING, wire.CLOSING + after
-    for place in given:
-        history = place.conversation.messages[: place.number]
-        if history:
-            # Bodies are long: this copies each of their bytes once.
-            history[0] = opening + history[0]
-            history[-1] += closing
-            body = wire.BETWEEN.join(history)
-        else:
-            body = b'{"messages":[]%b' % after
-        yield Question(place, body, [reply.message for reply in index.replies(place.prefix)])
 
 
 async def _now() -> float:
@@ -197,7 +59,7 @@ async def replay(
         timeout=aiohttp.ClientTimeout(),  # `_Run` has its own, which costs less.
         headers=all_headers,
     ) as session:
-        run = _Run(session, URL(base_url.rstrip("/") + "/chat/completions"), load, progress)
+        run = _Run(session, URL(endpoint(base_url)), load, progress)
         asked = islice(asked, load.limit)
         first = list(islice(asked, 1))  # Made before the clock starts: shuffling takes its time.
         numbers = count(share.process, load.processes)
@@ -307,9 +169,9 @@ class _Run:
             del self._in_flight[task]
             self._semaphore.release()
         try:
-            problem = self._verify(question, due, ended) if isinstance(ended, _Answer) else explain(ended)
+            problem = self._verify(question, due, ended) if isinstance(ended, _Answer) else no_answer(ended)
         except Exception as error:  # Whatever it is, the request failed: an answer is verified or it is a failure.
-            problem = explain(error)
+            problem = no_answer(error)
         if problem and self._is_over():
             return
         if attempts > 1:
@@ -338,7 +200,7 @@ class _Run:
                 raise
             self._timed_out.remove(task)
             task.uncancel()
-            return TimeoutError(f"none within {self._load.timeout:g} s (see --timeout)")
+            return TimeoutError(f"none within {self._load.timeout:g} s")
         except Exception as error:  # Whatever it is: a request that can't be sent has failed too.
             return error
         result.bytes_sent += len(body)

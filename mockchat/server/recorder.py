@@ -14,9 +14,8 @@ from typing import Any
 
 import ujson
 
-from mockchat.core import wire
+from mockchat.core import answer, wire
 from mockchat.core.entries import Conversation, DatasetError
-from mockchat.requester.verify import events, excerpt
 
 _LINE = b'{"id":"%b","messages":%b}\n'
 _BEGINNING = b'{"id":"'
@@ -28,10 +27,6 @@ class NotRecordable(Exception):
     """An exchange that can't be recorded; the text says which kind is not, the same for all of a kind."""
 
 
-class BadAnswer(Exception):
-    """An answer that is none of the API's, or only its beginning; the text says what is wrong."""
-
-
 def check_request(parameters: dict[str, Any]) -> None:
     """Raise `NotRecordable` where no answer to a readable request could be recorded, whatever it is."""
     if parameters.get("n") not in (None, 1):
@@ -40,56 +35,33 @@ def check_request(parameters: dict[str, Any]) -> None:
         raise NotRecordable("histories that are not text alone, such as those with tool calls")
 
 
-def read_answer(answer: bytes, streamed: bool) -> str:
+def read_answer(body: bytes, streamed: bool) -> str:
     """The reply in an answer of status 200; `streamed` says whether it is one of server-sent events.
 
     Raises `NotRecordable` where there is more to it than a text, or it is not finished by the model itself, and
-    `BadAnswer`.
+    `answer.BadAnswer` for what is no answer, or only its beginning.
     """
-    message, finish_reason = _joined(answer) if streamed else _whole(answer)
-    if any(map(message.get, _NO_TEXT)) or not isinstance(message.get("content"), str):
-        raise NotRecordable("answers that are not text alone, such as tool calls")
-    if finish_reason != "stop":
-        raise NotRecordable("answers that do not end by themselves (with the finish_reason stop)")
-    content: str = message["content"]
-    return content
-
-
-def _whole(answer: bytes) -> tuple[dict[str, Any], Any]:
-    match _parse(answer):
-        case {"choices": [{"message": {"role": "assistant"} as message, **choice}]}:
-            return message, choice.get("finish_reason")
-        case {"choices": [_, *_]} | {"error": _}:
-            raise NotRecordable(_OTHER)
-    raise BadAnswer(f"answered with what is no completion: {excerpt(answer)}")
-
-
-def _joined(answer: bytes) -> tuple[dict[str, Any], Any]:
-    """The message that the deltas of a stream make."""
-    content: list[str] = []
-    others: dict[str, Any] = {}
-    finish_reason: Any = None
-    for _, data in events(answer + b"\n\n"):
-        if data == b"[DONE]":
-            return others | {"content": "".join(content)}, finish_reason
-        match _parse(data):
-            case {"choices": [{"index": 0, "delta": dict(delta), **choice}]}:
-                finish_reason = choice.get("finish_reason") or finish_reason
-                if isinstance(delta.get("content"), str):
-                    content.append(delta["content"])
-                others.update({key: delta[key] for key in _NO_TEXT if delta.get(key)})
-            case {"choices": [_, *_]} | {"error": _}:
-                raise NotRecordable(_OTHER)
-    if finish_reason is None:
-        raise BadAnswer("broke its stream off in the middle")
-    raise NotRecordable("streams without [DONE] at their end")
-
-
-def _parse(data: bytes) -> Any:
     try:
-        return ujson.loads(data)
-    except ValueError:
-        raise BadAnswer(f"answered with what is no JSON: {excerpt(data)}") from None
+        completion = _read_stream(body) if streamed else answer.read(body)
+    except answer.ErrorSent:
+        raise NotRecordable(_OTHER) from None
+    message = completion.message
+    if not completion.alone or message.get("role") != "assistant":
+        raise NotRecordable(_OTHER)
+    if any(map(message.get, _NO_TEXT)) or completion.content is None:
+        raise NotRecordable("answers that are not text alone, such as tool calls")
+    if completion.finish_reason != "stop":
+        raise NotRecordable("answers that do not end by themselves (with the finish_reason stop)")
+    return completion.content
+
+
+def _read_stream(body: bytes) -> answer.Completion:
+    stream = answer.read_stream(body + b"\n\n")  # Where a server leaves out the last blank line, nothing is lost.
+    if not stream.whole:
+        if stream.completion.alone and stream.completion.finish_reason is None:
+            raise answer.BadAnswer("a stream that broke off in the middle")
+        raise NotRecordable("streams without [DONE] at their end")
+    return stream.completion
 
 
 def prepare(path: Path) -> str | None:

@@ -18,12 +18,12 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from mockchat.core import wire
+from mockchat.core.answer import BLANK_LINE, BadAnswer, endpoint, explain
 from mockchat.core.index import ResponseIndex
-from mockchat.requester.verify import BLANK_LINE, explain
 from mockchat.server import recorder
 from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.http import LAST_CHUNK, Answer, HttpRequest, Part, Route, chunk, connection_header
-from mockchat.server.recorder import BadAnswer, NotRecordable
+from mockchat.server.recorder import NotRecordable
 
 TIMEOUT = 600.0  # seconds, as in OpenAI's SDKs
 _CONNECT_TIMEOUT = 10.0  # seconds
@@ -61,7 +61,7 @@ class Upstream:
     """
 
     def __init__(self, base_url: str, index: ResponseIndex, file: Path, timeout: float = TIMEOUT) -> None:
-        self._url = URL(base_url.rstrip("/") + "/chat/completions")
+        self._url = URL(endpoint(base_url))
         self._index = index
         self._file = file
         self._timeout = timeout
@@ -126,7 +126,7 @@ class Upstream:
                 )
             async with response:
                 if not 200 <= response.status <= 599:
-                    raise BadAnswer(f"answered with the status {response.status}")
+                    raise BadAnswer(f"an answer with the status {response.status}")
                 exchange.status, exchange.reason = response.status, response.reason or ""
                 exchange.headers = _end_to_end(response.headers)
                 events = response.content_type == "text/event-stream"
@@ -149,7 +149,7 @@ class Upstream:
             told = str(error) or "no answer"
             exchange.error = ApiError(504, f"The upstream took too long: {told}")
         except BadAnswer as error:
-            exchange.error = ApiError(502, f"The upstream {error}")
+            exchange.error = ApiError(502, f"The upstream sent {error}")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             problem = explain(error)
             exchange.error = ApiError(502, f"The upstream failed: {problem.cause}, {problem.detail}")

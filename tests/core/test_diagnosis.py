@@ -3,9 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mockchat.core import wire
-from mockchat.core.diagnosis import Diagnosis, common_length, diagnose, difference
+from mockchat.core.diagnosis import Diagnosis, diagnose
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
+from mockchat.core.text import common_length
 from tests.core.test_index import histories, naive_known, recordings
 from tests.helpers import conversation, index_of
 
@@ -23,37 +24,6 @@ def explain(index: ResponseIndex, messages: list[bytes]) -> Diagnosis:
 
 def said(*turns: str) -> Diagnosis:
     return explain(INDEX, conversation("", *turns).messages)
-
-
-@given(st.text("ab"), st.text("ab"), st.text("ab"))
-def test_common_length(start: str, one: str, other: str) -> None:
-    expected = 0
-    for pair in zip(start + one, start + other, strict=False):
-        if pair[0] != pair[1]:
-            break
-        expected += 1
-    assert common_length(start + one, start + other) == expected
-    assert common_length((start + one).encode(), (start + other).encode()) == expected
-
-
-@pytest.mark.parametrize(
-    ("sent", "recorded", "text"),
-    [
-        ("a b", "a\u00a0b", "differs at character 1: sent 'a b' (U+0020), recorded 'a\\xa0b' (U+00A0)"),
-        ("", "hi", "differs at character 0: sent '' (its end), recorded 'hi' (U+0068)"),
-        ("hi\u200b", "hi", "differs at character 2: sent 'hi\\u200b' (U+200B), recorded 'hi' (its end)"),
-        ("\u0430", "a", "differs at character 0: sent '\u0430' (U+0430), recorded 'a' (U+0061)"),
-        ("漢😀!", "漢😀?", "differs at character 2: sent '漢😀!' (U+0021), recorded '漢😀?' (U+003F)"),
-        (
-            "x" * 50 + "1" + "y" * 50,
-            "x" * 50 + "2",
-            f"differs at character 50: sent …'{'x' * 30}1{'y' * 29}'… (U+0031), recorded …'{'x' * 30}2' (U+0032)",
-        ),
-    ],
-)
-def test_differences_show_what_can_not_be_seen(sent: str, recorded: str, text: str) -> None:
-    assert difference(sent, recorded) == text
-    assert difference(sent, recorded).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from mockchat.core import wire
 from mockchat.core.dataset import Dataset, load
 from mockchat.core.entries import Conversation, DatasetError
 from mockchat.core.index import ResponseIndex
-from mockchat.requester.run import places, questions
+from mockchat.requester.plan import places, questions
 from mockchat.requester.verify import verify, verify_stream
 from mockchat.server.app import ChatServer
 from mockchat.server.completion import stream, whole

@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from mockchat.core import dataset
 from mockchat.core.index import ResponseIndex
-from mockchat.requester.run import Load, replay
+from mockchat.requester.plan import Load
+from mockchat.requester.run import replay
 
 
 def main(base_url: str, file: Path, count: int, in_flight: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from mockchat.core import dataset
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
-from mockchat.requester.run import places, questions
+from mockchat.requester.plan import places, questions
 from tests.perf.load import output
 
 HERE = Path(__file__).parent

@@ -19,7 +19,7 @@ BROKEN = {
         "run.verify = blind"
     ),
     "skips a request": (
-        "places = run.places\nrun.places = lambda *given: (place for place in places(*given) if place.number != 1)"
+        "places = plan.places\nplan.places = lambda *given: (place for place in places(*given) if place.number != 1)"
     ),
 }
 
@@ -43,7 +43,7 @@ def test_a_broken_requester_is_found_out(how: str, tmp_path: Path) -> None:
     program = tmp_path / "requester.py"
     program.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"from mockchat.requester import cli, run\n{BROKEN[how]}\nsys.exit(cli.main())\n"
+        f"from mockchat.requester import cli, plan, run\n{BROKEN[how]}\nsys.exit(cli.main())\n"
     )
     ended = seed_check("--requester", str(program))
     assert ended.returncode == 1

@@ -3,108 +3,29 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from itertools import chain, islice
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mockchat.core.entries import Conversation
 from mockchat.core.program import ProgramError
 from mockchat.requester import processes
-from mockchat.requester.run import WHOLE, Failure, Load, Progress, Result, Share, rounds
+from mockchat.requester.plan import Load, Share
+from mockchat.requester.result import Failure, Result
+from mockchat.requester.run import Progress
 from mockchat.requester.verify import ERROR, Problem
-from tests.helpers import conversation, index_of
+from tests.helpers import conversation
 
 # A pytest that has threads may fork: its children do not use what they hold.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
 
-# What each process has to do
-
-
-def told(conversations: Sequence[Conversation], load: Load, share: Share = WHOLE) -> list[tuple[str, int]]:
-    given = rounds(conversations, index_of(*conversations), load, share)
-    return [(place.conversation.id, place.number) for place in islice(given, load.limit)]
-
-
-@given(
-    st.lists(st.lists(st.sampled_from(["user:a", "assistant:b"]), max_size=9), min_size=1, max_size=9),
-    st.integers(1, 5),
-    st.none() | st.integers(1, 30),
-    st.booleans(),
-    st.booleans(),
-    st.integers(0, 9),
-)
-def test_every_request_is_one_process_s_and_in_order(
-    turns: list[list[str]], wanted: int, limit: int | None, shuffle: bool, again: bool, more: int
-) -> None:
-    conversations = [conversation(f"c{number}", *given) for number, given in enumerate(turns)]
-    replies = told(conversations, Load(concurrency=1))
-    if not replies:
-        return
-    count = min(wanted, len(replies), limit or wanted)
-    load = Load(
-        concurrency=count + more,
-        processes=count,
-        limit=limit,
-        shuffle=shuffle,
-        duration=1.0 if again and limit else None,
-    )
-    parts = processes.parts(conversations, load)
-    assert len(parts) == count
-    assert [share.process for _, _, share in parts] == list(range(count))
-    assert sum(own.concurrency for _, own, _ in parts) == load.concurrency
-    assert min(own.concurrency for _, own, _ in parts) > 0
-    asked = [told(*part) for part in parts]
-    whole = told(conversations, load)
-    # As many as those numbers of the whole run that are its: at a rate they take turns.
-    assert [len(mine) for mine in asked] == [len(whole[process::count]) for process in range(count)]
-    found = list(chain(*asked))
-    if len(whole) > len(replies):  # Round and round.
-        assert set(found) <= set(replies)
-    elif shuffle:
-        assert len(set(found)) == len(found)
-        assert set(found) <= set(replies)
-    else:
-        assert found == whole
-
-
-def test_a_shuffled_part_can_be_had_again() -> None:
-    conversations = [conversation(f"c{number}", "hi", f"{number}") for number in range(40)]
-    load = Load(concurrency=2, processes=2, shuffle=True, random_seed=1)
-    first, second = ([told(*part) for part in processes.parts(conversations, load)] for _ in range(2))
-    assert first == second
-    assert [sorted(part) == part for part in first] == [False, False]
-    assert [int(name[1:]) for name, _ in first[0]] != [int(name[1:]) - 20 for name, _ in first[1]]
-
-
-# What they found
+CONVERSATIONS = [conversation("one", "hi", "hello"), conversation("two", "hi", "good day")]
+Then = Callable[[], Result]
 
 
 def failure(at: float) -> Failure:
     return Failure("c", 1, at, Problem(ERROR, "no connection", "x" * 1000))
-
-
-def test_results_are_merged_as_if_one_process_had_found_all() -> None:
-    results = [Result(passed=number, bytes_sent=10, elapsed=number, cpu=number) for number in (2, 3)]
-    for result, at in zip(results, (0.2, 0.1), strict=True):
-        result.failures.append(failure(at))
-        result.counts[ERROR] += 1
-        result.retried[2] += 1
-        result.latencies.append(at)
-    whole = processes.merged(results)
-    assert (whole.passed, whole.requests, whole.bytes_sent, whole.elapsed, whole.cpu) == (5, 7, 20, 3, 5)
-    assert [failure.at for failure in whole.failures] == [0.1, 0.2]
-    assert (whole.counts, whole.retried, list(whole.latencies)) == ({ERROR: 2}, {2: 2}, [0.2, 0.1])
-    assert processes.merged([]) == Result()
-
-
-# Processes
-
-CONVERSATIONS = [conversation("one", "hi", "hello"), conversation("two", "hi", "good day")]
-Then = Callable[[], Result]
 
 
 def asking(first: Then, second: Then | None = None) -> Callable[..., Coroutine[Any, Any, Result]]:

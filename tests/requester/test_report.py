@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mockchat.requester.plan import Load
 from mockchat.requester.report import as_json, latency_ms, percentile, summary, verdict
-from mockchat.requester.run import Failure, Load, Result
+from mockchat.requester.result import Failure, Result
 from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND, Problem
 
 LOAD = Load(concurrency=2)

@@ -1,22 +1,22 @@
 import asyncio
-import json
 import shutil
 import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 from multidict import CIMultiDict
 
-from mockchat.core import dataset, wire
+from mockchat.core import dataset
 from mockchat.core.index import ResponseIndex
 from mockchat.requester import retry
-from mockchat.requester.run import Load, Question, Result, Share, places, questions, replay, rounds
+from mockchat.requester.plan import Load, Question, Share, places, questions
+from mockchat.requester.result import Result
+from mockchat.requester.run import replay
 from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND
 from tests.helpers import SAMPLE, WriteDataset, conversation, entry, index_of
 from tests.programs import environment, run_requester
@@ -32,52 +32,8 @@ CONVERSATIONS = [
 INDEX = index_of(*CONVERSATIONS)
 
 
-# What is asked
-
-
 def asked(model: str | None = None, stream: bool = False) -> list[Question]:
     return list(questions(places(CONVERSATIONS, INDEX), INDEX, model, stream))
-
-
-def test_a_question_for_every_assistant_message_in_order() -> None:
-    found = asked()
-    assert [(question.place.conversation.id, question.place.number) for question in found] == [
-        ("one", 1),
-        ("one", 3),
-        ("two", 1),
-        ("start", 0),
-    ]
-    assert [json.loads(question.body) for question in found][1] == {
-        "messages": [
-            {"role": "user", "content": "hi"},
-            {"role": "assistant", "content": "hello"},
-            {"role": "user", "content": "how are you?"},
-        ]
-    }
-    assert found[0].expected == [wire.message("assistant", "hello"), wire.message("assistant", "good day")]
-    assert json.loads(found[3].body) == {"messages": []}
-
-
-def test_the_model_and_that_a_stream_is_wanted_are_sent_if_given() -> None:
-    for question in asked('gp"t', stream=True):
-        body = json.loads(question.body)
-        assert (body["model"], body["stream"]) == ('gp"t', True)
-    assert json.loads(asked()[0].body).keys() == {"messages"}
-
-
-def order(count: int, **options: Any) -> list[tuple[str, int]]:
-    load = Load(concurrency=1, **options)
-    return [(place.conversation.id, place.number) for place in islice(rounds(CONVERSATIONS, INDEX, load), count)]
-
-
-def test_rounds() -> None:
-    once = order(100)
-    assert len(once) == 4
-    assert order(10, duration=1.0) == (once * 3)[:10]
-    shuffled = order(8, duration=1.0, shuffle=True, random_seed=1)
-    assert shuffled == order(8, duration=1.0, shuffle=True, random_seed=1)
-    assert sorted(shuffled[:4]) == sorted(shuffled[4:]) == sorted(once)
-    assert len({tuple(order(4, shuffle=True, random_seed=seed)) for seed in range(20)}) > 5
 
 
 # A run
@@ -251,14 +207,12 @@ async def test_wrong_answers_are_counted_by_kind_and_place() -> None:
     index = index_of(conversation("one", "hi", "hallo", "how are you?", "fine"), conversation("x", "hi", "good day"))
     server = MockServer(index)
     await server.start_server()
-    found = await run(f"http://127.0.0.1:{server.port}/v1")
+    result = await run(f"http://127.0.0.1:{server.port}/v1")
     await server.close()
-    found_at = {(*failure[:2], failure.problem.kind) for failure in found.failures} - {
-        ("one", 1, MISMATCHED),
-        ("two", 1, MISMATCHED),
-    }
-    assert found_at == {("one", 3, NOT_FOUND), ("start", 0, NOT_FOUND)}
-    assert found.passed + len(found.failures) == 4
+    wrong = {(*failure[:2], failure.problem.kind) for failure in result.failures}
+    # Which of the two replies to the same words is given, and so is wrong, is a matter of chance.
+    assert wrong - {("one", 1, MISMATCHED), ("two", 1, MISMATCHED)} == {("one", 3, NOT_FOUND), ("start", 0, NOT_FOUND)}
+    assert result.passed + len(result.failures) == 4
 
 
 async def test_stopped_it_returns_what_was_done() -> None:

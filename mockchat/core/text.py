@@ -1,0 +1,47 @@
+"""Texts as people are shown them: where two of them part, and the beginning of a long one."""
+
+AROUND = 30  # characters shown on either side of a position
+_EXCERPT = 1000  # characters
+
+
+def common_length(one: str | bytes, other: str | bytes) -> int:
+    """The number of characters (of bytes) with which both begin; logarithmically many comparisons."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def difference(sent: str, recorded: str, verb: str = "sent") -> str:
+    """Where the sent text leaves the recorded one, and both around it.
+
+    What can't be seen is escaped, and the two characters are named, so that look-alikes are told apart.
+    """
+    position = common_length(sent, recorded)
+    here, there = (_character(text, position) for text in (sent, recorded))
+    return (
+        f"differs at character {position}: {verb} {around(sent, position)} ({here}), "
+        f"recorded {around(recorded, position)} ({there})"
+    )
+
+
+def around(text: str, position: int) -> str:
+    """What stands around a position of a text, as a Python literal; an ellipsis is where there is more."""
+    start, end = max(0, position - AROUND), position + AROUND
+    return f"{'…' if start else ''}{text[start:end]!r}{'…' if end < len(text) else ''}"
+
+
+def _character(text: str, position: int) -> str:
+    return f"U+{ord(text[position]):04X}" if position < len(text) else "its end"
+
+
+def excerpt(text: str | bytes) -> str:
+    """The beginning of a text, as it can be printed on one line: as it is, or as a Python literal in ASCII."""
+    if isinstance(text, bytes):
+        text = text[: 2 * _EXCERPT].decode(errors="replace")
+    short = text if len(text) <= _EXCERPT else text[:_EXCERPT] + "…"
+    return short if short.isprintable() and short else ascii(short)

@@ -1,0 +1,138 @@
+"""What a run asks for, in which order, and which part of it each process does. No I/O.
+
+Requests follow https://platform.openai.com/docs/api-reference/chat/create.
+"""
+
+import random
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, islice
+from typing import NamedTuple
+
+from mockchat.core import wire
+from mockchat.core.entries import Conversation
+from mockchat.core.index import ResponseIndex
+
+ATTEMPT_TIMEOUT = 60.0  # seconds
+
+
+class Place(NamedTuple):
+    """Where a recorded reply stands: its conversation, its message's number, and the prefix before it."""
+
+    conversation: Conversation
+    number: int
+    prefix: int
+
+
+class Question(NamedTuple):
+    """A request to make: the place of the reply it asks for, its body, and the replies that are right (wire form)."""
+
+    place: Place
+    body: bytes
+    expected: list[bytes]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """How to ask: by default everything once, in order, as fast as `concurrency` requests in flight allow.
+
+    `rate` is in requests a second, `duration` (round and round until then) and `timeout` (of an attempt) in seconds.
+    `retries` are the further attempts that a request may take. Where there are several `processes`, all this is what
+    they do together.
+    """
+
+    concurrency: int
+    keep_going: bool = False
+    stream: bool = False
+    limit: int | None = None
+    rate: float | None = None
+    duration: float | None = None
+    shuffle: bool = False
+    random_seed: int | None = None
+    timeout: float = ATTEMPT_TIMEOUT
+    retries: int = 0
+    processes: int = 1
+
+
+class Share(NamedTuple):
+    """A process's part of the work: the places from `first` to before `end`. At a rate, processes take turns."""
+
+    first: int = 0
+    end: int | None = None
+    process: int = 0
+
+
+WHOLE = Share()
+Assignment = tuple[Sequence[Conversation], Load, Share]  # What one process has to do.
+
+
+def places(conversations: Sequence[Conversation], index: ResponseIndex) -> Iterator[Place]:
+    """The place of every assistant message, in order."""
+    for conversation in conversations:
+        prefix = 0
+        for number, message in enumerate(conversation.messages):
+            if wire.is_assistant(message):
+                yield Place(conversation, number, prefix)
+            prefix = index.step(prefix, message)
+
+
+def rounds(
+    conversations: Sequence[Conversation], index: ResponseIndex, load: Load, share: Share = WHOLE
+) -> Iterator[Place]:
+    """The places in the order in which to ask for them: once, or without end where a duration is to be filled."""
+    chance = random.Random(None if load.random_seed is None else load.random_seed + share.process)
+    while True:
+        in_order = islice(places(conversations, index), share.first, share.end)
+        if load.shuffle:
+            shuffled = list(in_order)
+            chance.shuffle(shuffled)
+            yield from shuffled
+        else:
+            yield from in_order
+        if load.duration is None:
+            return
+
+
+def questions(asked: Iterator[Place], index: ResponseIndex, model: str | None, stream: bool) -> Iterator[Question]:
+    """The request for each place; `model` and `stream` are sent if given."""
+    after = b"" if model is None else b',"model":%b' % wire.text(model)
+    after += b',"stream":true}' if stream else b"}"
+    opening, closing = b'{"messages":' + wire.OPENING, wire.CLOSING + after
+    for place in asked:
+        history = place.conversation.messages[: place.number]
+        if history:
+            # Bodies are long: this copies each of their bytes once.
+            history[0] = opening + history[0]
+            history[-1] += closing
+            body = wire.BETWEEN.join(history)
+        else:
+            body = b'{"messages":[]%b' % after
+        yield Question(place, body, [reply.message for reply in index.replies(place.prefix)])
+
+
+def assignments(conversations: Sequence[Conversation], load: Load) -> list[Assignment]:
+    """What each process has to do: equal parts of the requests in their order, and of those in flight.
+
+    To shuffle is to do so within each part. There must be a request, and one in flight, for each process.
+    """
+    # The number of replies up to the end of each conversation.
+    ends = list(accumulate(sum(map(wire.is_assistant, conversation.messages)) for conversation in conversations))
+    total = ends[-1] if load.limit is None or load.shuffle else min(load.limit, ends[-1])
+    dealt: list[Assignment] = []
+    start = 0
+    for process in range(load.processes):
+        end = start + _portion(total, process, load)
+        # Of the conversations, those from the one with the first of these replies to the one with the last.
+        first, last = bisect_right(ends, start), bisect_right(ends, end - 1)
+        before = ends[first - 1] if first else 0
+        limit = None if load.limit is None else _portion(load.limit, process, load)
+        own = replace(load, concurrency=_portion(load.concurrency, process, load), limit=limit)
+        dealt.append((conversations[first : last + 1], own, Share(start - before, end - before, process)))
+        start = end
+    return dealt
+
+
+def _portion(whole: int, process: int, load: Load) -> int:
+    """How many of a whole number of things a process gets, where they are dealt one by one."""
+    return len(range(process, whole, load.processes))

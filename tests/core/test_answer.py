@@ -1,0 +1,218 @@
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mockchat.core import answer
+from mockchat.core.answer import BLANK_LINE, BadAnswer, ErrorSent, endpoint, events, explain, read, read_stream
+
+MESSAGE = {"role": "assistant", "content": "hello", "refusal": None}
+
+
+def whole(message: Any = MESSAGE, finish_reason: str = "stop", **changes: Any) -> bytes:
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason}
+    return json.dumps({"id": "x", "choices": [choice]} | changes, separators=(",", ":")).encode()
+
+
+def chunk(delta: Any, finish_reason: str | None = None, number: int = 0) -> dict[str, Any]:
+    return {"choices": [{"index": number, "delta": delta, "finish_reason": finish_reason}]}
+
+
+def streamed(*chunks: Any, end: str = "data: [DONE]\n\n") -> bytes:
+    return "".join(f"data: {json.dumps(data)}\n\n" for data in chunks).encode() + end.encode()
+
+
+@pytest.mark.parametrize("base_url", ["http://x/v1", "http://x/v1/", "http://x/v1//"])
+def test_the_endpoint(base_url: str) -> None:
+    assert endpoint(base_url) == "http://x/v1/chat/completions"
+
+
+# Whole answers
+
+
+def test_a_whole_answer_has_its_first_choice_s_message_and_how_it_ended() -> None:
+    calls = [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    completion = read(whole(MESSAGE | {"content": None, "tool_calls": calls}, "tool_calls"))
+    assert completion.message == MESSAGE | {"content": None, "tool_calls": calls}
+    assert (completion.finish_reason, completion.alone, completion.content) == ("tool_calls", True, None)
+    assert read(whole()).content == "hello"
+    both = [{"message": {"content": "one"}}, {"message": {"content": "two"}}]
+    completion = read(whole(choices=both))
+    assert (completion.content, completion.finish_reason, completion.alone) == ("one", None, False)
+
+
+def test_the_original_program_s_answer() -> None:
+    completion = read(b'{"message": {"role": "Assistant", "content": "hello"}}')
+    assert (completion.content, completion.finish_reason) == ("hello", None)
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (b"", "an answer that is not JSON: ''"),
+        (b"<html>\n", r"an answer that is not JSON: '<html>\n'"),
+        (b"[" * 5000, "an answer that is not JSON: [["),
+        (b"true", "an answer without choices[0].message: true"),
+        (b'{"choices": []}', "an answer without choices[0].message: "),
+        (b'{"choices": [{"message": "hello"}]}', "an answer without choices[0].message: "),
+    ],
+)
+def test_what_is_no_answer(sent: bytes, told: str) -> None:
+    with pytest.raises(BadAnswer) as caught:
+        read(sent)
+    assert str(caught.value).startswith(told)
+    assert str(caught.value).isprintable()
+    assert not isinstance(caught.value, ErrorSent)
+
+
+def test_an_error_in_place_of_an_answer() -> None:
+    with pytest.raises(ErrorSent, match="no credit left"):
+        read(b'{"error": {"message": "no credit left"}}')
+
+
+texts = st.text(st.sampled_from('a", :{}[]\\nt\n\x00é'), max_size=8)
+
+
+@given(st.lists(texts, max_size=3), texts, st.booleans(), st.sampled_from([(",", ":"), (", ", ": ")]))
+def test_a_known_text_is_told_from_all_others(known: list[str], sent: str, ascii_only: bool, separators: Any) -> None:
+    """Where it is spelt otherwise, it is read."""
+    literals = [json.dumps(text, ensure_ascii=False, separators=(",", ":")).encode() for text in known]
+    given_answer = {
+        "content": known[0] if known else "",
+        "choices": [{"message": {"role": "assistant", "content": sent, "refusal": f'"content":{literals[:1]}'}}],
+        "message": {"content": known[0] if known else ""},
+    }
+    sent_answer = json.dumps(given_answer, ensure_ascii=ascii_only, separators=separators).encode()
+    content = read(sent_answer, literals).content
+    if content == answer.KNOWN:
+        assert sent in known
+    else:
+        assert content == sent
+        assert sent not in known or separators == (", ", ": ") or ascii_only
+
+
+def test_a_known_text_is_not_decoded() -> None:
+    assert read(whole(), [b'"hell"', b'"hello"']).content == answer.KNOWN
+
+
+# Streams
+
+
+def test_a_stream_makes_one_message() -> None:
+    chunks = [
+        {"choices": [], "prompt_filter_results": []},
+        chunk({"role": "assistant", "content": "", "refusal": None}),
+        chunk({"content": "hel"}),
+        chunk({"content": "lo", "refusal": "I "}),
+        chunk({"refusal": "can't", "audio": {"id": "a"}}),
+        chunk({"content": 3}),
+        chunk({}, "stop"),
+        {"choices": [], "usage": {"total_tokens": 3}},
+    ]
+    stream = read_stream(streamed(*chunks))
+    assert stream.completion.message == {
+        "role": "assistant",
+        "content": "hello",
+        "refusal": "I can't",
+        "audio": {"id": "a"},
+    }
+    assert (stream.completion.finish_reason, stream.completion.alone, stream.whole) == ("stop", True, True)
+    ends = [len(streamed(*chunks[: number + 1], end="")) for number in range(len(chunks))]
+    assert stream.arrivals == [ends[2], ends[3]]
+
+
+def test_other_choices_of_a_stream_are_left_out() -> None:
+    two = {"choices": [chunk({"content": "x"}, number=1)["choices"][0], chunk({"content": "lo"})["choices"][0]]}
+    stream = read_stream(streamed(chunk({"content": "hel"}), chunk({"content": "y"}, "length", 1), two))
+    assert (stream.completion.content, stream.completion.finish_reason, stream.completion.alone) == (
+        "hello",
+        None,
+        False,
+    )
+
+
+def test_nothing_after_done_is_read() -> None:
+    stream = read_stream(streamed(chunk({"content": "hello"}, "stop")) + b"data: no JSON\n\n")
+    assert (stream.completion.content, stream.whole) == ("hello", True)
+
+
+def test_a_stream_that_ends_early() -> None:
+    sent = streamed(chunk({"content": "hello"}), chunk({}, "stop"))
+    stream = read_stream(sent[:-1])
+    assert (stream.completion.finish_reason, stream.whole) == ("stop", False)
+    assert read_stream(b"").completion.message == {"role": "assistant", "content": ""}
+
+
+def test_a_stream_that_is_none() -> None:
+    with pytest.raises(BadAnswer, match="an answer that is not JSON: oops"):
+        read_stream(streamed(chunk({"content": "hello"}), end="data: oops\n\n"))
+    with pytest.raises(ErrorSent, match="a stream that broke off with an error: overloaded"):
+        read_stream(streamed(chunk({"content": "hello"}), {"error": {"message": "overloaded"}}))
+
+
+# Server-sent events
+
+ENDS = ("\n", "\r\n", "\r")
+
+
+@given(st.lists(st.tuples(st.text("ab :", max_size=4), st.sampled_from(ENDS), st.sampled_from(ENDS)), max_size=5))
+def test_events_end_in_a_blank_line_of_any_kind(sent: list[tuple[str, str, str]]) -> None:
+    """But a CR that ends a line, and a LF that would end an empty one, are together one end."""
+    sent = [(text, end, blank) for text, end, blank in sent if (end, blank) != ("\r", "\n")]
+    stream = "".join(f": comment{end}data: {text}{end}id: 3{end}{blank}" for text, end, blank in sent)
+    found = list(events(stream.encode()))
+    assert [data.decode() for _, data in found] == [text.strip() for text, _, _ in sent]
+    assert [position for position, _ in found] == sorted(position for position, _ in found)
+    assert not found or found[-1][0] == len(stream)
+
+
+@pytest.mark.parametrize(
+    ("sent", "data"),
+    [
+        (b"data: a\ndata: b\n\n", [b"a\nb"]),
+        (b"data:a\r\rdata: b\r\r", [b"a", b"b"]),
+        (b"data: a\r\ndata: b\r\n", []),
+        (b"\r\n\r\ndata: a\n\r\n\n\n", [b"a"]),
+        (b": comment\n\nevent: x\n\ndata: a\n\ndata: unfinished\n", [b"a"]),
+    ],
+)
+def test_the_data_of_events(sent: bytes, data: list[bytes]) -> None:
+    assert [data for _, data in events(sent)] == data
+
+
+def test_blank_lines_are_found_at_once() -> None:
+    """It took a minute once: the search began anew at each byte."""
+    assert not BLANK_LINE.search(b"x" * 3_000_000 + b"\r\nx" + b"\rx" * 1_000_000)
+
+
+# Why there was none
+
+
+class Refused(aiohttp.ClientConnectorError):
+    def __init__(self, error: OSError) -> None:
+        key: Any = type("Key", (), {"host": "h", "port": 1, "ssl": True})()
+        super().__init__(key, error)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "detail"),
+    [
+        (TimeoutError("none within 3 s"), "no answer in time", "none within 3 s"),
+        (Refused(ConnectionRefusedError(111, "refused")), "no connection", "to h:1 (refused): does a server listen"),
+        (Refused(OSError(113, "No route to host")), "no connection", "to h:1 (No route to host)"),
+        (aiohttp.ServerDisconnectedError(), "closed connection", "its log may say why"),
+        (aiohttp.ClientOSError(104, "reset"), "closed connection", "its log may say why"),
+        (ConnectionResetError(), "closed connection", "its log may say why"),
+        (aiohttp.ClientPayloadError(), "cut-off answer", "look at what is between"),
+        (aiohttp.http.HttpProcessingError(message="a\nb"), "no HTTP, or no connection", r"'0, message:\n  a\n  b'"),
+        (ValueError(), "no HTTP, or no connection", "ValueError"),
+    ],
+)
+def test_why_there_was_no_answer(error: Exception, cause: str, detail: str) -> None:
+    told = explain(error)
+    assert told.cause == cause
+    assert detail in told.detail
+    assert told.detail.isprintable()

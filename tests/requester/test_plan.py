@@ -1,0 +1,127 @@
+import json
+from collections.abc import Sequence
+from itertools import chain, islice
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mockchat.core import wire
+from mockchat.core.entries import Conversation
+from mockchat.requester.plan import WHOLE, Load, Question, Share, assignments, places, questions, rounds
+from tests.helpers import conversation, index_of
+
+CONVERSATIONS = [
+    conversation("one", "hi", "hello", "how are you?", "fine"),
+    conversation("two", "hi", "good day"),
+    conversation("none", "user:alone"),
+    conversation("start", "welcome", first="assistant"),
+]
+INDEX = index_of(*CONVERSATIONS)
+
+
+# Requests
+
+
+def asked(model: str | None = None, stream: bool = False) -> list[Question]:
+    return list(questions(places(CONVERSATIONS, INDEX), INDEX, model, stream))
+
+
+def test_a_question_for_every_assistant_message_in_order() -> None:
+    all_asked = asked()
+    assert [(question.place.conversation.id, question.place.number) for question in all_asked] == [
+        ("one", 1),
+        ("one", 3),
+        ("two", 1),
+        ("start", 0),
+    ]
+    assert [json.loads(question.body) for question in all_asked][1] == {
+        "messages": [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": "hello"},
+            {"role": "user", "content": "how are you?"},
+        ]
+    }
+    assert all_asked[0].expected == [wire.message("assistant", "hello"), wire.message("assistant", "good day")]
+    assert json.loads(all_asked[3].body) == {"messages": []}
+
+
+def test_the_model_and_that_a_stream_is_wanted_are_sent_if_given() -> None:
+    for question in asked('gp"t', stream=True):
+        body = json.loads(question.body)
+        assert (body["model"], body["stream"]) == ('gp"t', True)
+    assert json.loads(asked()[0].body).keys() == {"messages"}
+
+
+def order(count: int, **options: Any) -> list[tuple[str, int]]:
+    load = Load(concurrency=1, **options)
+    return [(place.conversation.id, place.number) for place in islice(rounds(CONVERSATIONS, INDEX, load), count)]
+
+
+def test_rounds() -> None:
+    once = order(100)
+    assert len(once) == 4
+    assert order(10, duration=1.0) == (once * 3)[:10]
+    shuffled = order(8, duration=1.0, shuffle=True, random_seed=1)
+    assert shuffled == order(8, duration=1.0, shuffle=True, random_seed=1)
+    assert sorted(shuffled[:4]) == sorted(shuffled[4:]) == sorted(once)
+    assert len({tuple(order(4, shuffle=True, random_seed=seed)) for seed in range(20)}) > 5
+
+
+# What each process has to do
+
+
+def dealt(conversations: Sequence[Conversation], load: Load, share: Share = WHOLE) -> list[tuple[str, int]]:
+    in_order = rounds(conversations, index_of(*conversations), load, share)
+    return [(place.conversation.id, place.number) for place in islice(in_order, load.limit)]
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(["user:a", "assistant:b"]), max_size=9), min_size=1, max_size=9),
+    st.integers(1, 5),
+    st.none() | st.integers(1, 30),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 9),
+)
+def test_every_request_is_one_process_s_and_in_order(
+    turns: list[list[str]], wanted: int, limit: int | None, shuffle: bool, again: bool, more: int
+) -> None:
+    conversations = [conversation(f"c{number}", *given) for number, given in enumerate(turns)]
+    replies = dealt(conversations, Load(concurrency=1))
+    if not replies:
+        return
+    count = min(wanted, len(replies), limit or wanted)
+    load = Load(
+        concurrency=count + more,
+        processes=count,
+        limit=limit,
+        shuffle=shuffle,
+        duration=1.0 if again and limit else None,
+    )
+    parts = assignments(conversations, load)
+    assert len(parts) == count
+    assert [share.process for _, _, share in parts] == list(range(count))
+    assert sum(own.concurrency for _, own, _ in parts) == load.concurrency
+    assert min(own.concurrency for _, own, _ in parts) > 0
+    asked_by_each = [dealt(*part) for part in parts]
+    whole = dealt(conversations, load)
+    # As many as those numbers of the whole run that are its: at a rate they take turns.
+    assert [len(mine) for mine in asked_by_each] == [len(whole[process::count]) for process in range(count)]
+    together = list(chain(*asked_by_each))
+    if len(whole) > len(replies):  # Round and round.
+        assert set(together) <= set(replies)
+    elif shuffle:
+        assert len(set(together)) == len(together)
+        assert set(together) <= set(replies)
+    else:
+        assert together == whole
+
+
+def test_a_shuffled_part_can_be_had_again() -> None:
+    conversations = [conversation(f"c{number}", "hi", f"{number}") for number in range(40)]
+    load = Load(concurrency=2, processes=2, shuffle=True, random_seed=1)
+    first, second = ([dealt(*part) for part in assignments(conversations, load)] for _ in range(2))
+    assert first == second
+    assert [sorted(part) == part for part in first] == [False, False]
+    assert [int(name[1:]) for name, _ in first[0]] != [int(name[1:]) - 20 for name, _ in first[1]]
