@@ -1,6 +1,8 @@
-"""What several tests use: conversations in a line, files of them, and where the real recordings are."""
+"""What several tests use: conversations in a line, files of them, a clock, and where the real recordings are."""
 
+import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,25 @@ WriteDataset = Callable[[Any], Path]
 Connect = Callable[[TestClient], Awaitable[Any]]
 
 
+class Clock:
+    """Stands for `time.monotonic`, by which event loops go too: a test has time pass, and need not wait.
+
+    So what is to happen after a minute is tested with a limit of a minute, which no busy machine reaches by itself.
+    """
+
+    def __init__(self) -> None:
+        self._real = time.monotonic
+        self._ahead = 0.0
+
+    def __call__(self) -> float:
+        return self._real() + self._ahead
+
+    async def passes(self, seconds: float) -> None:
+        """Have this time pass, and all be done that was due by then."""
+        self._ahead += seconds
+        await asyncio.sleep(0.01)
+
+
 def conversation(conversation_id: str, *turns: str, first: str = "user") -> Conversation:
     """Turns of user and assistant, alternating; a turn like `system:text` names its role."""
     roles = ("user", "assistant") if first == "user" else ("assistant", "user")
@@ -33,6 +54,7 @@ def conversation(conversation_id: str, *turns: str, first: str = "user") -> Conv
 
 
 def faults(*texts: str) -> list[Fault]:
+    """Faults as the option `--fault` names them, such as `503=first:2`."""
     return [read_fault(text) for text in texts]
 
 
