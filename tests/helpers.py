@@ -1,4 +1,4 @@
-"""What several tests use: conversations in a line, files of them, a clock, and where the real recordings are."""
+"""What several tests use: conversations in a line, files of them, a clock, and what there is to ask of recordings."""
 
 import asyncio
 import json
@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp.test_utils import TestClient
 
 from mockchat.core import wire
+from mockchat.core.dataset import load
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
 from mockchat.server.simulation import Fault, read_fault
@@ -69,6 +70,17 @@ def entry(entry_id: str, *values: str) -> dict[str, Any]:
         "id": entry_id,
         "conversations": [{"from": roles[number % 2], "value": value} for number, value in enumerate(values)],
     }
+
+
+def requests_of(path: Path) -> list[dict[str, Any]]:
+    """Every request that a file of recordings has an answer to: its `messages`, and the replies `expected`."""
+    replies: dict[str, set[str]] = {}
+    for found in load(path).conversations:
+        messages = [{"role": wire.role_of(message), "content": wire.content_of(message)} for message in found.messages]
+        for number, message in enumerate(messages):
+            if message["role"] == "assistant":
+                replies.setdefault(json.dumps(messages[:number]), set()).add(message["content"])
+    return [{"messages": json.loads(asked), "expected": sorted(expected)} for asked, expected in replies.items()]
 
 
 def request_body(*messages: Sequence[str], **parameters: Any) -> bytes:
