@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import settings
 
 pytest.register_assert_rewrite("tests.helpers", "tests.serving", "tests.programs", "tests.fuzz.properties")
 
-from tests.helpers import Connect, WriteDataset  # noqa: E402
+from tests.helpers import Clock, Connect, WriteDataset  # noqa: E402
 from tests.serving import MockServer, Raw  # noqa: E402
 
 settings.register_profile("patient", deadline=None)  # No test depends on a time measured.
@@ -33,6 +34,14 @@ def write_dataset(tmp_path: Path) -> WriteDataset:
 
 
 @pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time that this process goes by, in the test's hand."""
+    made = Clock()
+    monkeypatch.setattr(time, "monotonic", made)
+    return made
+
+
+@pytest.fixture
 async def client(aiohttp_client: Any) -> TestClient:
     """A client of a `MockServer`, which knows two conversations."""
     return await aiohttp_client(MockServer())
@@ -44,8 +53,10 @@ async def connect() -> AsyncIterator[Connect]:
     async with AsyncExitStack() as opened:
 
         async def to(client: TestClient) -> Raw:
-            raw = Raw(*await asyncio.open_connection(client.host, client.port, limit=1000))
-            opened.callback(raw.writer.close)
+            server = client.server
+            assert isinstance(server, MockServer)
+            raw = Raw(*await asyncio.open_connection(client.host, client.port, limit=1000), server)
+            opened.push_async_callback(raw.close)
             return raw
 
         yield to

@@ -1,6 +1,8 @@
-"""What several tests use: conversations in a line, files of them, and where the real recordings are."""
+"""What several tests use: conversations in a line, files of them, a clock, and what there is to ask of recordings."""
 
+import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 from aiohttp.test_utils import TestClient
 
 from mockchat.core import wire
+from mockchat.core.dataset import load
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
 from mockchat.server.simulation import Fault, read_fault
@@ -18,6 +21,25 @@ SHARED = ROOT.parent / "shared" / "data"
 
 WriteDataset = Callable[[Any], Path]
 Connect = Callable[[TestClient], Awaitable[Any]]
+
+
+class Clock:
+    """Stands for `time.monotonic`, by which event loops go too: a test has time pass, and need not wait.
+
+    So what is to happen after a minute is tested with a limit of a minute, which no busy machine reaches by itself.
+    """
+
+    def __init__(self) -> None:
+        self._real = time.monotonic
+        self._ahead = 0.0
+
+    def __call__(self) -> float:
+        return self._real() + self._ahead
+
+    async def passes(self, seconds: float) -> None:
+        """Have this time pass, and all be done that was due by then."""
+        self._ahead += seconds
+        await asyncio.sleep(0.01)
 
 
 def conversation(conversation_id: str, *turns: str, first: str = "user") -> Conversation:
@@ -33,6 +55,7 @@ def conversation(conversation_id: str, *turns: str, first: str = "user") -> Conv
 
 
 def faults(*texts: str) -> list[Fault]:
+    """Faults as the option `--fault` names them, such as `503=first:2`."""
     return [read_fault(text) for text in texts]
 
 
@@ -47,6 +70,17 @@ def entry(entry_id: str, *values: str) -> dict[str, Any]:
         "id": entry_id,
         "conversations": [{"from": roles[number % 2], "value": value} for number, value in enumerate(values)],
     }
+
+
+def requests_of(path: Path) -> list[dict[str, Any]]:
+    """Every request that a file of recordings has an answer to: its `messages`, and the replies `expected`."""
+    replies: dict[str, set[str]] = {}
+    for found in load(path).conversations:
+        messages = [{"role": wire.role_of(message), "content": wire.content_of(message)} for message in found.messages]
+        for number, message in enumerate(messages):
+            if message["role"] == "assistant":
+                replies.setdefault(json.dumps(messages[:number]), set()).add(message["content"])
+    return [{"messages": json.loads(asked), "expected": sorted(expected)} for asked, expected in replies.items()]
 
 
 def request_body(*messages: Sequence[str], **parameters: Any) -> bytes:

@@ -4,7 +4,9 @@ import asyncio
 import json
 import socket
 import struct
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -12,7 +14,8 @@ from aiohttp.test_utils import BaseTestServer
 
 from mockchat.core.index import ResponseIndex
 from mockchat.server.app import ChatServer
-from mockchat.server.connection import REQUEST_TIMEOUT, Runner
+from mockchat.server.connection import REQUEST_TIMEOUT, Connection, Runner
+from mockchat.server.http import Route
 from mockchat.server.route import PATH, ChatCompletions
 from mockchat.server.simulation import Simulation
 from tests.helpers import conversation, index_of, request_body
@@ -30,6 +33,38 @@ ASK_BIG = request_body(("user", "write a lot"))
 STREAMED = request_body(("user", "hi"), stream=True)
 STREAMED_BIG = request_body(("user", "write a lot"), stream=True)
 
+# Seconds after which what was waited for is given up: far more than a busy machine needs.
+PATIENCE = 30
+
+
+class _WatchedConnection(Connection):
+    """Takes down how many bytes have arrived."""
+
+    def __init__(self, server: "_WatchedServer") -> None:
+        super().__init__(server)
+        self._arrived = server.arrived
+        self._client = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._client = (transport.get_extra_info("peername") or (None, 0))[1]
+        self._arrived[self._client] = 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._arrived[self._client] += len(data)
+
+
+class _WatchedServer(ChatServer):
+    """Knows how many bytes have arrived from the port of each client."""
+
+    def __init__(self, route: Route, request_timeout: float) -> None:
+        super().__init__(route, request_timeout)
+        self.arrived: Counter[int] = Counter()
+
+    def __call__(self) -> Connection:
+        return _WatchedConnection(self)
+
 
 class MockServer(BaseTestServer):
     """The server of `app.serve`, which is that of a worker of gunicorn's, on a free port of the test's loop."""
@@ -44,25 +79,41 @@ class MockServer(BaseTestServer):
     ) -> None:
         super().__init__()
         self.chat = ChatCompletions(index, max_body_size, api_keys, simulation)
-        self.chat_server = ChatServer(self.chat, request_timeout)
+        self.chat_server = _WatchedServer(self.chat, request_timeout)
 
     async def _make_runner(self, **options: Any) -> web.BaseRunner:
-        return Runner(self.chat_server, shutdown_timeout=0.5)
+        return Runner(self.chat_server, shutdown_timeout=PATIENCE)
 
 
 class Raw:
-    """A connection on which every byte is ours."""
+    """A connection on which every byte is ours; with a `server`, it can be waited for that these have arrived there."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: MockServer | None = None
+    ) -> None:
+        self.reader, self.writer, self._server = reader, writer, server
+        self._port = writer.get_extra_info("sockname")[1]
+        self._sent = 0
 
     async def send(self, data: bytes) -> None:
+        self._sent += len(data)
         self.writer.write(data)
         await self.writer.drain()
 
+    async def arrived(self) -> None:
+        """Wait until the server has received, and answered as far as it can, all that was sent.
+
+        What is sent afterwards reaches it in a segment of its own.
+        """
+        assert self._server, "made without a server"
+        arrived = self._server.chat_server.arrived
+        async with asyncio.timeout(PATIENCE):
+            while self._port not in arrived or arrived[self._port] < self._sent:
+                await asyncio.sleep(0.001)
+
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         """One answer: status, headers, body."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
             status, *lines = head.rstrip().split("\r\n")
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
@@ -76,16 +127,25 @@ class Raw:
         self.writer.transport.abort()
 
     async def closed(self) -> bool:
-        async with asyncio.timeout(10):
+        """Wait until the server closes the connection: whether it has said nothing more."""
+        async with asyncio.timeout(PATIENCE):
             return await self.reader.read() == b""
+
+    async def close(self) -> None:
+        """Close the connection, whatever is on its way, and wait until that is done."""
+        self.writer.transport.abort()
+        with suppress(OSError):
+            await self.writer.wait_closed()
 
 
 def post(body: bytes, headers: str = "", version: str = "1.1") -> bytes:
+    """A whole request, as bytes."""
     head = f"POST {PATH} HTTP/{version}\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
     return head.encode() + body
 
 
 def content(body: bytes) -> str:
+    """The reply's text in the body of an answer."""
     found: str = json.loads(body)["choices"][0]["message"]["content"]
     return found
 
@@ -93,7 +153,7 @@ def content(body: bytes) -> str:
 async def chunked(raw: Raw) -> bytes:
     """The body of a chunked answer whose head has been read."""
     body = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while size := int(await raw.reader.readline(), 16):
             body += await raw.reader.readexactly(size)
             assert await raw.reader.readline() == b"\r\n"

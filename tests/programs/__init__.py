@@ -7,11 +7,19 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "server.py"
 REQUESTER = ROOT / "requester.py"
 STOP_TIMEOUT = 30  # seconds
+
+
+class Call(Protocol):
+    """Calls a program's function in this process, as if it were started: see the fixture `call`."""
+
+    def __call__(self, program: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        """The exit status and what was printed, with `changes` in the environment."""
 
 
 class ServerFailed(Exception):

@@ -20,7 +20,7 @@ import pytest
 
 from tests.helpers import SAMPLE, entry, request_body
 from tests.programs import REQUESTER, environment, run_requester, running_server
-from tests.serving import HEAD, content, post
+from tests.serving import HEAD, PATIENCE, content, post
 
 BIG = "big " * 300_000  # As a stream some 50 MB.
 GOOD = request_body(("user", "hi there"))
@@ -138,7 +138,7 @@ async def attack(port: int, seconds: float) -> None:
 
 
 async def test_all_attacks_at_once(recordings: Path, descriptors: int, capfd: Any) -> None:
-    options = ("--data", str(recordings), "--request-timeout", "2", "--max-body-mb", "1")
+    options = ("--data", str(recordings), "--request-timeout", "4", "--max-body-mb", "1")
     with running_server(*options) as (base_url, process):
         await ask_properly(base_url, 0.1)
         before = memory(process, "VmRSS")
@@ -147,7 +147,7 @@ async def test_all_attacks_at_once(recordings: Path, descriptors: int, capfd: An
         async with AsyncExitStack() as idle:
             for _ in range(min(5000, descriptors - 500)):
                 await idle.enter_async_context(connection(port_of(base_url)))
-            await attack(port_of(base_url), 3)
+            await attack(port_of(base_url), 5)
         assert (await proper).returncode == 0, (await proper).stdout
         assert memory(process, "VmHWM") - before < 100
     assert process.returncode == 0
@@ -158,11 +158,16 @@ async def test_when_descriptors_run_out_it_says_so_once_and_goes_on(recordings: 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 
+    told = ""
     with running_server("--data", str(recordings), preexec_fn=limit) as (base_url, process):
         port = port_of(base_url)
         async with connection(port) as (reader, writer):
             for _ in range(3):
                 idle = [asyncio.create_task(be_idle(port, 60)) for _ in range(100)]
+                async with asyncio.timeout(PATIENCE):
+                    while not told:
+                        await asyncio.sleep(0.05)
+                        told = capfd.readouterr().err
                 await asyncio.sleep(0.3)
                 writer.write(post(GOOD))
                 assert (await reader.readline()).split()[1] == b"200"
@@ -173,7 +178,7 @@ async def test_when_descriptors_run_out_it_says_so_once_and_goes_on(recordings: 
             await asyncio.sleep(0.1)
         assert await ask_properly(base_url, 0.1) > 5
     assert process.returncode == 0
-    (line,) = capfd.readouterr().err.splitlines()
+    (line,) = (told + capfd.readouterr().err).splitlines()
     assert line.startswith("All 64 file descriptors are in use: ")
 
 
@@ -194,7 +199,9 @@ async def read_all(port: int, request: bytes, begun: asyncio.Event) -> bytes:
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGTERM, 2)])
 async def test_what_has_begun_is_finished(recordings: Path, number: int, workers: int, capfd: Any) -> None:
     """A stream, a plain answer and a request that is on its way; and under load."""
-    with running_server("--data", str(recordings), workers=workers) as (base_url, process):
+    timeout = [f"--{'graceful' if workers else 'shutdown'}-timeout", str(PATIENCE)]
+    options, more = (["--data", str(recordings)], timeout) if workers else (["--data", str(recordings), *timeout], [])
+    with running_server(*options, workers=workers, more=more) as (base_url, process):
         port = port_of(base_url)
         load = asyncio.create_task(ask_properly(base_url, 60))
         begun = [asyncio.Event(), asyncio.Event()]
@@ -203,7 +210,9 @@ async def test_what_has_begun_is_finished(recordings: Path, number: int, workers
             for request, event in zip((STREAMED_BIG, ASK_BIG), begun, strict=True)
         ]
         async with connection(port) as (reader, writer):
-            writer.write(post(GOOD)[:-1])
+            writer.write(post(GOOD, "Expect: 100-continue\r\n")[: -len(GOOD)])
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(GOOD[:-1])
             await asyncio.gather(*[event.wait() for event in begun])
             process.send_signal(number)
             await asyncio.sleep(0.1)
@@ -214,7 +223,7 @@ async def test_what_has_begun_is_finished(recordings: Path, number: int, workers
         assert content(plain.split(b"\r\n\r\n")[1]) == BIG
         with pytest.raises(aiohttp.ClientConnectionError):
             await load
-        assert process.wait(5) == 0
+        assert process.wait(PATIENCE) == 0
     assert not capfd.readouterr().err
 
 
@@ -223,13 +232,16 @@ async def test_what_is_not_finished_in_time_is_cut(recordings: Path, signals: in
     """In time is at once, where a second signal comes."""
     timeout = "0.5" if signals == 1 else "60"
     with running_server("--data", str(recordings), "--shutdown-timeout", timeout) as (base_url, process):
-        stuck = asyncio.create_task(never_read(port_of(base_url), post(STREAMED_BIG), 60))
-        await asyncio.sleep(0.3)
-        for _ in range(signals):
+        async with connection(port_of(base_url)) as (reader, writer):
+            writer.write(post(STREAMED_BIG))
+            await reader.readexactly(1)
             process.terminate()
-            await asyncio.sleep(0.1)
-        assert await asyncio.to_thread(process.wait, 20) == 1
-        stuck.cancel()
+            async with asyncio.timeout(PATIENCE):
+                while process.poll() is None:
+                    await asyncio.sleep(0.1)
+                    if signals == 2:
+                        process.terminate()
+        assert process.returncode == 1
     assert capfd.readouterr().err == "Connections cut before they were finished: 1 (see --shutdown-timeout)\n"
 
 
@@ -237,6 +249,7 @@ async def test_what_is_not_finished_in_time_is_cut(recordings: Path, signals: in
 def test_a_stopped_requester_tells_what_was_done(tmp_path: Path, number: int) -> None:
     """Though the server that it waits for never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
         command = [sys.executable, str(REQUESTER), "--base-url", f"http://127.0.0.1:{silent.getsockname()[1]}/v1"]
         command += ["--data", str(SAMPLE), "--json", str(tmp_path / "result.json")]
         with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as process:
@@ -246,5 +259,5 @@ def test_a_stopped_requester_tells_what_was_done(tmp_path: Path, number: int) ->
                 process.send_signal(number)
                 assert process.stdout
                 assert "Interrupted" in process.stdout.read()
-                assert process.wait(10) == 130
+                assert process.wait(PATIENCE) == 130
     assert json.loads((tmp_path / "result.json").read_text())["interrupted"]

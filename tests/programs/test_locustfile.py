@@ -1,83 +1,75 @@
-"""The real locust as a process, against the real server."""
+"""The real locust as a process, against a real server."""
 
-import csv
 import importlib.util
+import json
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mockchat.testing.server import MockServer, serve
 from tests.helpers import SAMPLE, WriteDataset, entry
-from tests.programs import ROOT, environment, running_server
+from tests.programs import ROOT, environment
 
 # It is not imported: that would change this process's sockets and threads for good.
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("locust") is None, reason="locust is not installed")
 
-ENV = environment()
+LOCUST = [sys.executable, "-m", "locust", "-f", str(ROOT / "mockchat" / "requester" / "locustfile.py"), "--headless"]
+TIMEOUT = 60  # seconds
 
 
-def run_locust(
-    output: Path, *arguments: str, **changes: str
-) -> tuple[subprocess.CompletedProcess[str], dict[str, str], list[str]]:
-    """Run locust for a second, with `changes` in its environment: gives its totals and its failures."""
-    command = [
-        sys.executable,
-        "-m",
-        "locust",
-        "-f",
-        str(ROOT / "mockchat" / "requester" / "locustfile.py"),
-        "--headless",
-    ]
-    ended = subprocess.run(
-        [*command, "--run-time", "1s", "--csv", str(output / "run"), *arguments],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-        cwd=ROOT,
-        env=environment(**changes),
-    )
-    totals, failures = (
-        list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
-        for path in (output / "run_stats.csv", output / "run_failures.csv")
-    )
-    return ended, totals[0] if totals else {}, [failure["Error"] for failure in failures]
+def run_locust(server: MockServer, requests: int, *arguments: str, **changes: str) -> tuple[int, dict[str, Any], str]:
+    """Run locust until the server has had so many requests: its exit status, its statistics, and what it told."""
+    command = [*LOCUST, "--json", *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment(**changes)
+    ) as process:
+        end = time.monotonic() + TIMEOUT
+        while len(server.requests) < requests and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        printed, told = process.communicate(timeout=TIMEOUT)
+    # Of several processes each prints its own, and only the first has any.
+    (statistics,) = json.loads(printed.replace("[]\n", ""))
+    return process.returncode, statistics, told
 
 
-def test_conversations_are_replayed_and_verified(tmp_path: Path) -> None:
+def test_conversations_are_replayed_and_verified() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    with running_server("--data", str(SAMPLE), "--api-key", "secret", env=ENV) as (url, _):
-        load = ("--host", url, "--api-key", "secret", "--users", "4", "--spawn-rate", "4")
+    with serve(SAMPLE, api_key="secret") as server:
+        load = ("--host", server.base_url, "--api-key", "secret", "--users", "4", "--spawn-rate", "4")
         processes = ("--processes", "2", "--master-port", port, "--master-bind-port", port)
-        ended, totals, failures = run_locust(tmp_path, *load, *processes, MOCKCHAT_DATA=str(SAMPLE))
-    assert (ended.returncode, failures) == (0, []), ended.stderr
-    assert ended.stderr.count("Parsed 70 conversations") == 1
-    assert (totals["Type"], totals["Name"], totals["Failure Count"]) == ("POST", "/chat/completions", "0")
-    assert int(totals["Request Count"]) > 0
+        status, statistics, told = run_locust(server, 50, *load, *processes, MOCKCHAT_DATA=str(SAMPLE))
+    assert (status, "Error report" in told) == (0, False), told
+    assert told.count("Parsed 70 conversations") == 1
+    assert (statistics["method"], statistics["name"], statistics["num_failures"]) == ("POST", "/chat/completions", 0)
+    assert statistics["num_requests"] > 0
 
 
-def test_a_wrong_answer_is_a_failure_with_its_diagnosis(tmp_path: Path, write_dataset: WriteDataset) -> None:
-    served = write_dataset([entry("a", "one", "right\n", "two", "yes")]).rename(tmp_path / "served.json")
+def test_a_wrong_answer_is_a_failure_with_its_diagnosis(write_dataset: WriteDataset) -> None:
     asked = write_dataset([entry("a", "one", "wrong", "two", "yes")])
-    with running_server("--data", str(served), env=ENV) as (url, _):
-        ended, totals, failures = run_locust(tmp_path, "--host", f"{url}/", MOCKCHAT_DATA=str(asked))
-    assert ended.returncode == 1
-    assert int(totals["Failure Count"]) == int(totals["Request Count"]) > 0
-    mismatched, not_found = sorted(failures)
-    assert mismatched == (
-        "mismatched: another text; first in conversation a, message 1: "
+    with serve([entry("a", "one", "right\n", "two", "yes")]) as server:
+        status, statistics, told = run_locust(server, 9, "--host", f"{server.base_url}/", MOCKCHAT_DATA=str(asked))
+    assert (status, "Error report" in told) == (1, True)
+    assert statistics["num_failures"] == statistics["num_requests"] > 0
+    assert (
+        " mismatched: another text; first in conversation a, message 1: "
         r"differs at character 0: got 'right\n' (U+0072), recorded 'wrong' (U+0077)"
-    )
-    assert not_found.startswith("not_found: status 404; first in conversation a, message 3: No valid response exists")
-    assert r"messages[1] differs at character 0: sent 'wrong' (U+0077), recorded 'right\n' (U+0072)" in not_found
+    ) in told
+    not_found = " not_found: status 404; first in conversation a, message 3: No valid response exists"
+    differs = r"messages[1] differs at character 0: sent 'wrong' (U+0077), recorded 'right\n' (U+0072)"
+    assert [not_found in line for line in told.splitlines() if differs in line] == [True]
 
 
 def test_bad_recordings_end_it_with_one_line(tmp_path: Path) -> None:
-    ended, *_ = run_locust(tmp_path, MOCKCHAT_DATA=str(tmp_path / "none.json"))
-    lines = ended.stderr.splitlines()
+    path = tmp_path / "none.json"
+    env = environment(MOCKCHAT_DATA=str(path))
+    ended = subprocess.run(LOCUST, capture_output=True, text=True, timeout=TIMEOUT, check=False, cwd=ROOT, env=env)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert lines[1:] == [f"locust: {tmp_path / 'none.json'}: No such file or directory"]
+    assert ended.stderr.splitlines()[1:] == [f"locust: {path}: No such file or directory"]

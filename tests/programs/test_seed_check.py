@@ -1,13 +1,14 @@
 """The check on the check: `make seed-test` passes here, and fails for a requester that verifies too little."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import SAMPLE
-from tests.programs import ROOT, environment
+from tests.programs import ROOT, seed_check
+
+SEED_CHECK = ["seed_check", "--data", str(SAMPLE), "--seeds", "1"]
 
 BROKEN = {
     "takes any answer for right": "run.verify = lambda status, answer, expected: None",
@@ -24,27 +25,27 @@ BROKEN = {
 }
 
 
-def seed_check(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.programs.seed_check", "--data", str(SAMPLE), "--seeds", "1", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env=environment(), cwd=ROOT
-    )
-
-
-def test_requester_and_prediction_agree() -> None:
-    ended = seed_check()
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.endswith("Requester and prediction agree.\n")
-    assert ended.stdout.count(", as predicted") == 3
+def test_requester_and_prediction_agree(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", SEED_CHECK)
+    assert seed_check.main() == 0
+    printed, errors = capsys.readouterr()
+    assert printed.endswith("Requester and prediction agree.\n")
+    assert (printed.count(", as predicted"), errors) == (3, "")
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_broken_requester_is_found_out(how: str, tmp_path: Path) -> None:
+def test_a_broken_requester_is_found_out(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     program = tmp_path / "requester.py"
     program.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         f"from mockchat.requester import cli, plan, run\n{BROKEN[how]}\nsys.exit(cli.main())\n"
     )
-    ended = seed_check("--requester", str(program))
-    assert ended.returncode == 1
-    assert "FAILED" in ended.stdout or "contradicts itself" in ended.stderr
+    monkeypatch.setattr(sys, "argv", [*SEED_CHECK, "--requester", str(program)])
+    try:
+        assert seed_check.main() == 1
+    except SystemExit as ended:
+        assert "contradicts itself" in str(ended)
+    else:
+        assert "FAILED" in capsys.readouterr().out

@@ -14,6 +14,7 @@ import pytest
 from mockchat.server import create_app
 from tests.helpers import SAMPLE, request_body
 from tests.programs import ROOT, environment, gunicorn, running_server
+from tests.serving import PATIENCE
 
 OPTIONS = "the options are max_body_mb, api_key, request_timeout, ttft_ms, itl_ms, jitter, fault, random_seed"
 GOOD = request_body(("user", "hi"))
@@ -42,7 +43,7 @@ async def ask(base_url: str, key: str = "any") -> tuple[int, str]:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.02)
 
@@ -51,7 +52,7 @@ async def test_workers_are_told_apart_and_know_the_options(server: tuple[str, in
     base_url, _ = server
     assert (await ask(base_url, key="other"))[0] == 401
     seen = set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while len(seen) < 2:
             answers = await asyncio.gather(*[ask(base_url) for _ in range(20)])
             assert {status for status, _ in answers} == {200}
@@ -84,7 +85,7 @@ async def test_a_reload_loses_no_request(server: tuple[str, int]) -> None:
 
         asking = asyncio.gather(*[keep_asking() for _ in range(3)])
         os.kill(master, signal.SIGHUP)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             assert sum(await asking) >= 300
     assert len(workers(master)) == 2
 

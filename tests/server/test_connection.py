@@ -18,8 +18,21 @@ from mockchat.server import completion
 from mockchat.server.http import Answer, Part
 from mockchat.server.route import PATH
 from tests.fuzz import inputs, properties
-from tests.helpers import Connect, request_body
-from tests.serving import ASK_BIG, BIG, GOOD, HEAD, MAX_BODY_SIZE, MISS, STREAMED_BIG, MockServer, Raw, content, post
+from tests.helpers import Clock, Connect, request_body
+from tests.serving import (
+    ASK_BIG,
+    BIG,
+    GOOD,
+    HEAD,
+    MAX_BODY_SIZE,
+    MISS,
+    PATIENCE,
+    STREAMED_BIG,
+    MockServer,
+    Raw,
+    content,
+    post,
+)
 
 # Requests
 
@@ -88,7 +101,7 @@ async def test_a_body_that_arrives_in_pieces(raw: Raw) -> None:
 
 async def test_the_end_of_a_body_may_bring_the_next_request(raw: Raw) -> None:
     await raw.send(post(GOOD)[:-5])
-    await asyncio.sleep(0.02)
+    await raw.arrived()
     await raw.send(GOOD[-5:] + post(MISS) + post(GOOD))
     assert [(await raw.answer())[0] for _ in range(3)] == [200, 404, 200]
 
@@ -105,7 +118,7 @@ async def test_a_chunked_body(raw: Raw) -> None:
 
 async def test_a_bad_chunk_is_a_400(raw: Raw, caplog: Any) -> None:
     await raw.send(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
-    await asyncio.sleep(0.05)
+    await raw.arrived()
     await raw.send(b"zz\r\nhello\r\n")
     status, headers, _ = await raw.answer()
     assert (status, headers["connection"]) == (400, "close")
@@ -125,7 +138,7 @@ async def test_expect_100_continue(raw: Raw) -> None:
 async def test_an_unknown_expectation_is_ignored(raw: Raw, cut: int) -> None:
     request = post(GOOD, "Expect: miracles\r\n")
     await raw.send(request[: len(request) - cut])
-    await asyncio.sleep(0.02)
+    await raw.arrived()
     await raw.send(request[len(request) - cut :])
     assert (await raw.answer())[0] == 200
 
@@ -246,7 +259,7 @@ async def test_odd_http_is_answered_and_the_connection_stays(raw: Raw, sent: byt
 
 async def test_what_stands_before_rubbish_is_answered(raw: Raw) -> None:
     await raw.send(post(GOOD)[:-2])
-    await asyncio.sleep(0.02)
+    await raw.arrived()
     await raw.send(GOOD[-2:] + b"rubbish\r\n\r\n")
     assert [(await raw.answer())[0] for _ in range(2)] == [200, 400]
     assert await raw.closed()
@@ -255,7 +268,7 @@ async def test_what_stands_before_rubbish_is_answered(raw: Raw) -> None:
 @pytest.mark.parametrize("sent", [1, 60, len(post(GOOD)) - 1, len(post(GOOD))])
 async def test_a_client_that_goes_away_is_forgotten(client: Client, raw: Raw, sent: int, caplog: Any) -> None:
     await raw.send(post(GOOD)[:sent])
-    await asyncio.sleep(0.02)
+    await raw.arrived()
     raw.writer.transport.abort()
     await asyncio.sleep(0.02)
     async with client.post(PATH, data=GOOD) as response:
@@ -278,6 +291,15 @@ def made(monkeypatch: Any) -> list[int]:
     return sizes
 
 
+async def settled(made: list[int]) -> None:
+    """Wait until an answer is made, and then until no more are: as many turns of the loop, not as much time."""
+    async with asyncio.timeout(PATIENCE):
+        while not made:
+            await asyncio.sleep(0.01)
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+
+
 async def test_a_reader_that_does_not_read_holds_back_the_writer(
     aiohttp_client: Any, made: list[int], connect: Connect
 ) -> None:
@@ -288,7 +310,7 @@ async def test_a_reader_that_does_not_read_holds_back_the_writer(
     client = await aiohttp_client(MockServer(max_body_size=10_000_000))
     stalled = await connect(client)
     stalled.writer.write(post(ASK_BIG) * 20)
-    await asyncio.sleep(0.3)
+    await settled(made)
     assert 1 <= len(made) < 10
     stalled.writer.write(post(GOOD[:-1] + b" " * 5_000_000 + b"}") + post(GOOD) * 20)
     await asyncio.sleep(0.1)
@@ -307,7 +329,7 @@ async def test_what_is_asked_while_an_answer_waits_for_its_reader_waits_too(
     while len(made) == asked:  # Until one is not answered, the sockets' buffers being full.
         asked += 1
         await stalled.send(post(ASK_BIG))
-        await asyncio.sleep(0.1)
+        await settled(made)
     await stalled.send(post(GOOD) * 3)
     await asyncio.sleep(0.1)
     assert len(made) == asked - 1
@@ -351,10 +373,13 @@ async def test_bodies_larger_than_any_buffer(aiohttp_client: Any, size: int, hea
 # Time limits
 
 
+LIMIT = 60.0  # seconds
+
+
 @pytest.fixture
-async def hurried(aiohttp_client: Any) -> Client:
-    """A client of a server that waits for nobody longer than a fifth of a second."""
-    return await aiohttp_client(MockServer(request_timeout=0.2))
+async def limited(clock: Clock, aiohttp_client: Any) -> Client:
+    """A client of a server that waits for nobody longer than a minute, which the clock can have pass."""
+    return await aiohttp_client(MockServer(request_timeout=LIMIT))
 
 
 @pytest.mark.parametrize(
@@ -368,43 +393,48 @@ async def hurried(aiohttp_client: Any) -> Client:
         (1, post(GOOD) + post(GOOD + b" " * 1000)[:-1000]),
     ],
 )
-async def test_a_slow_sender_is_cut_off(hurried: Client, connect: Connect, answered: int, sent: bytes) -> None:
+async def test_a_slow_sender_is_cut_off(
+    limited: Client, connect: Connect, clock: Clock, answered: int, sent: bytes
+) -> None:
     """Though it goes on sending, a byte at a time."""
-    raw = await connect(hurried)
+    raw = await connect(limited)
     await raw.send(sent)
     for _ in range(answered):
         assert (await raw.answer())[0] == 200
-    answer = asyncio.create_task(raw.answer())
-    while not answer.done():
+    for _ in range(5):
+        await raw.arrived()
+        await clock.passes(LIMIT / 4)
         await raw.send(b"x")
-        await asyncio.sleep(0.02)
-    status, headers, body = await answer
+    status, headers, body = await raw.answer()
     assert (status, headers["connection"]) == (408, "close")
-    assert "within 0.2 s" in json.loads(body)["error"]["message"]
+    assert "within 60 s" in json.loads(body)["error"]["message"]
 
 
 @pytest.mark.parametrize("sent", [post(GOOD) + b"P", post(GOOD) + HEAD + b"X: ", post(GOOD) * 3 + post(GOOD)[:-1]])
 async def test_a_part_of_a_request_behind_a_whole_one_is_not_waited_for_for_ever(
-    hurried: Client, connect: Connect, sent: bytes
+    limited: Client, connect: Connect, clock: Clock, sent: bytes
 ) -> None:
-    raw: Raw = await connect(hurried)
+    raw: Raw = await connect(limited)
     await raw.send(sent)
     for _ in range(len(sent) // len(post(GOOD))):
         assert (await raw.answer())[0] == 200
+    await clock.passes(2 * LIMIT)
     assert (await raw.answer())[0] == 408
 
 
-async def test_a_client_that_says_nothing_is_let_go(hurried: Client, connect: Connect) -> None:
-    raw = await connect(hurried)
+async def test_a_client_that_says_nothing_is_let_go(limited: Client, connect: Connect, clock: Clock) -> None:
+    raw = await connect(limited)
+    await raw.arrived()
+    await clock.passes(2 * LIMIT)
     assert await raw.closed()
 
 
-async def test_a_connection_may_be_idle_between_requests(hurried: Client, connect: Connect) -> None:
-    raw = await connect(hurried)
-    for _ in range(2):
+async def test_a_connection_may_be_idle_between_requests(limited: Client, connect: Connect, clock: Clock) -> None:
+    raw = await connect(limited)
+    for _ in range(3):
         await raw.send(post(GOOD))
         assert (await raw.answer())[0] == 200
-        await asyncio.sleep(0.5)
+        await clock.passes(2 * LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -416,30 +446,29 @@ async def test_a_connection_may_be_idle_between_requests(hurried: Client, connec
     ],
 )
 async def test_it_may_be_idle_after_a_request_whose_end_came_alone(
-    hurried: Client, connect: Connect, sent: bytes
+    limited: Client, connect: Connect, clock: Clock, sent: bytes
 ) -> None:
-    raw: Raw = await connect(hurried)
+    raw: Raw = await connect(limited)
     await raw.send(sent[:-1])
-    await asyncio.sleep(0.02)
+    await raw.arrived()
     await raw.send(sent[-1:])
     await raw.answer()
-    await asyncio.sleep(0.4)
+    await clock.passes(2 * LIMIT)
     await raw.send(post(GOOD))
     assert (await raw.answer())[0] == 200
 
 
 async def test_a_reader_that_never_reads_is_cut_off_and_a_slow_one_is_not(
-    aiohttp_client: Any, connect: Connect
+    limited: Client, connect: Connect, clock: Clock
 ) -> None:
-    server = MockServer(request_timeout=0.5)
-    client = await aiohttp_client(server)
-    never, slow = await connect(client), await connect(client)
+    never, slow = await connect(limited), await connect(limited)
     for raw in (never, slow):
         await raw.send(post(STREAMED_BIG))
-    async with asyncio.timeout(10):
-        while len(server.chat_server.connections) > 1:
-            await slow.reader.read(500_000)
-            await asyncio.sleep(0.01)
+        await raw.arrived()
+    for _ in range(20):
+        await slow.reader.readexactly(1_000_000)
+        await clock.passes(LIMIT / 10)
+    assert len(limited.server.chat_server.connections) == 1  # type: ignore[attr-defined]
     await slow.reader.readexactly(10_000_000)  # More than the sockets hold: it is still served.
 
 
@@ -485,8 +514,9 @@ async def test_a_client_may_go_while_its_answer_waits(client: Client, raw: Raw, 
     server = client.server.chat_server  # type: ignore[attr-defined]
     if ends == "abort":
         raw.reset()
-        while server.connections:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(PATIENCE):
+            while server.connections:
+                await asyncio.sleep(0.01)
     else:
         if ends == "close":
             raw.writer.close()  # No matter: the answer is under way.
@@ -506,6 +536,7 @@ async def test_nothing_more_may_be_said_until_the_client_gives_up(
     for ends in ("eof", "close", "abort", "shutdown"):
         raw = await connect(client)
         await raw.send(post(GOOD) * count)
+        await raw.arrived()
         assert await raw.reader.readexactly(len(begun)) == begun
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(raw.reader.read(1), 0.02)
@@ -520,7 +551,7 @@ async def test_nothing_more_may_be_said_until_the_client_gives_up(
                 raw.reset()
             case "shutdown":
                 server.finish()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while server.connections:
                 await asyncio.sleep(0.01)
     assert server.cut == 0
@@ -547,7 +578,8 @@ async def test_shutdown_answers_a_request_that_has_begun_to_arrive(client: Clien
     request = post(GOOD)
     await raw.send(request[:-5])
     idle = await connect(client)
-    await asyncio.sleep(0.05)
+    for begun in (raw, idle):
+        await begun.arrived()
     closing = asyncio.create_task(client.server.close())
     assert await idle.closed()
     await raw.send(request[-5:])
@@ -621,7 +653,7 @@ def test_what_follows_a_request_on_its_connection_is_answered_as_if_alone(second
 
 
 async def test_a_large_body_with_a_known_head_is_taken_as_it_comes(aiohttp_client: Any, connect: Connect) -> None:
-    raw = await connect(await aiohttp_client(MockServer(request_timeout=0.2)))
+    raw = await connect(await aiohttp_client(MockServer()))
     await raw.send(FIRST)
     assert (await raw.answer())[0] == 200
     large = post(GOOD[:-1] + b" " * 50_000 + b"}", "Accept: application/json\r\n")
@@ -635,10 +667,12 @@ async def test_a_large_body_with_a_known_head_is_taken_as_it_comes(aiohttp_clien
 
 
 async def test_a_body_with_a_known_head_that_does_not_come_whole_is_a_408(
-    aiohttp_client: Any, connect: Connect
+    limited: Client, connect: Connect, clock: Clock
 ) -> None:
-    raw = await connect(await aiohttp_client(MockServer(request_timeout=0.1)))
+    raw = await connect(limited)
     await raw.send(FIRST)
     assert (await raw.answer())[0] == 200
     await raw.send(FIRST[:-1])
+    await raw.arrived()
+    await clock.passes(2 * LIMIT)
     assert (await raw.answer())[0] == 408

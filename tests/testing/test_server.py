@@ -1,6 +1,7 @@
 import json
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
@@ -15,6 +16,7 @@ from mockchat.core.program import ProgramError
 from mockchat.server import app
 from mockchat.testing.server import MockServer, Recordings, serve
 from tests.helpers import SAMPLE, entry
+from tests.serving import PATIENCE
 
 HI = {"role": "user", "content": "hi"}
 HELLO = {"role": "assistant", "content": "hello"}
@@ -26,6 +28,14 @@ def ask(server: MockServer, *messages: Any, **parameters: Any) -> str | None:
     with openai.OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client:
         answer = client.chat.completions.create(model="m", messages=messages, **parameters)
     return answer.choices[0].message.content
+
+
+def wait_for_requests(server: MockServer, count: int) -> None:
+    """Wait until the server has taken so many down."""
+    end = time.monotonic() + PATIENCE
+    while len(server.requests) < count:
+        assert time.monotonic() < end, server.requests
+        time.sleep(0.01)
 
 
 def test_a_server_for_a_test() -> None:
@@ -126,7 +136,9 @@ def test_a_request_may_name_its_fault() -> None:
         with pytest.raises(openai.RateLimitError):
             ask(server, HI, extra_headers={"X-Mockchat-Fault": "429"})
         with pytest.raises(openai.APITimeoutError):
-            ask(server, HI, extra_headers={"X-Mockchat-Fault": "stall"}, timeout=0.1)
+            # What is short is its patience for the answer alone, so the server does hear of it, be it later.
+            ask(server, HI, extra_headers={"X-Mockchat-Fault": "stall"}, timeout=openai.Timeout(PATIENCE, read=0.1))
+        wait_for_requests(server, 2)
         with pytest.raises(openai.APIConnectionError):
             ask(server, HI, extra_headers={"X-Mockchat-Fault": "disconnect"})
         assert ask(server, HI) == "hello"

@@ -1,0 +1,80 @@
+"""A server that records what another answers, from its command line to what its file is good for."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import openai
+import pytest
+
+from mockchat.core import program
+from mockchat.testing.server import serve
+from tests.helpers import SAMPLE, requests_of
+from tests.programs import REQUESTER, SERVER, Call, environment, running_server
+from tests.programs.test_sdk import SOME
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--record", "f"], "--upstream and --record need each other: give both, or none"),
+        (["--upstream", "http://127.0.0.1:1/v1"], "--upstream and --record need each other: give both, or none"),
+        (["--upstream", "http://me:secret@127.0.0.1:1/v1", "--record", "f"], "--upstream names a user"),
+        (["--upstream", "http://127.0.0.1:1/v1", "--record", "."], ".: is no regular file"),
+    ],
+)
+def test_what_can_t_be_started(
+    arguments: list[str], told: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = call(SERVER, "--data", str(SAMPLE), *arguments)
+    assert ended.returncode == program.COULD_NOT_RUN
+    (line,) = ended.stderr.splitlines()
+    assert told in line
+    assert "secret" not in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_recorded_file_may_be_data_too(tmp_path: Path) -> None:
+    """From its first run, when there is none."""
+    path = str(tmp_path / "f")
+    options = ("--data", path, "--record", path, "--upstream", "http://127.0.0.1:1/v1")
+    with running_server(*options, env=environment()) as (_, process):
+        pass
+    assert process.returncode == 0
+
+
+def ask_some(base_url: str) -> None:
+    """Ask for some replies of the sample, streamed, through OpenAI's SDK."""
+    with openai.OpenAI(base_url=base_url, api_key="any", max_retries=0) as client:
+        for request in SOME:
+            stream = client.chat.completions.create(model="m", messages=request["messages"], stream=True)
+            joined = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+            assert joined in request["expected"]
+
+
+def test_recorded_once_and_replayed_for_ever(tmp_path: Path, call: Call) -> None:
+    """By two that record, one of which is asked for whole answers and one for streams; by their files alone."""
+    files = [str(tmp_path / name) for name in ("plain", "streamed")]
+
+    def replay(base_url: str, *arguments: str) -> None:
+        ended = call(REQUESTER, "--base-url", base_url, "--data", str(SAMPLE), "--quiet", *arguments)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "All 169 replies verified.\n", "")
+
+    with ExitStack() as running:
+        with serve(SAMPLE) as upstream:
+            arguments = ("--upstream", upstream.base_url, "--record")
+            plain, streamed = (
+                running.enter_context(running_server(*arguments, file, env=environment()))[0] for file in files
+            )
+            replay(plain)
+            asked = len(upstream.requests)
+            replay(streamed, "--stream")
+            ask_some(streamed)
+            assert asked == len(requests_of(SAMPLE)) == len(upstream.requests) - asked
+        replay(plain)
+        replay(streamed, "--stream")
+        ask_some(plain)
+    for file in files:
+        with serve(file) as server:
+            replay(server.base_url)
+            ask_some(server.base_url)
