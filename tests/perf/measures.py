@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from mockchat.requester.run import places, questions
+from mockchat.requester.plan import places, questions
 from tests.perf import inputs
 from tests.perf.inputs import FEW, FIRST, FULL, HERE, MANY, PIECES, SOME, WORDS, bodies, recorded
 from tests.perf.load import Server, children, cpu_ns, http, memory, output, pss, running
