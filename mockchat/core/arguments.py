@@ -7,21 +7,25 @@ https://docs.python.org/3/library/argparse.html#type.
 import math
 import re
 from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from yarl import URL
 
 from mockchat.core import recordings
 
 
+def option(kind: Callable[[str], Any], metavar: str, told: str, **more: Any) -> dict[str, Any]:
+    """What `add_argument` is told of an option with a value: its type, how the value is called, and the help."""
+    return {"type": kind, "metavar": metavar, "help": told, **more}
+
+
 def add_recordings(parser: ArgumentParser) -> None:
     """Add the options that say which recordings to read: `data` and `no_stitch`."""
+    default = f"data/{recordings.DATASETS[0].name}, else the sample, in a clone"
     parser.add_argument(
-        "--data",
-        type=Path,
-        action="append",
-        metavar="FILE",
-        help=f"recordings; repeatable (default: data/{recordings.DATASETS[0].name}, else the sample, in a clone)",
+        "--data", **option(Path, "FILE", f"recordings; repeatable (default: {default})", action="append")
     )
     parser.add_argument("--no-stitch", action="store_true", help="do not join entries with ids like a_0 and a_12")
 

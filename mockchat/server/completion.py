@@ -83,7 +83,7 @@ def steps(request: ChatRequest, created: int, replies: list[Reply]) -> Iterator[
 
 def count_steps(replies: list[Reply]) -> int:
     """The number of pieces of the longest reply, and 1 if that is empty."""
-    return max(1, *[sum(map(len, _pieces(reply.message, _PIECES_AT_ONCE))) for reply in replies])
+    return max(1, *[sum(some.count(_MARK) + 1 for some in _cut(reply.message, _PIECES_AT_ONCE)) for reply in replies])
 
 
 STREAM_END = b"data: [DONE]\n\n"
@@ -100,41 +100,53 @@ def _events(
     def for_each(delta: bytes) -> list[bytes]:
         return [before + delta % number for number in range(len(replies))]
 
-    def together(some_at_a_time: Iterator[list[bytes]], opening: bytes) -> Iterator[bytes]:
-        joint = closing + opening
-        for some in some_at_a_time:
-            yield from (opening, joint.join(some), closing)
+    def together(cut: Iterator[bytes], opening: bytes) -> Iterator[bytes]:
+        for some in cut:
+            yield from (opening, some.replace(_MARK, closing + opening), closing)
 
     def apart() -> Iterator[bytes]:
-        for row in zip_longest(*map(chain.from_iterable, pieces)):
+        pieces = [(piece for some in cut for piece in some.split(_MARK)) for cut in cuts]
+        for row in zip_longest(*pieces):
             yield b"".join([openings[n] + piece + closing for n, piece in enumerate(row) if piece is not None])
 
     openings, closing = for_each(_PIECE_OPENING), _PIECE_CLOSING + after
-    pieces = [_pieces(reply.message, 8 if one_at_a_time else _PIECES_AT_ONCE) for reply in replies]
+    cuts = [_cut(reply.message, 8 if one_at_a_time else _PIECES_AT_ONCE) for reply in replies]
     end = [event + after for event in for_each(_LAST_DELTA)]
     if request.settings.include_usage:
         end.append(before + b'],"usage":%b}\n\n' % _usage(request, replies))
     return (
         b"".join([event + after for event in for_each(_FIRST_DELTA)]),
-        apart() if one_at_a_time or len(replies) > 1 else together(pieces[0], openings[0]),
+        apart() if one_at_a_time or len(replies) > 1 else together(cuts[0], openings[0]),
         b"".join([*end, STREAM_END]),
     )
 
 
-def _pieces(message: bytes, at_once: int) -> Iterator[list[bytes]]:
-    """The pieces of a reply, some at a time: all of a long one's would take many times its memory."""
+def _cut(message: bytes, at_once: int) -> Iterator[bytes]:
+    """A reply with a mark between its pieces, about so many at a time: all of a long one's would take much memory.
+
+    A piece is a word with the space before it. Where words are long, or there are none, as in Chinese, they are cut
+    too; an escape or a character never is.
+    """
     start, end = len(_BEFORE_REPLY) + 1, len(message) - 1
-    if 0 < end - start < 32 * at_once:
-        yield _PIECE.findall(message, start, end)
+    if message.count(b" ", start, end) * _WORD_SIZE >= end - start:
+        while start < end:
+            stop = message.find(b" ", start + _WORD_SIZE * at_once, end)
+            stop = stop if stop > 0 else end
+            yield message[start:stop].replace(b" ", _MARK + b" ").removeprefix(_MARK)
+            start = stop
         return
-    found = _PIECE.finditer(message, start, end)
-    while some := [piece[0] for piece in islice(found, at_once)]:
-        yield some
+    if end - start < _WORD_SIZE * at_once:
+        yield _MARK.join(_PART.findall(message, start, end))
+        return
+    parts = _PART.finditer(message, start, end)
+    while some := [part[0] for part in islice(parts, at_once)]:
+        yield _MARK.join(some)
 
 
-# A piece is a word with the space before it, or a part of a long one; an escape or a character is never cut.
-_PIECE = re.compile(rb" ?[^ \\\x80-\xff]{1,16}|\\(?:u[0-9a-f]{4}|.)| ?(?:[\xc0-\xff][\x80-\xbf]+){1,8}| +", re.DOTALL)
-_PIECES_AT_ONCE = 512
+_MARK = b"\0"  # JSON has it in a text as an escape only.
+_PART = re.compile(rb" ?[^ \\\x80-\xff]{1,16}|\\(?:u[0-9a-f]{4}|.)| ?(?:[\xc0-\xff][\x80-\xbf]+){1,8}| +", re.DOTALL)
+_WORD_SIZE = 12  # bytes: a text whose words are no longer on average is cut at its spaces alone
+_PIECES_AT_ONCE = 256
 _WRITE_SIZE = 65536  # bytes
 _FIRST_DELTA = (
     b'{"index":%d,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}'

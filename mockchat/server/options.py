@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mockchat.core import arguments
+from mockchat.core.arguments import option
 from mockchat.core.program import ProgramError
 from mockchat.server import simulation, upstream
 from mockchat.server.app import SHUTDOWN_TIMEOUT
@@ -24,48 +25,37 @@ def _fault(value: str) -> Fault:
         raise ArgumentTypeError(str(error)) from None
 
 
-# Each as the keywords that describe it to `argparse.ArgumentParser.add_argument`.
-_ANSWERS: dict[str, dict[str, Any]] = {
-    "max_body_mb": {
-        "type": arguments.positive_whole_number,
-        "default": 64,
-        "metavar": "N",
-        "help": "refuse larger requests (default %(default)s)",
-    },
-    "api_key": {
-        "type": arguments.api_key,
-        "action": "append",
-        "default": [],
-        "metavar": "KEY",
-        "help": "ask for this key; repeatable (default: any key or none is welcome)",
-    },
-    "request_timeout": {
-        "type": arguments.positive_number,
-        "default": REQUEST_TIMEOUT,
-        "metavar": "S",
-        "help": "for a request to arrive, and for a client to read any of its answer (default %(default)g s)",
-    },
+# Those that shape the answers, each as what `add_argument` is told of it.
+_ANSWERS = {
+    "max_body_mb": option(
+        arguments.positive_whole_number, "N", "refuse larger requests (default %(default)s)", default=64
+    ),
+    "api_key": option(
+        arguments.api_key,
+        "KEY",
+        "ask for this key; repeatable (default: none is needed)",
+        action="append",
+        default=[],
+    ),
+    "request_timeout": option(
+        arguments.positive_number,
+        "S",
+        "for a request to arrive, and for a client to read any of its answer (default %(default)g s)",
+        default=REQUEST_TIMEOUT,
+    ),
 }
-_SIMULATED: dict[str, dict[str, Any]] = {
-    "ttft_ms": {"type": arguments.number, "metavar": "MS", "help": "time to first token"},
-    "itl_ms": {"type": arguments.number, "metavar": "MS", "help": "inter-token latency"},
-    "jitter": {
-        "type": arguments.number,
-        "metavar": "F",
-        "help": "of both: log-normal, F is the standard deviation over the mean",
-    },
-    "fault": {
-        "type": _fault,
-        "action": "append",
-        "metavar": "KIND=HOW",
-        "help": "fail with a status (429, 503, ...), disconnect or stall; HOW is a rate (0.05) or first:N of each "
+_SIMULATED = {
+    "ttft_ms": option(arguments.number, "MS", "time to first token"),
+    "itl_ms": option(arguments.number, "MS", "inter-token latency"),
+    "jitter": option(arguments.number, "F", "of both: log-normal, F is the standard deviation over the mean"),
+    "fault": option(
+        _fault,
+        "KIND=HOW",
+        "fail with a status (429, 503, ...), disconnect or stall; HOW is a rate (0.05) or first:N of each "
         f"history; 'header' lets requests name a kind in {FAULT_HEADER}; repeatable",
-    },
-    "random_seed": {
-        "type": arguments.random_seed,
-        "metavar": "N",
-        "help": "the same replies, jitter and faults in each run",
-    },
+        action="append",
+    ),
+    "random_seed": option(arguments.random_seed, "N", "the same replies, jitter and faults in each run"),
 }
 
 
@@ -75,36 +65,22 @@ def parse(given: Sequence[str] | None) -> Namespace:
     arguments.add_recordings(parser)
     parser.add_argument("--host", type=_host, default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="0 picks a free one (default %(default)s)")
+    finishing = "for what has begun to be finished after a signal (default %(default)g s)"
     parser.add_argument(
-        "--shutdown-timeout",
-        type=arguments.positive_number,
-        default=SHUTDOWN_TIMEOUT,
-        metavar="S",
-        help="for what has begun to be finished after a signal (default %(default)g s)",
+        "--shutdown-timeout", **option(arguments.positive_number, "S", finishing, default=SHUTDOWN_TIMEOUT)
     )
     simulated = parser.add_argument_group("what is simulated (default: nothing; every answer at once, and right)")
     for group, described in ((parser, _ANSWERS), (simulated, _SIMULATED)):
         for name, description in described.items():
             group.add_argument(f"--{name.replace('_', '-')}", **description)
     recording = parser.add_argument_group("recording (both are needed)")
+    asked = "base URL of a server to ask for what is not recorded, with the client's Authorization"
+    file = "append its answers to this file, which is read beside --data, or alone where there is none"
+    waited = "for an answer to begin, and between its parts (default %(default)g s)"
+    recording.add_argument("--upstream", **option(arguments.base_url, "URL", asked))
+    recording.add_argument("--record", **option(Path, "FILE", file))
     recording.add_argument(
-        "--upstream",
-        type=arguments.base_url,
-        metavar="URL",
-        help="base URL of a server to ask for what is not recorded, with the client's Authorization",
-    )
-    recording.add_argument(
-        "--record",
-        type=Path,
-        metavar="FILE",
-        help="append its answers to this file, which is read beside --data, or alone where there is none",
-    )
-    recording.add_argument(
-        "--upstream-timeout",
-        type=arguments.positive_number,
-        default=upstream.TIMEOUT,
-        metavar="S",
-        help="for an answer to begin, and between its parts (default %(default)g s)",
+        "--upstream-timeout", **option(arguments.positive_number, "S", waited, default=upstream.TIMEOUT)
     )
     return parser.parse_args(given)
 

@@ -132,12 +132,34 @@ def test_a_stream_s_chunks(n: int, include_usage: bool) -> None:
 
     role = {"role": "assistant", "content": "", "refusal": None}
     expected = [chunk(number, role) for number in range(n)]
-    for piece in ("so", " ", '"', "}]", " long"):
+    for piece in ("so", ' "}]', " long"):
         expected += [chunk(number, {"content": piece}) for number in range(n)]
     expected += [chunk(number, {}, "stop") for number in range(n)]
     if include_usage:
         expected.append({**about, "choices": [], "usage": fields(whole(request, 0))["usage"]})
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "pieces"),
+    [
+        ("", []),
+        (" ", [" "]),
+        ("Two words", ["Two", " words"]),
+        ("  spaces  ", [" ", " spaces", " ", " "]),
+        ("a\nline's end is no cut", ["a\nline's", " end", " is", " no", " cut"]),
+        ("averyveryverylongword", ["averyveryverylon", "gword"]),
+        ("one averyveryverylongword among short ones", ["one", " averyveryverylongword", " among", " short", " ones"]),
+        ('long\\\n"words', ["long", "\\", "\n", '"', "words"]),
+        ("汉字没有空格在它们之间", ["汉字没有空格在它", "们之间"]),
+        ("😀" * 9, ["😀" * 8, "😀"]),
+    ],
+)
+def test_a_piece_is_a_word_or_a_part_of_a_long_one(reply: str, pieces: list[str]) -> None:
+    index = index_of(conversation("c", "hi", reply))
+    events = chunks(read_request(request_body(HI, stream=True), index))
+    deltas = [event["choices"][0]["delta"].get("content") for event in events]
+    assert [delta for delta in deltas if delta] == pieces
 
 
 any_text = st.text(st.characters(codec=None, exclude_categories=()), max_size=60) | st.text(
