@@ -107,47 +107,15 @@ class Upstream:
     async def _ask(
         self, exchange: _Exchange, request: HttpRequest, body: bytes, stream: bool, history: list[bytes] | None
     ) -> None:
-        """Have the exchange."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                # A connection kept open may close the moment it is used, and nobody could ask again.
-                connector=aiohttp.TCPConnector(limit=0, force_close=True),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=self._timeout),
-                skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
-            )
-        headers = _end_to_end(request.headers)
-        headers["Accept-Encoding"] = "identity"
-        headers.add("Via", f"1.1 {self._name}")
+        """Have the exchange, and record its answer if it is good."""
         try:
-            async with asyncio.timeout(self._timeout):
-                response = await self._session.post(
-                    self._url, data=io.BytesIO(body), headers=headers, allow_redirects=False
-                )
-            async with response:
-                if not 200 <= response.status <= 599:
-                    raise BadAnswer(f"an answer with the status {response.status}")
-                exchange.status, exchange.reason = response.status, response.reason or ""
-                exchange.headers = _end_to_end(response.headers)
-                events = response.content_type == "text/event-stream"
-                streamed = stream and events and response.status == 200
-                rest = bytearray()
-                async for block in response.content.iter_any():
-                    rest += block
-                    # Only whole events are handed on: in a part of one, an error that follows would be lost.
-                    new = max(0, len(rest) - len(block) - 3)
-                    if streamed and (ends := [blank.end() for blank in BLANK_LINE.finditer(rest, new)]):
-                        exchange.streamed = True
-                        exchange.blocks.append(bytes(rest[: ends[-1]]))
-                        exchange.tell()
-                        del rest[: ends[-1]]
-            if response.status == 200:
+            rest, events = await self._talk(exchange, request, body, stream)
+            if exchange.status == 200:
                 self._record(history, b"".join([*exchange.blocks, rest]), events)
-            exchange.blocks.append(bytes(rest))
+            exchange.blocks.append(rest)
             exchange.error = None
         except TimeoutError as error:
-            told = str(error) or "no answer"
-            exchange.error = ApiError(504, f"The upstream took too long: {told}")
+            exchange.error = ApiError(504, f"The upstream took too long: {str(error) or 'no answer'}")
         except BadAnswer as error:
             exchange.error = ApiError(502, f"The upstream sent {error}")
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -156,6 +124,44 @@ class Upstream:
         finally:
             exchange.over = True
             exchange.tell()
+
+    async def _talk(self, exchange: _Exchange, request: HttpRequest, body: bytes, stream: bool) -> tuple[bytes, bool]:
+        """Ask the upstream; returns what of its answer has not been handed on, and whether that is made of events."""
+        headers = _end_to_end(request.headers)
+        headers["Accept-Encoding"] = "identity"
+        headers.add("Via", f"1.1 {self._name}")
+        async with asyncio.timeout(self._timeout):
+            asking = self._open_session().post(self._url, data=io.BytesIO(body), headers=headers, allow_redirects=False)
+            response = await asking
+        async with response:
+            if not 200 <= response.status <= 599:
+                raise BadAnswer(f"an answer with the status {response.status}")
+            exchange.status, exchange.reason = response.status, response.reason or ""
+            exchange.headers = _end_to_end(response.headers)
+            events = response.content_type == "text/event-stream"
+            streamed = stream and events and response.status == 200
+            rest = bytearray()
+            async for block in response.content.iter_any():
+                rest += block
+                # Only whole events are handed on: in a part of one, an error that follows would be lost.
+                new = max(0, len(rest) - len(block) - 3)
+                if streamed and (ends := [blank.end() for blank in BLANK_LINE.finditer(rest, new)]):
+                    exchange.streamed = True
+                    exchange.blocks.append(bytes(rest[: ends[-1]]))
+                    exchange.tell()
+                    del rest[: ends[-1]]
+        return bytes(rest), events
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                # A connection kept open may close the moment it is used, and nobody could ask again.
+                connector=aiohttp.TCPConnector(limit=0, force_close=True),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=self._timeout),
+                skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
+            )
+        return self._session
 
     def _record(self, history: list[bytes] | None, answer: bytes, events: bool) -> None:
         """Record a good answer; raises `BadAnswer`."""
