@@ -98,15 +98,18 @@ class Connection(asyncio.Protocol):
         if self._expected is not None:
             self._collect(data, *self._expected)
             return
-        idle = self._between and self._is_idle()
-        if idle and self._known is not None:
+        idle = self._is_idle()
+        if idle and self._between and self._known is not None:
             start, size = self._known.match(data)
             if start and len(data) - start <= size:
                 self._collect(data[start:], self._known.request, size)
                 return
+        certain = idle and self._between
         self._parse(data)
         self._between = False
-        if idle and len(self._requests) == 1 and self._requests[0][1].is_eof():
+        if idle and not data.strip(b"\r\n"):
+            return  # Empty lines between requests are no part of the next one (RFC 9112, section 2.2).
+        if certain and len(self._requests) == 1 and self._requests[0][1].is_eof():
             self._known = known_head(data, self._requests[0][0])
             self._between = self._known is not None
         answers = self._answers
@@ -134,7 +137,7 @@ class Connection(asyncio.Protocol):
     def _collect(self, data: bytes, request: HttpRequest, size: int) -> None:
         """Read a body whose head need not be parsed, and answer when it is whole."""
         if self._body is None and len(data) == size:
-            self._answer_known(request, data)
+            self._begin(self._route.answer(request, data))
             return
         if self._body is None:
             self._body = bytearray()
@@ -150,14 +153,9 @@ class Connection(asyncio.Protocol):
         self._body += data[: size - len(self._body)]
         if len(self._body) == size:
             body, self._body, self._expected = bytes(self._body), None, None
-            self._answer_known(request, body)
+            self._begin(self._route.answer(request, body))
             if rest:
                 self.data_received(rest)
-
-    def _answer_known(self, request: HttpRequest, body: bytes) -> None:
-        self._begin(self._route.answer(request, body))
-        if not self._leaving:
-            self._since = time.monotonic()
 
     def _parse(self, data: bytes) -> None:
         """Have the parser read on."""
@@ -231,16 +229,16 @@ class Connection(asyncio.Protocol):
             self._since = time.monotonic()
 
     def _is_between(self) -> bool:
-        """Whether nothing of the next request is there: then what was received ends as the last request does."""
-        received, end = self._received, self._request_end
-        return received.endswith(b"\r\n\r\n") or received[-len(end) :] == end[-len(received) :]
+        """Whether nothing of the next request is there: what was received ends as the last one, but for empty lines."""
+        received, end = self._received.rstrip(b"\r\n"), self._request_end.rstrip(b"\r\n")
+        return self._received.endswith(b"\r\n\r\n") or received[-len(end) :] == end[-len(received) :]
 
     # Writing
 
     def _begin(self, answer: Answer) -> None:
         self._answers += 1
         self._server.requests_count += 1
-        self._receiving = False
+        self._receiving, self._since = False, time.monotonic()
         self._parts, self._persistent = iter(answer.parts), answer.persistent
         self._write()
 

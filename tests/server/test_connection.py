@@ -437,6 +437,21 @@ async def test_a_connection_may_be_idle_between_requests(limited: Client, connec
         await clock.passes(2 * LIMIT)
 
 
+@pytest.mark.parametrize("sent", [[post(GOOD) + b"\r\n"], [post(GOOD), b"\r\n"], [post(GOOD), b"\r\n\r", b"\n"]])
+async def test_empty_lines_between_requests_are_no_part_of_one(
+    limited: Client, connect: Connect, clock: Clock, sent: list[bytes]
+) -> None:
+    raw = await connect(limited)
+    for _ in range(2):
+        for part in sent:
+            await raw.send(part)
+            await raw.arrived()
+        assert (await raw.answer())[0] == 200
+        await clock.passes(2 * LIMIT)
+    limited.server.chat_server.finish()  # type: ignore[attr-defined]
+    assert await raw.closed()
+
+
 @pytest.mark.parametrize(
     "sent",
     [
