@@ -24,7 +24,7 @@ def diagnose(index: ResponseIndex, messages: list[bytes], prefix: int, known: in
         return Diagnosis("messages", _no_reply(index, prefix, known))
     place, message = f"messages[{known}]", messages[known]
     role = wire.role_of(message)
-    others = [other for other in dict.fromkeys(wire.ROLES.values()) if other != role]
+    others = [other for other in wire.API_ROLES if other != role]
     for other in others:
         twin = index.step(prefix, wire.with_role(message, other))
         if twin >= 0:

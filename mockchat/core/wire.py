@@ -40,7 +40,10 @@ ROLES = {
     "observation": "tool",
 }
 
-_BEFORE_TEXT = {role: f'{role}","content":'.encode() for role in set(ROLES.values())}
+API_ROLES = tuple(dict.fromkeys(ROLES.values()))
+
+_BETWEEN_PARTS = b'","content":'
+_BEFORE_TEXT = {role: role.encode() + _BETWEEN_PARTS for role in API_ROLES}
 _RARE_CONTROLS = bytes(code for code in range(0x20) if code != ord("\n"))
 
 
@@ -78,7 +81,7 @@ def read_message(given: dict[str, Any], role_key: str = "role", text_key: str = 
     name = given.get(role_key)
     known_role = role(name) if isinstance(name, str) else None
     if known_role is None:
-        names = ", ".join(dict.fromkeys([*ROLES.values(), *ROLES]))  # The API's own first.
+        names = ", ".join(dict.fromkeys([*API_ROLES, *ROLES]))
         but = f", not {name[:60]!r}" if isinstance(name, str) else ""
         raise ValueError(f"{role_key} must be one of {names}{but}")
     if text_key not in given and known_role != "assistant":
@@ -103,6 +106,17 @@ def plain_text(content: Any) -> str:
         if not isinstance(part.get("text"), str):
             raise ValueError(f"content[{number}].text must be a string")
     return "".join(part["text"] for part in content)
+
+
+def parts(message: bytes) -> tuple[bytes, bytes]:
+    """The role of a message in wire form, and its content as a JSON string."""
+    role, _, text = message.partition(_BETWEEN_PARTS)
+    return role, text
+
+
+def from_parts(role: bytes, text: bytes) -> bytes:
+    """What `parts` took apart. That it is a message, the caller has to know."""
+    return role + _BETWEEN_PARTS + text
 
 
 def is_assistant(message: bytes) -> bool:

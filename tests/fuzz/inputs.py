@@ -25,14 +25,25 @@ def seeds(target: str) -> list[bytes]:
         ]
         for end in range(len(messages)):
             request = {"messages": messages[:end], "model": "m", "stream": end % 2 > 0}
-            bodies.append(json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode())
+            bodies.append(spelled(request, len(bodies)))
     bodies.sort(key=len)
     if target == "body":
-        return bodies[:100]
+        return [body for body in bodies[:: len(bodies) // 150] if len(body) < 3000]
     return [b"".join(http(body, end % 2 > 0) for body in bodies[end - end % 3 : end]) for end in range(60)]
 
 
 _API = {"human": "user", "gpt": "assistant"}
+
+
+def spelled(request: dict[str, Any], number: int) -> bytes:
+    """A request in one of eight spellings that programs commonly use; half of them are the wire form."""
+    if number % 8 & 1:
+        return json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
+    if number % 8 & 2:
+        request = request | {"messages": [dict(reversed(message.items())) for message in request["messages"]]}
+    if number % 8 & 4:
+        return json.dumps(request).encode()
+    return json.dumps(request, separators=(",", ":")).encode()
 
 
 def http(body: bytes, chunked: bool = False) -> bytes:
@@ -124,22 +135,28 @@ def _changed(root: list[Any], chance: random.Random) -> bytes:
             container.insert(position, chance.choice(container or [value]))
         case _:
             pass  # Only the spelling changes.
-    space = chance.choice(["", "", " ", "\n\t"])
-    text = _spelled(root[0] if root else None, space, chance.choice((0, 0, 0.1, 1)), chance)
+    text = _spelled(root[0] if root else None, chance.choice(_SPACES), chance.choice((0, 0, 0.1, 1, None)), chance)
     return text.encode("utf-8", "surrogatepass")
 
 
-def _spelled(value: Any, space: str, escapes: float, chance: random.Random) -> str:
-    comma, colon = f"{space},{space}", f"{space}:{space}"
+# What stands inside brackets, around commas and around colons.
+_SPACES = [("", ",", ":")] * 2 + [("", ", ", ": ")] * 2 + [(" ", " , ", " : "), ("\n\t", ",\n", "\t:")]
+
+
+def _spelled(value: Any, space: tuple[str, str, str], escapes: float | None, chance: random.Random) -> str:
+    """Some JSON of a value: its characters escaped with this probability, or None: as `json.dumps` does it."""
+    inside, comma, colon = space
     if isinstance(value, _Object):
+        if chance.random() < 0.1:
+            value = list(reversed(value))
         pairs = (
-            _spelled(key, space, escapes, chance) + colon + _spelled(found, space, escapes, chance)
-            for key, found in value
+            _spelled(key, space, escapes, chance) + colon + _spelled(item, space, escapes, chance)
+            for key, item in value
         )
-        return f"{{{space}{comma.join(pairs)}{space}}}"
+        return f"{{{inside}{comma.join(pairs)}{inside}}}"
     if isinstance(value, list):
-        return f"[{comma.join(_spelled(found, space, escapes, chance) for found in value)}]"
-    if isinstance(value, str):
+        return f"[{inside}{comma.join(_spelled(item, space, escapes, chance) for item in value)}{inside}]"
+    if isinstance(value, str) and escapes is not None:
         return f'"{"".join([_unit(unit, escapes, chance) for unit in value])}"'
     return json.dumps(value)
 

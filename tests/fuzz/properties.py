@@ -17,7 +17,7 @@ from typing import Any
 
 import ujson
 
-from mockchat.core import wire
+from mockchat.core import spelling, wire
 from mockchat.core.dataset import Dataset, load
 from mockchat.core.entries import Conversation, DatasetError
 from mockchat.core.index import ResponseIndex
@@ -25,7 +25,7 @@ from mockchat.requester.plan import places, questions
 from mockchat.requester.verify import verify, verify_stream
 from mockchat.server.app import ChatServer
 from mockchat.server.completion import stream, whole
-from mockchat.server.errors import ApiError
+from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.request import ChatRequest, general, read_request, shortcut
 from mockchat.server.route import ChatCompletions
 from tests.helpers import SAMPLE, conversation
@@ -69,23 +69,22 @@ def body(data: bytes, recorded: Recorded) -> int:
 
     Gives the answer's status.
     """
-    found = _read(general, data, recorded)
+    read = _read(general, data, recorded)
     short = _read(shortcut, data, recorded)
-    assert short is None or short == found, "the shortcut is not the general way"
-    assert _read(read_request, data, recorded) == found
+    assert short is None or short == read, "the shortcut is not the general way"
+    assert _read(read_request, data, recorded) == read
+    followed(data, recorded)
     expected = _expected(data, recorded)
-    if isinstance(found, ChatRequest):
+    if isinstance(read, ChatRequest):
         history, replies, settings = expected
-        assert [
-            (_text(reply.conversation_id), _text(wire.text_of(reply.message))) for reply in found.replies
-        ] == replies
+        assert [(_text(reply.conversation_id), _text(wire.text_of(reply.message))) for reply in read.replies] == replies
         array = json.dumps(history, ensure_ascii=False, separators=(",", ":"))
-        assert found.history_size == len(array.encode("utf-8", "backslashreplace"))
-        asked = found.settings._replace(model=_text(found.settings.model))  # type: ignore[arg-type]
+        assert read.history_size == len(array.encode("utf-8", "backslashreplace"))
+        asked = read.settings._replace(model=_text(read.settings.model))  # type: ignore[arg-type]
         assert asked == (joined(settings[0]), *settings[1:])
-        _answer(found, replies)
+        _answer(read, replies)
         return 200
-    status, error = found
+    status, error, _ = read
     assert status == expected
     problem = json.loads(error.decode())["error"]
     assert sorted(problem) == ["code", "message", "param", "type"]
@@ -97,7 +96,31 @@ def _read(reader: Any, data: bytes, recorded: Recorded) -> Any:
     try:
         return reader(data, recorded.index)
     except ApiError as error:
-        return error.status, error.body()
+        return error.status, error.body(), error.messages if isinstance(error, NotRecorded) else None
+
+
+def followed(data: bytes, recorded: Recorded) -> int:
+    """To follow the messages of a body changes their spelling, but nothing of what the body says.
+
+    Gives the number of messages that were followed.
+    """
+    walk = spelling.walk(data, recorded.index)
+    if walk is None:
+        return 0
+    messages = walk.messages()
+    assert recorded.index.find(messages) == (walk.prefix, len(messages))
+    assert walk.rest.startswith(b"[")
+    first = wire.join(messages)[:-1] + (b"" if walk.rest.startswith(b"[]") else b",") if messages else b"["
+    assert _parsed(b"".join((walk.before, b'"messages":', first, walk.rest[1:]))) == _parsed(data)
+    return len(messages)
+
+
+def _parsed(data: bytes) -> Any:
+    """What a body says, in one spelling; None where it is no JSON, or nested too deeply for Python's own encoder."""
+    try:
+        return joined(json.dumps(ujson.loads(data), ensure_ascii=False, sort_keys=True))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _text(literal: bytes) -> str:
