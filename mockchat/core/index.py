@@ -29,6 +29,7 @@ from mockchat.core.entries import Conversation
 
 # Stands in the list where the message that leads to the prefix is in the hash instead: a run begins there.
 _RUN_BEGINS = b""
+_AT_ONCE = 16  # messages compared at once, to begin with
 _NEXT_MESSAGE = b'"' + wire.BETWEEN
 _LAST_MESSAGE = b'"' + wire.CLOSING
 
@@ -140,17 +141,24 @@ class ResponseIndex:
                 return prefix, position, False
 
     def _follow_run(self, prefix: int, body: bytes, position: int) -> tuple[int, int]:
-        """Walk on within a run of prefixes, as long as each message has another one behind it in the body."""
-        leading = self._leading
-        message = leading[prefix + 1]
-        while message and body.startswith(message, position):
-            end = position + len(message)
-            if not body.startswith(wire.BETWEEN, end):
-                break
-            prefix += 1
-            position = end + len(wire.BETWEEN)
-            message = leading[prefix + 1]
+        """Walk on within a run of prefixes, as long as each message has another one behind it in the body.
+
+        Several are compared at once, fewer and fewer as the end comes near: each by itself costs more than to join it.
+        """
+        count = _AT_ONCE if body.startswith(self._leading[prefix + 1], position) else 0
+        while count:
+            messages = self._several(prefix + 1, count)
+            if messages and body.startswith(messages, position):
+                prefix += count
+                position += len(messages)
+            else:
+                count //= 2
         return prefix, position
+
+    def _several(self, prefix: int, count: int) -> bytes | memoryview:
+        """The messages to so many prefixes of a run, each with what is between two; empty if the run ends earlier."""
+        messages = self._leading[prefix : prefix + count]
+        return wire.BETWEEN.join([*messages, b""]) if len(messages) == count and all(messages) else b""
 
     # What was recorded at a prefix
 

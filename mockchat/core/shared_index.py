@@ -14,8 +14,6 @@ from typing import BinaryIO
 from mockchat.core import wire
 from mockchat.core.index import ResponseIndex
 
-_AT_ONCE = 16  # Messages compared at once, to begin with.
-
 
 class _MessagesInFile(Sequence[bytes]):
     """Messages that stand in a file as in a request: each but the empty ones is followed by what is between two."""
@@ -61,17 +59,7 @@ class SharedIndex(ResponseIndex):
         """Look the messages up, from now on, in the file to which they were moved."""
         self._leading.map(file)
 
-    def _follow_run(self, prefix: int, body: bytes, position: int) -> tuple[int, int]:
-        """Several messages are compared at once: to copy each out of the file costs more than to compare it."""
-        run = bisect_right(self._run_starts, prefix)
+    def _several(self, prefix: int, count: int) -> bytes | memoryview:
+        run = bisect_right(self._run_starts, prefix - 1)
         end = self._run_starts[run] if run < len(self._run_starts) else len(self._leading) - 1
-        count = _AT_ONCE
-        while count:
-            if prefix + count < end:
-                messages = self._leading.several(prefix + 1, prefix + count + 1)
-                if body.startswith(messages, position):
-                    prefix += count
-                    position += len(messages)
-                    continue
-            count //= 2
-        return prefix, position
+        return self._leading.several(prefix, prefix + count) if prefix + count <= end else b""
