@@ -43,7 +43,7 @@ def whole(request: ChatRequest, created: int, replies: list[Reply] | None = None
     )
 
 
-_CHOICE = b'{"index":%d,"message":{"role":"%b},"logprobs":null,"finish_reason":"stop"}'
+_CHOICE = b'{"index":%d,"message":{"role":"%b,"refusal":null},"logprobs":null,"finish_reason":"stop"}'
 _COMPLETION = (
     b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":[%b],"usage":%b,'
     b'"message":{"role":"Assistant"%b}}'

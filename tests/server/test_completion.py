@@ -30,7 +30,7 @@ def test_the_answer_has_the_api_s_fields_and_the_original_s() -> None:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": 'so "}] long'},
+                "message": {"role": "assistant", "content": 'so "}] long', "refusal": None},
                 "logprobs": None,
                 "finish_reason": "stop",
             }
