@@ -54,7 +54,7 @@ class Request:
 
 
 class _WatchedChat(ChatCompletions):
-    """Takes down what it is asked."""
+    """Answers as the server does, and keeps a list of what it was asked and how it answered."""
 
     def __init__(self, index: ResponseIndex, **options: Any) -> None:
         super().__init__(index, **options)
@@ -80,7 +80,7 @@ class _WatchedChat(ChatCompletions):
         return answer
 
     def error(self, message: RawRequestMessage, error: ApiError, keep_alive: bool = True) -> Answer:
-        """The answer that tells of an error."""
+        """The answer that tells of an error; called by `answer`, or before it where the request could not be read."""
         self._refusal = error
         return super().error(message, error, keep_alive)
 
@@ -114,7 +114,7 @@ class MockServer:
         return [request for request in self.requests if request.is_miss]
 
     def load(self, data: Recordings) -> None:
-        """Know more recordings from now on, in the forms that `serve` takes. Raises `DatasetError`."""
+        """Answer from these recordings too from now on; they are given as to `serve`. Raises `DatasetError`."""
         conversations = read(data, stitch=self._stitch)
         if not self._loop.is_running():
             raise RuntimeError("the server has stopped: there is nothing to load into")
@@ -148,7 +148,7 @@ class MockServer:
 
 
 def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
-    """Recordings in any of the forms that `serve` takes; raises `DatasetError`."""
+    """The conversations of recordings in any of the forms that `serve` takes; raises `DatasetError`."""
     given: Sequence[Recording] = [data] if isinstance(data, str | os.PathLike) else data
     conversations = []
     for number, recording in enumerate(given):
