@@ -53,12 +53,14 @@ class Dataset:
     @property
     def replies(self) -> int:
         """The number of assistant messages."""
-        return sum(wire.is_assistant(message) for talk in self.conversations for message in talk.messages)
+        return sum(
+            wire.is_assistant(message) for conversation in self.conversations for message in conversation.messages
+        )
 
     @property
     def unanswered(self) -> int:
         """The number of conversations without an assistant message."""
-        return sum(not any(map(wire.is_assistant, talk.messages)) for talk in self.conversations)
+        return sum(not any(map(wire.is_assistant, conversation.messages)) for conversation in self.conversations)
 
 
 def load(

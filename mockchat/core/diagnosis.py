@@ -15,10 +15,10 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(index: ResponseIndex, messages: list[bytes], prefix: int, known: int) -> Diagnosis:
-    """Say which message of a history left the recordings, and how it differs from the closest recording there.
+    """Say which message of a history left the recordings, and how it differs from what is recorded there.
 
-    `messages` are in wire form, and no reply is recorded after them; `prefix` and `known` are what `index.find` said.
-    Costs no more with more recordings.
+    `messages` is the history in wire form, after which no reply is recorded; `prefix` and `known` are what `index.find`
+    returned for it. The time it takes does not depend on the number of recordings.
     """
     if known == len(messages):
         return Diagnosis("messages", _no_reply(index, prefix, known))
@@ -26,43 +26,47 @@ def diagnose(index: ResponseIndex, messages: list[bytes], prefix: int, known: in
     role = wire.role_of(message)
     others = [other for other in wire.API_ROLES if other != role]
     for other in others:
-        twin = index.step(prefix, wire.with_role(message, other))
-        if twin >= 0:
-            text = f"{place} has the role {role}, recorded is {other} (conversation {index.conversation_id(twin)})"
+        following = index.step(prefix, wire.with_role(message, other))
+        if following >= 0:
+            text = f"{place} has the role {role}, recorded is {other} (conversation {index.conversation_id(following)})"
             return Diagnosis(f"{place}.role", text)
     same_role = _nearby(index, prefix, message, [role])
     candidates = same_role or _nearby(index, prefix, message, others)
     if not candidates:
         return Diagnosis(place, f"{place} is one too many: {_end(index, prefix, known)}")
-    number, closest = max(candidates, key=lambda item: common_length(wire.text_of(item[1]), wire.text_of(message)))
+    following, closest = max(candidates, key=lambda item: common_length(wire.text_of(item[1]), wire.text_of(message)))
     text = f"{place} {difference(wire.content_of(message), wire.content_of(closest))}"
     if not same_role:
         text += f", and the role {role} is recorded as {wire.role_of(closest)}"
-    return Diagnosis(place, f"{text}; the closest recording there is conversation {index.conversation_id(number)}")
+    return Diagnosis(place, f"{text}; the closest recording there is conversation {index.conversation_id(following)}")
 
 
 def _nearby(index: ResponseIndex, prefix: int, message: bytes, roles: list[str]) -> list[tuple[int, bytes]]:
-    """Recorded messages of these roles, among them the one that has the longest beginning in common with `message`."""
+    """Messages of these roles that are recorded after a prefix, each behind the prefix to which it leads.
+
+    Among them is the one whose text has the longest beginning in common with that of `message`.
+    """
     return [
-        (number, found)
+        (following, neighbour)
         for role in roles
-        for number, found in index.neighbours(prefix, wire.with_role(message, role))
-        if wire.role_of(found) == role
+        for following, neighbour in index.neighbours(prefix, wire.with_role(message, role))
+        if wire.role_of(neighbour) == role
     ]
 
 
 def _no_reply(index: ResponseIndex, prefix: int, known: int) -> str:
-    following = index.neighbours(prefix, b"")
-    if not following:
+    """Why a history that is recorded has no reply: the recording ends there, or goes on with another role."""
+    neighbours = index.neighbours(prefix, b"")
+    if not neighbours:
         return f"all messages are recorded, but {_end(index, prefix, known)}"
-    number, message = following[0]
+    following, message = neighbours[0]
     before = (
         "all messages are recorded, but what follows" if known else "messages is empty, and what begins a recording"
     )
     content = wire.content_of(message)
     return (
         f"{before} is no assistant message: it is one of the role {wire.role_of(message)}, "
-        f"{around(content, 0)}, in conversation {index.conversation_id(number)}"
+        f"{around(content, 0)}, in conversation {index.conversation_id(following)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The recordings, read and indexed as both programs do it, and told in a line."""
+"""The recordings as both programs have them: read, altered if asked for, indexed, and summed up in a line."""
 
 import gc
 import os
@@ -27,10 +27,10 @@ def default() -> Path:
 
 
 def load(paths: Sequence[Path], *, stitch: bool = True, quiet: bool = False) -> tuple[Dataset, ResponseIndex]:
-    """Read and index the files, as `SEED_ERRORS` alters them; for a program that keeps them to its end.
+    """Read the files, alter messages if the environment variable `SEED_ERRORS` says so, and index the conversations.
 
-    Prints what was found unless `quiet`. Raises `DatasetError`. Afterwards the process's garbage collector never looks
-    at anything that exists now.
+    Unless `quiet`, prints what the files hold. Raises `DatasetError`. It is meant for a program that keeps the
+    recordings to its end: all objects that exist now are never looked at again by the garbage collector.
     """
 
     def tell(line: str) -> None:

@@ -4,12 +4,13 @@ The wire form of a message is what stands between `{"role":"` and `}` in its com
 non-ASCII text unescaped: `user","content":"Hello"`. OpenAI's Python SDK and `JSON.stringify` produce
 exactly these bytes, so messages can be compared, cut and joined without being decoded.
 
-Everything that depends on this form lives here. Two rules make it work:
+How it is made and taken apart is only known here. Two rules make it work:
 
-- In valid JSON a quote inside a string is always escaped, so neither `},{"role":"` nor `{"id"` can
-  occur in a text; what looks like one is one.
-- There is one wire form a text. Lone surrogates are the escapes that `JSON.stringify` writes
-  (`\\ud800`), and a pair of them is the character that they mean.
+- In valid JSON a quote inside a string is always escaped, so `},{"role":"` can't occur in a text:
+  wherever it stands, it is what separates two messages.
+- Every text has exactly one wire form. A lone surrogate, which UTF-8 can't express, is written as
+  the escape that `JSON.stringify` writes for it (`\\ud800`); a pair of them is written as the
+  character that they mean together.
 """
 
 import json
@@ -59,7 +60,8 @@ def text(value: str) -> bytes:
     except UnicodeEncodeError:
         joined = value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
         return json.dumps(joined, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    # Replacing what nearly all texts need takes half the time of ujson.dumps.
+    # Nearly all texts have only backslashes, quotes and line ends to escape: to replace these takes half the time that
+    # ujson.dumps takes.
     if len(plain.translate(None, _RARE_CONTROLS)) != len(plain):
         return ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False).encode()
     escaped = plain.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
@@ -130,7 +132,7 @@ def role_of(message: bytes) -> str:
 
 
 def with_role(message: bytes, role: str) -> bytes:
-    """The same content in the mouth of another role."""
+    """The message with the same content that has another role."""
     return _BEFORE_TEXT[role] + text_of(message)
 
 

@@ -113,7 +113,7 @@ class MockServer:
         return [request for request in self.requests if request.is_miss]
 
     def load(self, data: Recordings) -> None:
-        """Know more recordings from now on, in the forms that `serve` takes. Raises `DatasetError`."""
+        """Answer from these recordings too from now on; they are given as to `serve`. Raises `DatasetError`."""
         conversations = read(data, stitch=self._stitch)
         if not self._loop.is_running():
             raise RuntimeError("the server has stopped: there is nothing to load into")
@@ -147,7 +147,7 @@ class MockServer:
 
 
 def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
-    """Recordings in any of the forms that `serve` takes; raises `DatasetError`."""
+    """The conversations of recordings in any of the forms that `serve` takes; raises `DatasetError`."""
     given: Sequence[Recording] = [data] if isinstance(data, str | os.PathLike) else data
     conversations = []
     for number, recording in enumerate(given):

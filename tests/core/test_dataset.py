@@ -18,7 +18,7 @@ from tests.helpers import SAMPLE, SHARED, WriteDataset, entry
 
 
 def contents(dataset: Dataset) -> dict[str, list[str]]:
-    return {found.id: [wire.content_of(message) for message in found.messages] for found in dataset.conversations}
+    return {talk.id: [wire.content_of(message) for message in talk.messages] for talk in dataset.conversations}
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no shared recordings here")
@@ -44,8 +44,8 @@ def test_the_sample_shows_every_oddity() -> None:
     assert dataset.entries == 78
     assert (dataset.joined, dataset.misaligned) == (8, 2)
     assert len(dataset.conversations) == 70
-    assert any(not found.messages for found in dataset.conversations)
-    assert any(found.messages and wire.is_assistant(found.messages[0]) for found in dataset.conversations)
+    assert any(not talk.messages for talk in dataset.conversations)
+    assert any(talk.messages and wire.is_assistant(talk.messages[0]) for talk in dataset.conversations)
 
 
 # Pieces
@@ -119,10 +119,10 @@ def test_both_forms_in_one_file(write_dataset: WriteDataset) -> None:
 def test_entries_without_id_are_called_by_their_position(write_dataset: WriteDataset, tmp_path: Path) -> None:
     talk = {"conversations": entry("", "1", "2")["conversations"]}
     path = write_dataset([talk, entry("entry 2", "3"), talk])
-    assert [found.id for found in load(path).conversations] == ["entry 0", "entry 2", "entry 2"]
+    assert [talk.id for talk in load(path).conversations] == ["entry 0", "entry 2", "entry 2"]
     other = tmp_path / "other_0"
     other.write_text(json.dumps(talk))
-    names = [found.id for found in load(path, other).conversations]
+    names = [talk.id for talk in load(path, other).conversations]
     assert names == [f"entry 0 of {path}", "entry 2", f"entry 2 of {path}", f"entry 0 of {other}"]
 
 
@@ -131,7 +131,7 @@ def test_pieces_are_joined_within_a_file(write_dataset: WriteDataset, tmp_path: 
     other = tmp_path / "other.json"
     other.write_text(json.dumps([entry("a_0", "1", "2"), entry("a_2", "4")]))
     dataset = load(path, other)
-    assert [[wire.content_of(message) for message in found.messages] for found in dataset.conversations] == [
+    assert [[wire.content_of(message) for message in talk.messages] for talk in dataset.conversations] == [
         ["1", "2", "3"],
         ["1", "2", "4"],
     ]
@@ -158,7 +158,7 @@ TWO = json.dumps(entry("b", "3", "é")).encode()
 )
 def test_what_a_file_is_its_content_says(write_dataset: WriteDataset, content: bytes, ids: list[str]) -> None:
     plain = load(write_dataset(content))
-    assert [found.id for found in plain.conversations] == ids
+    assert [talk.id for talk in plain.conversations] == ids
     assert load(write_dataset(gzip.compress(content, mtime=0))) == plain
     halves = gzip.compress(content[:9], mtime=0) + gzip.compress(content[9:], mtime=0)
     assert load(write_dataset(halves), block_size=1) == plain
@@ -192,11 +192,11 @@ entries = st.fixed_dictionaries(
 @st.composite
 def layouts(draw: st.DrawFn) -> bytes:
     """A file of entries in any layout of its JSON."""
-    found = draw(st.lists(entries, min_size=1, max_size=5))
+    given_entries = draw(st.lists(entries, min_size=1, max_size=5))
     if draw(st.booleans()):
-        found = [dict(reversed(item.items())) for item in found]
+        given_entries = [dict(reversed(item.items())) for item in given_entries]
     text = json.dumps(
-        found,
+        given_entries,
         indent=draw(st.sampled_from([None, 0, 1, "\t"])),
         ensure_ascii=draw(st.booleans()),
         separators=(draw(st.sampled_from([",", ", ", " ,\r\n"])), draw(st.sampled_from([":", ": ", "\t:\n"]))),
@@ -206,11 +206,11 @@ def layouts(draw: st.DrawFn) -> bytes:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(found=st.lists(entries, min_size=1, max_size=4), end=st.sampled_from(["\n", "\r\n", " \n\n"]))
-def test_lines_give_what_an_array_gives(tmp_path: Path, found: list[dict[str, Any]], end: str) -> None:
+@given(given_entries=st.lists(entries, min_size=1, max_size=4), end=st.sampled_from(["\n", "\r\n", " \n\n"]))
+def test_lines_give_what_an_array_gives(tmp_path: Path, given_entries: list[dict[str, Any]], end: str) -> None:
     array, lines = tmp_path / "array", tmp_path / "lines"
-    array.write_text(json.dumps(found))
-    lines.write_bytes("".join(json.dumps(item) + end for item in found).encode())
+    array.write_text(json.dumps(given_entries))
+    lines.write_bytes("".join(json.dumps(item) + end for item in given_entries).encode())
     expected, outcomes = outcome(array, 1), outcome(lines, 1)
     assert str(outcomes).replace(str(lines), "") == str(expected).replace(str(array), "")
 
@@ -249,9 +249,9 @@ def test_damaged_files_are_refused_alike(
         whole = True
     except ValueError:
         whole = False
-    found = outcome(path, block_size)
-    assert found == outcome(path, len(damaged) + 1)
-    assert whole or isinstance(found, str)
+    told = outcome(path, block_size)
+    assert told == outcome(path, len(damaged) + 1)
+    assert whole or isinstance(told, str)
 
 
 def test_every_block_size_gives_the_same() -> None:

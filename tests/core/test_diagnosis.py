@@ -68,9 +68,9 @@ def said(*turns: str) -> Diagnosis:
     ],
 )
 def test_a_diagnosis_says_where_and_how(turns: list[str], param: str, text: str) -> None:
-    found = said(*turns)
-    assert found[0] == param
-    assert text in found[1]
+    diagnosis = said(*turns)
+    assert diagnosis[0] == param
+    assert text in diagnosis[1]
 
 
 def test_nothing_recorded() -> None:
@@ -85,11 +85,11 @@ def test_the_position_is_the_first_that_no_recording_has(
     index = ResponseIndex(conversations)
     prefix, known = index.find(history)
     if known < len(history) or not index.replies(prefix):
-        found = explain(index, history)
+        diagnosis = explain(index, history)
         expected = naive_known(conversations, history)
         place = f"messages[{expected}]" if expected < len(history) else "messages"
-        assert found.param in (place, f"{place}.role")
-        assert found.text.isprintable()
+        assert diagnosis.param in (place, f"{place}.role")
+        assert diagnosis.text.isprintable()
 
 
 @given(st.lists(st.text("ab", max_size=4), min_size=1, max_size=8), st.text("abc", max_size=4))

@@ -42,7 +42,7 @@ def test_text_is_written_as_javascript_does(value: str, expected: bytes) -> None
 @given(st.lists(st.tuples(st.sampled_from(sorted(set(wire.ROLES.values()))), any_text), max_size=4))
 def test_joined_messages_are_the_array_of_them(messages: list[tuple[str, str]]) -> None:
     joined = wire.join([wire.message(role, content) for role, content in messages])
-    parsed = [(found["role"], found["content"]) for found in json.loads(joined)]
+    parsed = [(item["role"], item["content"]) for item in json.loads(joined)]
     assert [(role, wire.text(content)) for role, content in parsed] == [
         (role, wire.text(content)) for role, content in messages
     ]

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Coroutine, Sequence
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import ujson
@@ -28,6 +27,7 @@ from mockchat.server.completion import stream, whole
 from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.request import ChatRequest, general, read_request, shortcut
 from mockchat.server.route import ChatCompletions
+from tests.fuzz.transport import Transport
 from tests.helpers import SAMPLE, conversation
 
 MAX_BODY_SIZE = 3000  # bytes
@@ -44,11 +44,11 @@ class Recorded:
     def __init__(self, conversations: Sequence[Conversation]) -> None:
         self.index = ResponseIndex(conversations)
         self.replies: dict[tuple[Any, ...], list[tuple[str, str]]] = defaultdict(list)
-        for found in conversations:
-            messages = [(wire.role_of(message), joined(wire.content_of(message))) for message in found.messages]
+        for talk in conversations:
+            messages = [(wire.role_of(message), joined(wire.content_of(message))) for message in talk.messages]
             for number, (role, content) in enumerate(messages):
                 if role == "assistant":
-                    self.replies[tuple(messages[:number])].append((joined(found.id), content))
+                    self.replies[tuple(messages[:number])].append((joined(talk.id), content))
 
 
 SAMPLED = Recorded(
@@ -241,61 +241,6 @@ def _load(path: Path, stitch: bool, block_size: int) -> Dataset | None:
 # Connections
 
 
-class _Transport(asyncio.Transport):
-    """The socket of a client that takes what is written: at once, or only when it is asked to."""
-
-    def __init__(self, protocol: asyncio.Protocol, slow: bool) -> None:
-        super().__init__()
-        self._protocol = protocol
-        self._slow = slow
-        self._unread = False
-        self._ended = False
-        self.sent = b""
-        self.reading = True
-        self.closed = False
-
-    def write(self, data: Any) -> None:
-        assert not (self.closed or self._ended), "written after the end"
-        self.sent += data
-        if self._slow and not self._unread:
-            self._unread = True
-            self._protocol.pause_writing()
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        self._ended = True
-
-    async def take(self) -> None:
-        """Have the client read all that was written, and what is written then."""
-        while self._unread:
-            self._unread = False
-            if not self.closed:
-                self._protocol.resume_writing()
-                await asyncio.sleep(0)
-
-    def get_write_buffer_size(self) -> int:
-        return int(self._unread)
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return SimpleNamespace(fileno=lambda: 0)
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        self.reading = True
-
-
 def connection(data: bytes, seed: int, recorded: Recorded) -> list[int]:
     """Whatever comes on a connection, nothing is logged, and what is answered does not depend on how it is cut.
 
@@ -354,7 +299,7 @@ async def _exchange(pieces: list[bytes], slow: bool, recorded: Recorded) -> byte
     random.seed(0)
     try:
         protocol = ChatServer(ChatCompletions(recorded.index, MAX_BODY_SIZE))()
-        transport = _Transport(protocol, slow)
+        transport = Transport(protocol, slow)
         protocol.connection_made(transport)
         for piece in [*pieces, b""]:
             if not transport.reading:
@@ -389,7 +334,7 @@ _VARYING = re.compile(rb'\nDate: [^\r]*|\nx-request-id: [^\r]*|"created":\d+')
 
 def _answers(sent: bytes) -> list[tuple[int, bytes, bytes]]:
     """The status, head and body of each answer, without what differs from time to time."""
-    found = []
+    answers = []
     while sent:
         head, blank, sent = sent.partition(b"\r\n\r\n")
         match = re.fullmatch(rb"HTTP/1\.1 (\d{3}) [\w -]+((?:\r\n[\w-]+: [^\r\n]*)*)", head)
@@ -414,5 +359,5 @@ def _answers(sent: bytes) -> list[tuple[int, bytes, bytes]]:
         if b"application/json" in headers and content:
             json.loads(content.decode())
         if status != 100:  # Is told to who has not sent the body yet.
-            found.append((status, _VARYING.sub(b"", headers), _VARYING.sub(b"", content)))
-    return found
+            answers.append((status, _VARYING.sub(b"", headers), _VARYING.sub(b"", content)))
+    return answers

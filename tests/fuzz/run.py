@@ -51,10 +51,10 @@ def search(target: str, seconds: int) -> int:
         print(f"{target}: {int(tried):,} inputs in {seconds} s, nothing found", flush=True)
         return 0
     print(told[told.find("=== Uncaught") if "=== Uncaught" in told else -4000 :][:4000])
-    found = re.findall(r"Test unit written to (\S+)", told)
+    kept = re.findall(r"Test unit written to (\S+)", told)
     problem = f"the fuzzer failed, see {log}"
-    if found:
-        problem = f"found {found[-1]}; to try it again:\n    {' '.join(again)} {found[-1]}"
+    if kept:
+        problem = f"found {kept[-1]}; to try it again:\n    {' '.join(again)} {kept[-1]}"
     print(f"{target}: {problem}", flush=True)
     return 1
 
