@@ -232,16 +232,17 @@ async def test_what_is_not_finished_in_time_is_cut(recordings: Path, signals: in
     """In time is at once, where a second signal comes."""
     timeout = "0.5" if signals == 1 else "60"
     with running_server("--data", str(recordings), "--shutdown-timeout", timeout) as (base_url, process):
-        async with connection(port_of(base_url)) as (reader, writer):
-            writer.write(post(STREAMED_BIG))
-            await reader.readexactly(1)
+        port = port_of(base_url)
+        async with connection(port) as (stuck, asking), connection(port) as (idle, writer):
+            asking.write(post(STREAMED_BIG))
+            await stuck.readexactly(1)
+            writer.write(post(GOOD))
+            await idle.readuntil(b"}}")
             process.terminate()
-            async with asyncio.timeout(PATIENCE):
-                while process.poll() is None:
-                    await asyncio.sleep(0.1)
-                    if signals == 2:
-                        process.terminate()
-        assert process.returncode == 1
+            assert await idle.read() == b""  # It has heard the first.
+            if signals == 2:
+                process.terminate()
+            assert await asyncio.to_thread(process.wait, PATIENCE) == 1
     assert capfd.readouterr().err == "Connections cut before they were finished: 1 (see --shutdown-timeout)\n"
 
 
