@@ -7,6 +7,8 @@ try:
 except ModuleNotFoundError as error:
     print(f"requester.py: {error}: make install, and then .venv/bin/python requester.py", file=sys.stderr)
     sys.exit(2)
+except KeyboardInterrupt:
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,6 +7,8 @@ try:
 except ModuleNotFoundError as error:
     print(f"server.py: {error}: make install, and then .venv/bin/python server.py", file=sys.stderr)
     sys.exit(2)
+except KeyboardInterrupt:
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -60,9 +60,17 @@ def run(command: Callable[[], int]) -> int:
 
 
 def run_on_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on a new event loop (uvloop's where there is one), and return what it returns."""
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(main)
+    """Run a coroutine on a new event loop (uvloop's where there is one), and return what it returns.
+
+    Signals do then again what they did before: uvloop would go on catching those that the coroutine had handlers for.
+    """
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(main)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def descriptor_limit() -> int:

@@ -28,7 +28,7 @@ tqdm.monitor_interval = 0  # The thread that watches the bars would not survive 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replay the recordings; `arguments` are the process's own by default. Returns the exit status."""
-    return program.run(partial(_run, options.parse(arguments)))
+    return program.run(lambda: _run(options.parse(arguments)))
 
 
 def _run(chosen: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from mockchat.server.upstream import Upstream
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the recordings; `arguments` are the process's own by default. Returns the exit status."""
-    return program.run(partial(_run, options.parse(arguments)))
+    return program.run(lambda: _run(options.parse(arguments)))
 
 
 def _run(chosen: argparse.Namespace) -> int:

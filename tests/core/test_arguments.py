@@ -1,0 +1,57 @@
+"""The types of the command lines' arguments: each text is a value, or refused with what to give instead."""
+
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mockchat.core import arguments
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (arguments.whole_number, "0", 0),
+        (arguments.positive_whole_number, "999999999", 999_999_999),
+        (arguments.random_seed, "-7", -7),
+        (arguments.number, "0", 0.0),
+        (arguments.number, "1e-3", 0.001),
+        (arguments.positive_number, "2.5", 2.5),
+        (arguments.api_key, "a key", "a key"),
+        (arguments.base_url, "https://[::1]:80/v1", "https://[::1]:80/v1"),
+    ],
+)
+def test_what_is_taken(kind: Callable[[str], Any], text: str, value: Any) -> None:
+    assert kind(text) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts", "told"),
+    [
+        (arguments.whole_number, ["", "-1", "1.0", "+1", "1_0", "٢", "1234567890"], "is no whole number of at least 0"),
+        (arguments.positive_whole_number, ["0"], "is no whole number of at least 1"),
+        (arguments.random_seed, ["", "1.5", "x", "1" * 19], "is no whole number"),
+        (arguments.number, ["", "-0.1", "nan", "inf", "1e9", "x"], "is no number of at least 0"),
+        (arguments.positive_number, ["0", "-1", "nan"], "is no number above 0"),
+        (arguments.api_key, ["", "a\nb"], "it is empty or has characters that no header can carry"),
+        (
+            arguments.base_url,
+            ["", "x", "ftp://x", "http://", "http://x/?a=b", "http://x/#a", "http://a b"],
+            "like http://127",
+        ),
+    ],
+)
+def test_what_is_refused(kind: Callable[[str], Any], texts: list[str], told: str) -> None:
+    for text in texts:
+        with pytest.raises(ArgumentTypeError, match=told):
+            kind(text)
+
+
+def test_recordings() -> None:
+    parser = ArgumentParser()
+    arguments.add_recordings(parser)
+    assert vars(parser.parse_args([])) == {"data": None, "no_stitch": False}
+    several = parser.parse_args(["--data", "a", "--data=b", "--no-stitch"])
+    assert vars(several) == {"data": [Path("a"), Path("b")], "no_stitch": True}

@@ -1,0 +1,69 @@
+"""How both programs end, and what they say then."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import pytest
+
+from mockchat.core import program
+from mockchat.core.program import ProgramError
+
+
+def failing(error: BaseException) -> Callable[[], NoReturn]:
+    def command() -> NoReturn:
+        raise error
+
+    return command
+
+
+def test_the_command_s_status_is_the_program_s() -> None:
+    assert [program.run(lambda status=status: status) for status in (0, 1, 7)] == [0, 1, 7]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (ProgramError("there is no data: fetch some"), 2, "prog.py: there is no data: fetch some\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_what_stops_it_is_one_line(
+    error: BaseException, status: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/some/where/prog.py"])
+    assert program.run(failing(error)) == status
+    assert capsys.readouterr().err == told
+
+
+def test_a_bug_is_no_program_error() -> None:
+    with pytest.raises(ZeroDivisionError):
+        program.run(failing(ZeroDivisionError()))
+
+
+def test_signals_do_again_what_they_did_before_the_loop() -> None:
+    async def main() -> str:
+        for number in program.STOP_SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, print)
+        return "done"
+
+    before = [signal.getsignal(number) for number in program.STOP_SIGNALS]
+    assert program.run_on_loop(main()) == "done"
+    assert [signal.getsignal(number) for number in program.STOP_SIGNALS] == before
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_as_many_descriptors_as_the_system_allows() -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+        assert program.descriptor_limit() == 64
+        program.allow_descriptors()
+        assert program.descriptor_limit() == before[1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
