@@ -1,21 +1,27 @@
-"""The requester's engine: ask for every recorded reply, verify every answer, count and time what comes of it."""
+"""The requester's engine: ask for every recorded reply, verify every answer, count and time what comes of it.
+
+Rules that hold here:
+
+- A worker asks for one reply after the other as long as one is due, and keeps its connection as long as it does.
+- A semaphore has a place for each request that may be in flight: a worker begins when there is one, and gives it back
+  when nothing is due any more. So at full speed the workers stay, and at a rate each begins when a request is due.
+"""
 
 import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain, count, islice, pairwise
-from typing import NamedTuple
+from itertools import accumulate, chain, islice, pairwise
 
 import aiohttp
 from multidict import CIMultiDict
-from yarl import URL
 
 from mockchat.core.answer import endpoint
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
 from mockchat.core.text import excerpt
 from mockchat.requester import retry
+from mockchat.requester.exchange import Answer, Client, Slot
 from mockchat.requester.plan import WHOLE, Load, Question, Share, questions, rounds
 from mockchat.requester.result import Failure, Result
 from mockchat.requester.verify import Problem, no_answer, verify, verify_stream
@@ -46,67 +52,101 @@ async def replay(
 
     Stops at the first failure unless told to keep going. Once `stopped` is set, it returns what was done so far, as
     interrupted.
-    When all is ready, it begins as soon as `begin` says, and counts from the moment that this gives. `progress` is
-    called now and then while it runs.
+    When all is ready, it begins as soon as `begin` says, and counts from the moment that this gives (seconds of
+    `time.perf_counter`). `progress` is called now and then while it runs.
     """
-    asked = questions(rounds(conversations, index, load, share), index, model, load.stream)
+    asked = islice(questions(rounds(conversations, index, load, share), index, model, load.stream), load.limit)
+    first = list(islice(asked, 1))  # Made before the clock starts: shuffling takes its time.
     all_headers = CIMultiDict(headers or {})
     for name in ("Content-Type", "Accept"):
         all_headers.setdefault(name, "application/json")
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=load.concurrency),
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(),  # `_Run` has its own, which costs less.
+        timeout=aiohttp.ClientTimeout(),  # `_Run` ends the attempts that take too long, all with one clock.
         headers=all_headers,
     ) as session:
-        run = _Run(session, URL(endpoint(base_url)), load, progress)
-        asked = islice(asked, load.limit)
-        first = list(islice(asked, 1))  # Made before the clock starts: shuffling takes its time.
-        numbers = count(share.process, load.processes)
-        return await run.all(zip(numbers, chain(first, asked), strict=False), begin, stopped or asyncio.Event())
+        client = Client(session, endpoint(base_url), timed=load.stream)
+        schedule = _Schedule(chain(first, asked), load, share)
+        return await _Run(client, schedule, load, progress).all(begin, stopped or asyncio.Event())
 
 
-class _Answer(NamedTuple):
-    """What an attempt brought; of a stream, its blocks and when each arrived."""
+class _Schedule:
+    """What is to be asked next, and when. Moments are those of `time.perf_counter`."""
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    blocks: list[tuple[float, bytes]]
-    end: float
+    def __init__(self, asked: Iterator[Question], load: Load, share: Share) -> None:
+        self._asked = asked
+        self._rate = load.rate
+        self._number, self._step = share.process, load.processes
+        self._duration = math.inf if load.duration is None else load.duration
+        self.start(0.0)
+        self.is_over = False
+
+    def start(self, moment: float) -> None:
+        """Count from this moment."""
+        self.started = moment
+        self._end = moment + self._duration
+
+    def due(self) -> float:
+        """When the next request is due; at full speed, always."""
+        return self.started + self._number / self._rate if self._rate else self.started
+
+    def take(self, now: float) -> tuple[Question, float] | None:
+        """The next question and the moment from which its latency counts; None if it is not due, or all is over."""
+        due = self.due() if self._rate else now
+        if due > now:
+            self.is_over = self.is_over or due >= self._end
+            return None
+        question = None if self.is_over or max(due, now) >= self._end else next(self._asked, None)
+        if question is None:
+            self.is_over = True
+            return None
+        self._number += self._step
+        return question, due
+
+
+class _Worker:
+    """One that asks: its connection, its task, and since when its attempt is under way (if one is)."""
+
+    __slots__ = ("slot", "task", "timed_out", "waits_since")
+
+    def __init__(self, client: Client) -> None:
+        self.slot = Slot(client)
+        self.task: asyncio.Task[None]
+        self.waits_since = math.inf
+        self.timed_out = False
 
 
 class _Run:
     """A run under way."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: URL, load: Load, progress: Progress) -> None:
-        self._session = session
-        self._url = url
+    def __init__(self, client: Client, schedule: _Schedule, load: Load, progress: Progress) -> None:
+        self._client = client
+        self._schedule = schedule
         self._load = load
         self._progress = progress
         self._result = Result()
         self._semaphore = asyncio.Semaphore(load.concurrency)
-        self._in_flight: dict[asyncio.Task[None], float] = {}  # Since when the attempt is under way, if one is.
-        self._timed_out: set[asyncio.Task[None]] = set()
+        self._workers: set[_Worker] = set()
+        self._worker_ended = asyncio.Event()
+        self._error: Exception | None = None  # Of making requests, which never fails but by a mistake.
 
-    async def all(
-        self,
-        asked: Iterator[tuple[int, Question]],
-        begin: Callable[[], Awaitable[float]],
-        stopped: asyncio.Event,
-    ) -> Result:
-        result = self._result
-        cpu, self._started = time.process_time(), time.perf_counter()
-        working = asyncio.create_task(self._work(asked, begin))
-        others = [asyncio.create_task(self._tick()), asyncio.create_task(stopped.wait())]
+    async def all(self, begin: Callable[[], Awaitable[float]], stopped: asyncio.Event) -> Result:
+        result, schedule = self._result, self._schedule
+        cpu = time.process_time()
+        schedule.start(time.perf_counter())
+        working = asyncio.create_task(self._work(begin))
+        stopping = asyncio.create_task(stopped.wait())
+        others = [stopping, asyncio.create_task(self._tick())]
         try:
-            await asyncio.wait([working, others[1]], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
             result.interrupted = not working.done()
-            result.elapsed = time.perf_counter() - self._started
+            result.elapsed = time.perf_counter() - schedule.started
             result.cpu = time.process_time() - cpu
         finally:
-            self._timed_out.clear()  # Nothing is tried again.
-            left = [working, *others, *self._in_flight]
+            for worker in self._workers:
+                worker.timed_out = False  # Nothing is tried again.
+            left = [working, *others, *[worker.task for worker in self._workers]]
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
@@ -114,28 +154,44 @@ class _Run:
             working.result()
         return result
 
-    async def _work(self, asked: Iterator[tuple[int, Question]], begin: Callable[[], Awaitable[float]]) -> None:
-        self._started = await begin()
-        await self._send(asked)
-        while self._in_flight and not self._is_over():
-            await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
+    async def _work(self, begin: Callable[[], Awaitable[float]]) -> None:
+        self._schedule.start(await begin())
+        await self._start_workers()
+        while self._workers and not self._is_over():
+            self._worker_ended.clear()
+            await self._worker_ended.wait()
+        if self._error:
+            raise self._error
 
-    async def _send(self, asked: Iterator[tuple[int, Question]]) -> None:
-        """Start a request as soon as it is due and one of the places in flight is free."""
-        load, acquire, clock, loop = self._load, self._semaphore.acquire, time.perf_counter, asyncio.get_running_loop()
-        end = math.inf if load.duration is None else load.duration
-        for number, question in asked:
-            due = self._started + number / load.rate if load.rate else 0.0
-            if due - self._started >= end:
+    async def _start_workers(self) -> None:
+        """Start a worker as soon as a request is due and one of the places in flight is free."""
+        schedule, clock = self._schedule, time.perf_counter
+        while True:
+            await self._semaphore.acquire()
+            while not (taken := schedule.take(clock())):
+                if schedule.is_over or self._is_over():
+                    return
+                await asyncio.sleep(min(max(0.0, schedule.due() - clock()), TICK))
+            if self._is_over():
                 return
-            while (early := due - clock()) > 0 and not self._is_over():
-                await asyncio.sleep(min(early, TICK))
-            await acquire()
-            now = clock()
-            if self._is_over() or now - self._started >= end:
-                return
-            task = loop.create_task(self._ask(question, due or now))
-            self._in_flight[task] = math.inf
+            worker = _Worker(self._client)
+            worker.task = asyncio.create_task(self._ask_in_turn(worker, *taken))
+            self._workers.add(worker)
+
+    async def _ask_in_turn(self, worker: _Worker, question: Question, due: float) -> None:
+        taken: tuple[Question, float] | None = (question, due)
+        try:
+            while taken:
+                await self._ask(worker, *taken)
+                taken = None if self._is_over() else self._schedule.take(time.perf_counter())
+            worker.slot.release()
+        except Exception as error:
+            self._error = error
+        finally:
+            worker.slot.close()
+            self._workers.remove(worker)
+            self._worker_ended.set()
+            self._semaphore.release()
 
     def _is_over(self) -> bool:
         return bool(self._result.failures) and not self._load.keep_going
@@ -146,32 +202,51 @@ class _Run:
         while True:
             await asyncio.sleep(min(TICK, timeout / 10))
             now = time.perf_counter()
-            for task, since in self._in_flight.items():
-                if now - since >= timeout:
-                    self._timed_out.add(task)
-                    task.cancel()
+            for worker in self._workers:
+                if now - worker.waits_since >= timeout:
+                    worker.timed_out = True
+                    worker.task.cancel()
             self._progress(self._result.requests, len(self._result.failures))
 
-    async def _ask(self, question: Question, due: float) -> None:
+    async def _ask(self, worker: _Worker, question: Question, due: float) -> None:
         """Make a request, in as many attempts as it takes and may take, and count how it ended."""
-        result = self._result
-        task = asyncio.current_task()
-        assert task is not None
         attempts = 1
+        ended = await self._attempt(worker, question.body)
+        while attempts <= self._load.retries and (wait := _wait(attempts, ended)) is not None:
+            worker.slot.release()
+            await asyncio.sleep(wait)
+            ended = await self._attempt(worker, question.body)
+            attempts += 1
+        end = time.perf_counter()
         try:
-            ended = await self._attempt(question.body, task)
-            while attempts <= self._load.retries and (wait := _wait(attempts, ended)) is not None:
-                self._in_flight[task] = math.inf
-                await asyncio.sleep(wait)
-                ended = await self._attempt(question.body, task)
-                attempts += 1
-        finally:
-            del self._in_flight[task]
-            self._semaphore.release()
-        try:
-            problem = self._verify(question, due, ended) if isinstance(ended, _Answer) else no_answer(ended)
+            problem = self._verify(question, due, ended, end) if isinstance(ended, Answer) else no_answer(ended)
         except Exception as error:  # Whatever it is, the request failed: an answer is verified or it is a failure.
             problem = no_answer(error)
+        if problem is None and attempts == 1:
+            self._result.passed += 1
+        else:
+            self._count(question, due, problem, attempts)
+
+    async def _attempt(self, worker: _Worker, body: bytes) -> Answer | Exception:
+        worker.waits_since = time.perf_counter()
+        try:
+            answer = await worker.slot.ask(body)
+        except asyncio.CancelledError:
+            if not worker.timed_out:
+                raise
+            worker.timed_out = False
+            worker.task.uncancel()
+            return TimeoutError(f"none within {self._load.timeout:g} s")
+        except Exception as error:  # Whatever it is: a request that can't be sent has failed too.
+            return error
+        finally:
+            worker.waits_since = math.inf
+        self._result.bytes_sent += len(body)
+        self._result.bytes_received += len(answer.body)
+        return answer
+
+    def _count(self, question: Question, due: float, problem: Problem | None, attempts: int) -> None:
+        result = self._result
         if problem and self._is_over():
             return
         if attempts > 1:
@@ -179,43 +254,20 @@ class _Run:
             problem = problem and problem._replace(detail=f"{problem.detail} (after {attempts:,} attempts)")
         if problem:
             place = question.place
-            result.failures.append(Failure(place.conversation.id, place.number, due - self._started, problem))
+            result.failures.append(Failure(place.conversation.id, place.number, due - self._schedule.started, problem))
             result.counts[problem.kind] += 1
         else:
             result.passed += 1
 
-    async def _attempt(self, body: bytes, task: asyncio.Task[None]) -> _Answer | Exception:
-        result = self._result
-        self._in_flight[task] = time.perf_counter()
-        blocks: list[tuple[float, bytes]] = []
-        try:
-            async with self._session.post(self._url, data=body, allow_redirects=False) as response:
-                if self._load.stream:
-                    blocks = [(time.perf_counter(), block) async for block in response.content.iter_any()]
-                    answer = b"".join([block for _, block in blocks])
-                else:
-                    answer = await response.read()
-        except asyncio.CancelledError:
-            if task not in self._timed_out:
-                raise
-            self._timed_out.remove(task)
-            task.uncancel()
-            return TimeoutError(f"none within {self._load.timeout:g} s")
-        except Exception as error:  # Whatever it is: a request that can't be sent has failed too.
-            return error
-        result.bytes_sent += len(body)
-        result.bytes_received += len(answer)
-        return _Answer(response.status, response.headers, answer, blocks, time.perf_counter())
-
-    def _verify(self, question: Question, due: float, answer: _Answer) -> Problem | None:
+    def _verify(self, question: Question, due: float, answer: Answer, end: float) -> Problem | None:
         """Take down how long the answer took, and say what is wrong with it."""
         result = self._result
-        result.due.append(due - self._started)
-        result.latencies.append(answer.end - due)
+        result.due.append(due - self._schedule.started)
+        result.latencies.append(end - due)
         if self._load.stream:
             problem, positions = verify_stream(answer.status, answer.body, question.expected)
             if problem is None:
-                self._time_tokens(due, answer, positions)
+                self._time_tokens(due, answer, positions, end)
         else:
             problem = verify(answer.status, answer.body, question.expected)
         if problem:
@@ -223,7 +275,7 @@ class _Run:
             problem = problem._replace(detail=problem.detail + "".join(told))
         return problem
 
-    def _time_tokens(self, due: float, answer: _Answer, positions: list[int]) -> None:
+    def _time_tokens(self, due: float, answer: Answer, positions: list[int], end: float) -> None:
         """Take down when the tokens arrived that are complete at these positions; an empty reply's first is its end."""
         arrivals = []
         waiting = iter(positions)
@@ -234,11 +286,11 @@ class _Run:
                 arrivals.append(moment)
                 while position is not None and position <= received:
                     position = next(waiting, None)
-        self._result.first_tokens.append((arrivals[0] if arrivals else answer.end) - due)
+        self._result.first_tokens.append((arrivals[0] if arrivals else end) - due)
         self._result.gaps.extend([after - before for before, after in pairwise(arrivals)])
 
 
-def _wait(attempts: int, ended: _Answer | Exception) -> float | None:
-    if isinstance(ended, _Answer):
+def _wait(attempts: int, ended: Answer | Exception) -> float | None:
+    if isinstance(ended, Answer):
         return retry.wait(attempts, ended.status, ended.headers)
     return retry.wait(attempts, ended, {})

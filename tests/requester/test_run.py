@@ -3,7 +3,7 @@ import shutil
 import ssl
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -334,6 +334,37 @@ async def test_a_low_rate_keeps_nobody_waiting_for_the_end(options: dict[str, An
         result = await run(url, rate=0.05, **options)
     assert result.requests == 1
     assert result.elapsed < 10
+
+
+@pytest.mark.parametrize("options", [{}, {"rate": 100}, {"stream": True}])
+async def test_a_connection_is_kept_from_one_request_to_the_next(options: dict[str, Any]) -> None:
+    connections = 0
+
+    async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while True:
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+    async with answering(answerer) as url:
+        result = await run(url, concurrency=1, limit=20, duration=60, **options)
+    assert result.counts == {NOT_FOUND: 20}
+    assert connections == 1
+
+
+async def test_a_mistake_in_making_requests_is_no_early_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> Iterator[Question]:
+        yield from questions(*arguments)
+        raise LookupError("oh")
+
+    monkeypatch.setattr("mockchat.requester.run.questions", broken)
+    server = MockServer(INDEX)
+    await server.start_server()
+    for concurrency in (1, 9):
+        with pytest.raises(LookupError, match="oh"):
+            await run(f"http://127.0.0.1:{server.port}/v1", concurrency=concurrency)
+    await server.close()
 
 
 async def test_bytes_are_counted_and_headers_sent() -> None:
