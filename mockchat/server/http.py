@@ -149,7 +149,8 @@ class AnswerWriter:
         if request.method == "HEAD":
             body = b""
         head = self._head(status, content_type, connection_header(request, keep_alive))
-        return Answer((b"%bContent-Length: %d\r\n\r\n%b" % (head, size, body),), keep_alive, status)
+        answer = b"%b%08x\r\nContent-Length: %d\r\n\r\n%b" % (head, self._written, size, body)
+        return Answer((answer,), keep_alive, status)
 
     def stream(self, request: HttpRequest, blocks: Iterator[bytes], end: bytes, *, keep_alive: bool = True) -> Answer:
         """Server-sent events, some in each block; the last block ends with `end`.
@@ -158,7 +159,9 @@ class AnswerWriter:
         """
         keep_alive = keep_alive and request.keep_alive and request.is_http_1_1
         head = self._head(200, _EVENT_STREAM, connection_header(request, keep_alive))
-        head += b"Transfer-Encoding: chunked\r\n\r\n" if request.is_http_1_1 else b"\r\n"
+        head += b"%08x\r\n" % self._written + (
+            b"Transfer-Encoding: chunked\r\n\r\n" if request.is_http_1_1 else b"\r\n"
+        )
 
         def parts() -> Iterator[bytes]:
             before = head  # Goes out with the first block, as the last chunk does with the last.
@@ -173,7 +176,7 @@ class AnswerWriter:
         return Answer(parts(), keep_alive, 200)
 
     def _head(self, status: int, content_type: bytes, connection: bytes) -> bytes:
-        """The status line and the headers that every answer has."""
+        """The status line and the headers that every answer has; what is missing is the number that ends its id."""
         self._written += 1
         now = int(time.time())
         if now != self._now:
@@ -190,7 +193,7 @@ class AnswerWriter:
                 _SPECIAL_HEADERS.get(status, b""),
                 self._run_id,
             )
-        return b"%b%08x\r\n" % (head, self._written)
+        return head
 
 
 def connection_header(request: HttpRequest, keep_alive: bool) -> bytes:
