@@ -41,12 +41,14 @@ File = io.BufferedReader | gzip.GzipFile
 class Dataset:
     """What the files hold: conversations in the order of their first pieces, and how they were made.
 
-    `entries` is the number of entries in the files, `joined` the number of those that were joined on to an earlier
-    piece of their conversation, `misaligned` the number of joined pieces that do not line up with it.
+    `entries` is the number of entries in the files, `repeated` the number of those that an earlier one says word for
+    word, `joined` the number of those that were joined on to an earlier piece of their conversation, `misaligned` the
+    number of joined pieces that do not line up with it.
     """
 
     conversations: list[Conversation]
     entries: int = 0
+    repeated: int = 0
     joined: int = 0
     misaligned: int = 0
 
@@ -71,10 +73,12 @@ def load(
 ) -> Dataset:
     """Read files of recordings as one dataset.
 
-    With `stitch`, entries of a file whose ids differ only in a final `_<digits>` are joined in file order; without it
-    every entry is a conversation of its own. One without an id is called `entry 3`, by its position from 0, and of
-    several files `entry 3 of chats.jsonl`. `progress` is called with the number of bytes that each read took from a
-    file. Raises `DatasetError` where a file can't be read or is not such a file, or none holds an assistant message.
+    With `stitch`, entries of a file whose ids end in `_<digits>`, and are the same but for that, are joined in file
+    order. An entry with another id is a whole conversation; where another one of the file has both the same id and the
+    same messages, they count once. Without `stitch` every entry is a conversation of its own. One without an id is
+    called `entry 3`, by its position from 0, and of several files `entry 3 of chats.jsonl`. `progress` is called with
+    the number of bytes that each read took from a file. Raises `DatasetError` where a file can't be read or is not such
+    a file, or none holds an assistant message.
     """
     dataset = Dataset([])
     collecting = gc.isenabled()
@@ -121,6 +125,7 @@ def _open(path: Path, progress: Callable[[int], object]) -> io.BufferedReader:
 
 def _add(dataset: Dataset, lines_and_entries: Iterator[tuple[int, Any]], stitch: bool, of_file: str) -> None:
     """Add the entries of one file, pieces of a conversation joined; `of_file` ends the names of those without an id."""
+    whole: set[tuple[str, tuple[bytes, ...]]] = set()  # The conversations that are an entry each: id and messages.
     begun: dict[str, Conversation] = {}  # The conversations that may go on, by id.
     next_position: dict[str, int] = {}  # By id: the least position at which the next piece lines up.
     for number, (line, entry) in enumerate(lines_and_entries):
@@ -134,6 +139,14 @@ def _add(dataset: Dataset, lines_and_entries: Iterator[tuple[int, Any]], stitch:
             dataset.conversations.append(Conversation(name, messages))
             continue
         name, position = split_id(entry_id)
+        if position is None:
+            known = len(whole)
+            whole.add((name, tuple(messages)))
+            if len(whole) > known:
+                dataset.conversations.append(Conversation(name, messages))
+            else:  # It was recorded twice, or two files were put together.
+                dataset.repeated += 1
+            continue
         if (conversation := begun.get(name)) is None:
             conversation = begun[name] = Conversation(name, messages)
             dataset.conversations.append(conversation)
@@ -146,14 +159,14 @@ def _add(dataset: Dataset, lines_and_entries: Iterator[tuple[int, Any]], stitch:
         next_position[name] = position + len(messages) - 1
 
 
-def split_id(entry_id: str) -> tuple[str, int]:
+def split_id(entry_id: str) -> tuple[str, int | None]:
     """Split `dcTB2RK_57` into the conversation's id and the position in it of this piece's first message.
 
-    An id that does not end so is the conversation's own, and the position is 0.
+    An id that does not end so is the conversation's own, and there is no position.
     """
     name, mark, digits = entry_id.rpartition("_")
     if not (mark and digits.isascii() and digits.isdigit()):
-        return entry_id, 0
+        return entry_id, None
     return name, int(digits) if len(digits) < 19 else sys.maxsize  # Python refuses to convert thousands of digits.
 
 

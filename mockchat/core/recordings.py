@@ -50,6 +50,8 @@ def load(paths: Sequence[Path], *, stitch: bool = True, quiet: bool = False) -> 
         f"{loaded.joined:,} pieces joined, {loaded.misaligned:,} of them do not line up; "
         f"{index.ambiguous:,} histories with several replies) in {time.perf_counter() - started:.2f} s"
     )
+    if loaded.repeated:
+        tell(f"{loaded.repeated:,} entries are repeated word for word, with their ids: each counts once")
     if loaded.misaligned * 2 > loaded.joined:
         tell("Most pieces do not line up: if the ids only look like pieces, use --no-stitch")
     if altered:

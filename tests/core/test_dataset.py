@@ -85,15 +85,15 @@ def test_pieces_that_do_not_line_up_are_counted(write_dataset: WriteDataset) -> 
     [
         ("FQi5DlJ_57", ("FQi5DlJ", 57)),
         ("a_b_7", ("a_b", 7)),
-        ("plain", ("plain", 0)),
-        ("a_", ("a_", 0)),
-        ("a_x1", ("a_x1", 0)),
-        ("a_٣", ("a_٣", 0)),
+        ("plain", ("plain", None)),
+        ("a_", ("a_", None)),
+        ("a_x1", ("a_x1", None)),
+        ("a_٣", ("a_٣", None)),
         ("_4", ("", 4)),
-        ("", ("", 0)),
+        ("", ("", None)),
     ],
 )
-def test_split_id(entry_id: str, parts: tuple[str, int]) -> None:
+def test_split_id(entry_id: str, parts: tuple[str, int | None]) -> None:
     assert split_id(entry_id) == parts
 
 
@@ -107,8 +107,18 @@ def test_an_absurd_position_is_only_a_far_one(write_dataset: WriteDataset) -> No
 
 def test_an_id_may_be_a_number(write_dataset: WriteDataset) -> None:
     path = write_dataset([entry("", "1", "2") | {"id": 7}, entry("7", "3"), entry("7_3", "4")])
-    assert contents(load(path)) == {"7": ["1", "2", "3", "4"]}
+    assert [talk.id for talk in load(path).conversations] == ["7", "7", "7"]
     assert [talk.id for talk in load(path, stitch=False).conversations] == ["7", "7", "7_3"]
+
+
+def test_an_id_that_names_no_position_names_a_whole_conversation(write_dataset: WriteDataset) -> None:
+    same = entry("a", "1", "2")
+    path = write_dataset([same, entry("a", "3", "4"), same, entry("a_0", "1", "2"), entry("a_0", "1", "2"), same])
+    dataset = load(path)
+    assert [(talk.id, len(talk.messages)) for talk in dataset.conversations] == [("a", 2), ("a", 2), ("a", 4)]
+    assert (dataset.entries, dataset.repeated, dataset.joined) == (6, 2, 1)
+    assert load(path, stitch=False).repeated == 0
+    assert load(path, path).repeated == 4  # Within each file: several files are one dataset, in which ids may repeat.
 
 
 def test_both_forms_in_one_file(write_dataset: WriteDataset) -> None:
