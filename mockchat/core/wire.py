@@ -14,6 +14,7 @@ How it is made and taken apart is only known here. Two rules make it work:
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import ujson
@@ -152,6 +153,6 @@ def join(messages: list[bytes]) -> bytes:
     return OPENING + BETWEEN.join(messages) + CLOSING if messages else b"[]"
 
 
-def joined_size(messages: list[bytes]) -> int:
+def joined_size(messages: Sequence[bytes | memoryview]) -> int:
     """The size in bytes of the JSON array of the messages."""
     return sum(map(len, messages)) + len(BETWEEN) * len(messages) + 1 if messages else len(b"[]")

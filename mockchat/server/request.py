@@ -1,26 +1,28 @@
 """The body of a request: what is asked, and which replies are recorded for it. No I/O.
 
 Follows https://platform.openai.com/docs/api-reference/chat/create. A request is anything that `ujson.loads` accepts and
-that has usable `messages`; there are two ways to read one, and they are the same function of the body:
+that has usable `messages`; there are three ways to read one, and they are the same function of the body:
 
-- the shortcut: an array in wire form that is recorded is walked along the recordings, and only what stands around it
-  is parsed;
-- the general way: everything is parsed, and the messages are turned into wire form.
+- in place: an array in wire form that is recorded is compared with the recordings as it stands there;
+- in part: messages in a common spelling are followed along the recordings, as far as they are recorded, and only what
+  is left of the body is parsed;
+- in full: everything is parsed, and the messages are turned into wire form.
 """
 
+import secrets
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import ujson
 
-from mockchat.core import wire
+from mockchat.core import spelling, wire
 from mockchat.core.index import Reply, ResponseIndex
 from mockchat.server.errors import ApiError, NotRecorded
 
 DEFAULT_MODEL = b'"mockchat"'  # As JSON.
 
-_MESSAGES_KEY = b'"messages":'
-_ARRAY = _MESSAGES_KEY + wire.OPENING
+_KEY = b'"messages":'
+_ARRAY = _KEY + wire.OPENING
 _CACHED_SIZE = 1024  # bytes
 
 
@@ -49,10 +51,10 @@ def read_request(body: bytes, index: ResponseIndex) -> ChatRequest:
     Raises `ApiError` 400 where it is not JSON, has no usable messages or a parameter of the wrong type or range, and
     `NotRecorded` where no reply is recorded.
     """
-    return shortcut(body, index) or general(body, index)
+    return in_place(body, index) or in_part(body, index) or in_full(body, index)
 
 
-def shortcut(body: bytes, index: ResponseIndex) -> ChatRequest | None:
+def in_place(body: bytes, index: ResponseIndex) -> ChatRequest | None:
     """Read a request whose messages are in wire form and have a recorded reply; None for any other, good or bad."""
     start = body.find(_ARRAY)
     if start < 0:
@@ -60,17 +62,43 @@ def shortcut(body: bytes, index: ResponseIndex) -> ChatRequest | None:
     prefix, end, to_the_end = index.walk(body, start + len(_ARRAY))
     if not to_the_end:
         return None
+    around = _around(body[:start], b"[]" + body[end:])
     replies = index.replies(prefix)
-    before, after = body[:start], body[end:]
-    read = _settings_around if len(before) + len(after) > _CACHED_SIZE else _known_settings_around
-    settings = read(before, after)
-    if settings is None or not replies:
+    return ChatRequest(replies, end - start - len(_KEY), prefix, around[0]) if around and replies else None
+
+
+def in_part(body: bytes, index: ResponseIndex) -> ChatRequest | None:
+    """Read a request whose messages have a common spelling; of these, only what is not recorded is decoded.
+
+    None for any other request, good or bad; raises as `read_request` does.
+    """
+    walk = spelling.walk(body, index)
+    if walk is None:
         return None
-    return ChatRequest(replies, end - start - len(_MESSAGES_KEY), prefix, settings)
+    around = _around(walk.before, walk.rest)
+    if around is None:
+        return None
+    settings, others = around
+    prefix, known = index.find(others, walk.prefix)
+    replies = index.replies(prefix) if known == len(others) else []
+    if not replies:
+        history = walk.messages()
+        raise NotRecorded(index, [*history, *others], prefix, len(history) + known)
+    size = wire.joined_size([walk.history, *others] if walk.history else others)
+    return ChatRequest(replies, size, prefix, settings)
 
 
-def _settings_around(before: bytes, after: bytes) -> Settings | None:
-    """The settings before and after the messages; None where these are not the object's own, last `messages`."""
+def _around(before: bytes, rest: bytes) -> tuple[Settings, list[bytes]] | None:
+    read = _read_around if len(before) + len(rest) > _CACHED_SIZE else _known_around
+    return read(before, rest)
+
+
+def _read_around(before: bytes, rest: bytes) -> tuple[Settings, list[bytes]] | None:
+    """Read what a walk has left of a body: the settings, and the other messages in wire form.
+
+    None where the messages are not those of the body itself (they may be nested in it, or come twice), where one of the
+    others is unusual, and where the body is no JSON.
+    """
     parameters: dict[str, Any] = {}
     try:
         if before != b"{":
@@ -78,17 +106,18 @@ def _settings_around(before: bytes, after: bytes) -> Settings | None:
             parameters = ujson.loads(before[:-1] + b"}")
             if not (before.endswith(b",") and before.startswith(b"{") and parameters):
                 return None
-        # An empty array stands for the messages; a number could run into what follows.
-        following: dict[str, Any] = ujson.loads(b'{"":[]' + after)
-    except ValueError:
+        following: dict[str, Any] = ujson.loads(b'{"%b":%b' % (_OUR_KEY.encode(), rest))
+        others = [wire.message(message["role"], message["content"]) for message in following[_OUR_KEY]]
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return None if "messages" in following else _settings(parameters | following)
+    return None if "messages" in following else (_settings(parameters | following), others)
 
 
-_known_settings_around = lru_cache(maxsize=256)(_settings_around)  # A client sends the same settings always.
+_OUR_KEY = secrets.token_hex(16)  # In place of `messages`. It is random, so that no body has it too.
+_known_around = lru_cache(maxsize=256)(_read_around)  # A client sends the same settings always.
 
 
-def general(body: bytes, index: ResponseIndex) -> ChatRequest:
+def in_full(body: bytes, index: ResponseIndex) -> ChatRequest:
     """Read a request in any spelling; raises as `read_request` does."""
     try:
         parameters = ujson.loads(body)
@@ -143,14 +172,7 @@ def _unusual_message(message: Any, place: str) -> bytes:
     """A message whose role is written otherwise or whose content is no string; anything else is refused."""
     if not isinstance(message, dict):
         raise ApiError(400, f"{place} must be an object with role and content", param=place)
-    name = message.get("role")
-    role = wire.role(name) if isinstance(name, str) else None
-    if role is None:
-        expected = ", ".join(dict.fromkeys(wire.ROLES.values()))
-        raise ApiError(400, f"{place}.role must be one of {expected}", param=f"{place}.role")
-    if "content" not in message and role != "assistant":
-        raise ApiError(400, f"{place}.content is missing", param=f"{place}.content")
     try:
-        return wire.message(role, wire.plain_text(message.get("content")))
+        return wire.read_message(message)
     except ValueError as error:
         raise ApiError(400, f"{place}.{error}", param=f"{place}.{str(error).split()[0]}") from None

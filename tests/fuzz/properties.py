@@ -25,7 +25,7 @@ from mockchat.requester.verify import verify, verify_stream
 from mockchat.server.app import ChatServer
 from mockchat.server.completion import stream, whole
 from mockchat.server.errors import ApiError, NotRecorded
-from mockchat.server.request import ChatRequest, general, read_request, shortcut
+from mockchat.server.request import ChatRequest, in_full, in_part, in_place, read_request
 from mockchat.server.route import ChatCompletions
 from tests.fuzz.transport import Transport
 from tests.helpers import SAMPLE, conversation
@@ -69,9 +69,10 @@ def body(data: bytes, recorded: Recorded) -> int:
 
     Gives the answer's status.
     """
-    read = _read(general, data, recorded)
-    short = _read(shortcut, data, recorded)
-    assert short is None or short == read, "the shortcut is not the general way"
+    read = _read(in_full, data, recorded)
+    for reader in (in_place, in_part):
+        short = _read(reader, data, recorded)
+        assert short is None or short == read, f"{reader.__name__} is not what reading in full is"
     assert _read(read_request, data, recorded) == read
     followed(data, recorded)
     expected = _expected(data, recorded)

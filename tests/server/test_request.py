@@ -12,12 +12,12 @@ from mockchat.core import wire
 from mockchat.core.dataset import load
 from mockchat.core.index import ResponseIndex
 from mockchat.server.errors import ApiError, NotRecorded
-from mockchat.server.request import Settings, general, read_request, shortcut
+from mockchat.server.request import Settings, in_full, in_part, in_place, read_request
 from tests.fuzz import inputs, properties
 from tests.helpers import SAMPLE, request_body
 from tests.server.recorded import HELLO, HI, HISTORIES, INDEX, RECORDED, fields
 
-# The shortcut and the general way are the same function
+# The three ways to read a body are the same function
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ from tests.server.recorded import HELLO, HI, HISTORIES, INDEX, RECORDED, fields
         '{"metadata":{"a":{"b":[1]}},"messages":%s,"seed":7}\n',
     ],
 )
-def test_common_spellings_take_the_shortcut(spelling: str) -> None:
+def test_common_spellings_are_compared_in_place(spelling: str) -> None:
     conversations = load(SAMPLE).conversations
     index = ResponseIndex(conversations)
     taken = 0
@@ -39,9 +39,29 @@ def test_common_spellings_take_the_shortcut(spelling: str) -> None:
         for number, message in enumerate(found.messages):
             if wire.is_assistant(message) and number:
                 body = (spelling % wire.join(found.messages[:number]).decode()).encode()
-                request = shortcut(body, index)
+                request = in_place(body, index)
+                assert request == in_part(body, index)
                 assert request is not None
-                assert request == general(body, index)
+                assert request == in_full(body, index)
+                taken += 1
+    assert taken > 100
+
+
+@pytest.mark.parametrize("options", [{}, {"ensure_ascii": False}, {"separators": (",", ":")}], ids=str)
+@pytest.mark.parametrize("content_first", [False, True])
+def test_other_spellings_are_followed_in_part(content_first: bool, options: dict[str, Any]) -> None:
+    conversations = load(SAMPLE).conversations
+    index = ResponseIndex(conversations)
+    taken = 0
+    for talk in conversations:
+        for number, message in enumerate(talk.messages):
+            if wire.is_assistant(message) and number:
+                history = json.loads(wire.join(talk.messages[:number]))
+                messages = [dict(sorted(said.items(), reverse=not content_first)) for said in history]
+                body = json.dumps({"model": "m", "messages": messages}, **options).encode()
+                asked = in_part(body, index)
+                assert asked is not None
+                assert asked == in_full(body, index)
                 taken += 1
     assert taken > 100
 
@@ -125,7 +145,8 @@ def test_no_bytes_are_worse_than_a_400(body: bytes) -> None:
     ],
 )
 def test_what_is_no_json_is_refused_whatever_it_begins_with(body: bytes) -> None:
-    assert shortcut(body, INDEX) is None
+    assert in_place(body, INDEX) is None
+    assert in_part(body, INDEX) is None
     with pytest.raises(ApiError) as caught:
         read_request(body, INDEX)
     assert caught.value.status == 400
