@@ -4,8 +4,10 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Protocol
 
@@ -80,11 +82,27 @@ def running_server(
                     break
             else:
                 raise ServerFailed(process.wait(STOP_TIMEOUT))
+            if workers:
+                wait_for_workers(found[1], workers)
             yield f"{found[1]}/v1", process
         finally:
             if process.poll() is None:
                 process.terminate()
             process.wait(STOP_TIMEOUT)
+
+
+def wait_for_workers(base_url: str, count: int) -> None:
+    """Wait until each worker has answered, told by the first part of its request ids.
+
+    A signal that comes before a worker has begun is lost on it, and gunicorn then kills it after half a minute.
+    """
+    address = base_url.split("/")[2]
+    answered: set[str] = set()
+    end = time.monotonic() + STOP_TIMEOUT
+    while len(answered) < count and time.monotonic() < end:
+        with closing(HTTPConnection(address, timeout=STOP_TIMEOUT)) as connection:
+            connection.request("GET", "/")
+            answered.add(connection.getresponse().headers["x-request-id"][:-8])
 
 
 def run_requester(

@@ -13,7 +13,7 @@ import pytest
 
 from mockchat.server import create_app
 from tests.helpers import SAMPLE, request_body
-from tests.programs import ROOT, environment, gunicorn, running_server
+from tests.programs import ROOT, environment, gunicorn, running_server, wait_for_workers
 from tests.serving import PATIENCE
 
 OPTIONS = "the options are max_body_mb, api_key, request_timeout, ttft_ms, itl_ms, jitter, fault, random_seed"
@@ -25,6 +25,7 @@ def server() -> Iterator[tuple[str, int]]:
     """Two workers: their base URL, and the master's process id."""
     with running_server("--data", str(SAMPLE), "--api-key", "any", workers=2, env=environment()) as (url, master):
         yield url, master.pid
+        wait_for_workers(url, 2)  # A test may have left new ones.
     assert master.returncode == 0
 
 

@@ -37,7 +37,10 @@ class Recorder(Client[Any, Any]):
         return len(load(self.file).conversations) if self.file.exists() else 0
 
     async def ask(self, body: bytes, **headers: str) -> tuple[int, bytes]:
-        async with self.post(PATH, data=io.BytesIO(body), headers=KEY | headers) as response:
+        async with (
+            asyncio.timeout(PATIENCE),
+            self.post(PATH, data=io.BytesIO(body), headers=KEY | headers) as response,
+        ):
             return response.status, await response.read()
 
 
