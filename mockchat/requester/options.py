@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mockchat.core import arguments
+from mockchat.core.arguments import option
 from mockchat.requester import plot
 from mockchat.requester.plan import ATTEMPT_TIMEOUT
 
@@ -25,76 +26,39 @@ def parse(given: Sequence[str] | None) -> Namespace:
 
 def _add_server(parser: ArgumentParser) -> None:
     """Whom to ask, and what every request says."""
-    server = parser.add_argument_group("the server")
-    server.add_argument(
-        "--base-url",
-        type=arguments.base_url,
-        default="http://127.0.0.1:8000/v1",
-        metavar="URL",
-        help="(default %(default)s)",
-    )
-    server.add_argument("--model", metavar="NAME", help="the model to ask for (default: none is named)")
-    server.add_argument(
-        "--api-key",
-        type=arguments.api_key,
-        default=os.environ.get("OPENAI_API_KEY") or None,
-        metavar="KEY",
-        help="sent as a bearer token (default: OPENAI_API_KEY)",
-    )
-    server.add_argument(
-        "--header", type=_header, action="append", default=[], metavar="'K: V'", help="send this header; repeatable"
-    )
+    add = parser.add_argument_group("the server").add_argument
+    base_url, key = "http://127.0.0.1:8000/v1", os.environ.get("OPENAI_API_KEY") or None
+    add("--base-url", **option(arguments.base_url, "URL", "(default %(default)s)", default=base_url))
+    add("--model", **option(str, "NAME", "the model to ask for (default: none is named)"))
+    add("--api-key", **option(arguments.api_key, "KEY", "sent as bearer token (default: OPENAI_API_KEY)", default=key))
+    add("--header", **option(_header, "'K: V'", "send this header; repeatable", action="append", default=[]))
 
 
 def _add_load(parser: ArgumentParser) -> None:
     """How much to ask at a time, for how long, and what to do about failures: the fields of `Load`."""
-    load = parser.add_argument_group("the load (default: everything once, in order, at full speed)")
-    load.add_argument(
-        "--concurrency",
-        type=arguments.positive_whole_number,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="in flight (default: CPUs)",
-    )
-    load.add_argument(
-        "--rate", type=arguments.positive_number, metavar="R", help="so many a second, each due at its time"
-    )
-    load.add_argument("--duration", type=arguments.positive_number, metavar="S", help="round and round for S seconds")
-    load.add_argument("--limit", type=arguments.positive_whole_number, metavar="N", help="only the first N requests")
-    load.add_argument("--shuffle", action="store_true", help="in random order")
-    load.add_argument("--random-seed", type=arguments.random_seed, metavar="N", help="shuffle, and the same way again")
-    load.add_argument("--stream", action="store_true", help="ask for streams, and time their tokens")
-    load.add_argument(
-        "--timeout",
-        type=arguments.positive_number,
-        default=ATTEMPT_TIMEOUT,
-        metavar="S",
-        help="of an attempt (default %(default)g s)",
-    )
-    load.add_argument(
-        "--retries",
-        type=arguments.whole_number,
-        default=0,
-        metavar="N",
-        help="try again so often, as OpenAI's SDKs do (default 0)",
-    )
-    load.add_argument(
-        "--processes",
-        type=arguments.positive_whole_number,
-        default=1,
-        metavar="N",
-        help="share all this among N processes (default 1)",
-    )
-    load.add_argument("--keep-going", action="store_true", help="count failures instead of stopping at the first")
+    add = parser.add_argument_group("the load (default: everything once, in order, at full speed)").add_argument
+    count, seconds = arguments.positive_whole_number, arguments.positive_number
+    add("--concurrency", **option(count, "N", "in flight (default: CPUs)", default=os.cpu_count() or 1))
+    add("--rate", **option(arguments.positive_number, "R", "requests a second, each due at its time"))
+    add("--duration", **option(seconds, "S", "go round and round for S seconds"))
+    add("--limit", **option(count, "N", "only the first N requests"))
+    add("--shuffle", action="store_true", help="in random order")
+    add("--random-seed", **option(arguments.random_seed, "N", "shuffle, and the same way again"))
+    add("--stream", action="store_true", help="ask for streams, and time their tokens")
+    add("--timeout", **option(seconds, "S", "of an attempt (default %(default)g s)", default=ATTEMPT_TIMEOUT))
+    retries = "try again so often, as OpenAI's SDKs do (default 0)"
+    add("--retries", **option(arguments.whole_number, "N", retries, default=0))
+    add("--processes", **option(count, "N", "share all this among N processes (default 1)", default=1))
+    add("--keep-going", action="store_true", help="count failures instead of stopping at the first")
 
 
 def _add_report(parser: ArgumentParser) -> None:
     """What to print and which files to write."""
-    output = parser.add_argument_group("the report")
-    output.add_argument("--quiet", action="store_true", help="print the verdict alone")
-    output.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
-    output.add_argument("--failures", type=Path, metavar="FILE", help="write all failures, a JSON line each")
-    output.add_argument("--plot", type=_picture, metavar="FILE", help="draw the latencies (.png, .svg or .pdf)")
+    add = parser.add_argument_group("the report").add_argument
+    add("--quiet", action="store_true", help="print the verdict alone")
+    add("--json", **option(Path, "FILE", "write the results as JSON"))
+    add("--failures", **option(Path, "FILE", "write all failures, a JSON line each"))
+    add("--plot", **option(_picture, "FILE", "draw the latencies (.png, .svg or .pdf)"))
 
 
 def _header(value: str) -> tuple[str, str]:
