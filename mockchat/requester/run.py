@@ -10,7 +10,7 @@ Rules that hold here:
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import accumulate, chain, islice, pairwise
 
 import aiohttp
@@ -22,7 +22,7 @@ from mockchat.core.index import ResponseIndex
 from mockchat.core.text import excerpt
 from mockchat.requester import retry
 from mockchat.requester.exchange import Answer, Client, Slot
-from mockchat.requester.plan import WHOLE, Load, Question, Share, questions, rounds
+from mockchat.requester.plan import WHOLE, Load, Question, Schedule, Share, questions, rounds
 from mockchat.requester.result import Failure, Result
 from mockchat.requester.verify import Problem, no_answer, verify, verify_stream
 
@@ -67,42 +67,8 @@ async def replay(
         headers=all_headers,
     ) as session:
         client = Client(session, endpoint(base_url), timed=load.stream)
-        schedule = _Schedule(chain(first, asked), load, share)
-        return await _Run(client, schedule, load, progress).all(begin, stopped or asyncio.Event())
-
-
-class _Schedule:
-    """What is to be asked next, and when. Moments are those of `time.perf_counter`."""
-
-    def __init__(self, asked: Iterator[Question], load: Load, share: Share) -> None:
-        self._asked = asked
-        self._rate = load.rate
-        self._number, self._step = share.process, load.processes
-        self._duration = math.inf if load.duration is None else load.duration
-        self.start(0.0)
-        self.is_over = False
-
-    def start(self, moment: float) -> None:
-        """Count from this moment."""
-        self.started = moment
-        self._end = moment + self._duration
-
-    def due(self) -> float:
-        """When the next request is due; at full speed, always."""
-        return self.started + self._number / self._rate if self._rate else self.started
-
-    def take(self, now: float) -> tuple[Question, float] | None:
-        """The next question and the moment from which its latency counts; None if it is not due, or all is over."""
-        due = self.due() if self._rate else now
-        if due > now:
-            self.is_over = self.is_over or due >= self._end
-            return None
-        question = None if self.is_over or max(due, now) >= self._end else next(self._asked, None)
-        if question is None:
-            self.is_over = True
-            return None
-        self._number += self._step
-        return question, due
+        schedule = Schedule(chain(first, asked), load, share)
+        return await _Run(client, schedule, load, progress).run(begin, stopped or asyncio.Event())
 
 
 class _Worker:
@@ -120,7 +86,7 @@ class _Worker:
 class _Run:
     """A run under way."""
 
-    def __init__(self, client: Client, schedule: _Schedule, load: Load, progress: Progress) -> None:
+    def __init__(self, client: Client, schedule: Schedule, load: Load, progress: Progress) -> None:
         self._client = client
         self._schedule = schedule
         self._load = load
@@ -131,7 +97,7 @@ class _Run:
         self._worker_ended = asyncio.Event()
         self._error: Exception | None = None  # Of making requests, which never fails but by a mistake.
 
-    async def all(self, begin: Callable[[], Awaitable[float]], stopped: asyncio.Event) -> Result:
+    async def run(self, begin: Callable[[], Awaitable[float]], stopped: asyncio.Event) -> Result:
         result, schedule = self._result, self._schedule
         cpu = time.process_time()
         schedule.start(time.perf_counter())
