@@ -21,7 +21,8 @@ What is used of aiohttp that its documentation does not promise, all of it in th
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -53,6 +54,19 @@ class Answer(NamedTuple):
     headers: Mapping[str, str]
     body: bytes
     blocks: list[tuple[float, bytes]]
+
+    def arrivals(self, positions: Iterable[int]) -> list[float]:
+        """The moments at which the bytes up to these ascending positions had come: one for all that came together."""
+        moments = []
+        waiting = iter(positions)
+        position = next(waiting, None)
+        sizes = accumulate(len(block) for _, block in self.blocks)
+        for (moment, _), received in zip(self.blocks, sizes, strict=True):
+            if position is not None and position <= received:
+                moments.append(moment)
+                while position is not None and position <= received:
+                    position = next(waiting, None)
+        return moments
 
 
 class Client:

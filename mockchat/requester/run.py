@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from itertools import accumulate, chain, islice, pairwise
+from itertools import chain, islice, pairwise
 
 import aiohttp
 from multidict import CIMultiDict
@@ -233,27 +233,15 @@ class _Run:
         if self._load.stream:
             problem, positions = verify_stream(answer.status, answer.body, question.expected)
             if problem is None:
-                self._time_tokens(due, answer, positions, end)
+                arrivals = answer.arrivals(positions)
+                result.first_tokens.append((arrivals[0] if arrivals else end) - due)  # An empty reply's is its end.
+                result.gaps.extend([after - before for before, after in pairwise(arrivals)])
         else:
             problem = verify(answer.status, answer.body, question.expected)
         if problem:
             told = [f" ({name}: {excerpt(answer.headers[name])})" for name in _TOLD if name in answer.headers]
             problem = problem._replace(detail=problem.detail + "".join(told))
         return problem
-
-    def _time_tokens(self, due: float, answer: Answer, positions: list[int], end: float) -> None:
-        """Take down when the tokens arrived that are complete at these positions; an empty reply's first is its end."""
-        arrivals = []
-        waiting = iter(positions)
-        position = next(waiting, None)
-        sizes = accumulate(len(block) for _, block in answer.blocks)
-        for (moment, _), received in zip(answer.blocks, sizes, strict=True):
-            if position is not None and position <= received:
-                arrivals.append(moment)
-                while position is not None and position <= received:
-                    position = next(waiting, None)
-        self._result.first_tokens.append((arrivals[0] if arrivals else end) - due)
-        self._result.gaps.extend([after - before for before, after in pairwise(arrivals)])
 
 
 def _wait(attempts: int, ended: Answer | Exception) -> float | None:

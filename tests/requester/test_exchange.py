@@ -4,6 +4,7 @@ import re
 import shutil
 import ssl
 import subprocess
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from mockchat.core import program
 from mockchat.core.answer import explain
-from mockchat.requester.exchange import Client, Slot
+from mockchat.requester.exchange import Answer, Client, Slot
 
 URL = "http://mock/v1/chat/completions"
 
@@ -231,6 +232,38 @@ async def test_aiohttp_reads_only_what_is_not_known(monkeypatch: pytest.MonkeyPa
     assert read == 4
 
 
+async def test_the_parts_of_a_timed_answer_have_their_moments() -> None:
+    connector = ScriptedConnector([(cut(PLAIN, [len(PLAIN) - 3]), False)] * 2)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        slot = Slot(Client(session, URL, timed=True))
+        for _ in range(2):
+            before = time.perf_counter()
+            answer = await slot.ask(b"question")
+            moments, blocks = zip(*answer.blocks, strict=True)
+            assert blocks == (b'{"a":', b" 1}")
+            assert before <= moments[0] <= moments[1] <= time.perf_counter()
+        slot.close()
+
+
+@pytest.mark.parametrize(
+    ("positions", "moments"),
+    [
+        ([], []),
+        ([1], [0.1]),
+        ([3], [0.1]),
+        ([4], [0.2]),
+        ([1, 2, 3], [0.1]),
+        ([1, 4, 5], [0.1, 0.2]),
+        ([6, 9], [0.4]),
+        ([1, 4, 9], [0.1, 0.2, 0.4]),
+    ],
+)
+def test_when_the_bytes_up_to_a_position_had_come(positions: list[int], moments: list[float]) -> None:
+    blocks = [(0.1, b"abc"), (0.2, b"de"), (0.4, b"fghi"), (0.8, b"j")]
+    answer = Answer(200, {}, b"abcdefghij", blocks)
+    assert answer.arrivals(positions) == moments
+
+
 # With a real server, on the loop of the programs
 
 
@@ -274,6 +307,12 @@ async def asking(
             slot.close()
 
 
+async def some_turns() -> None:
+    """Let the loop notice what has happened meanwhile."""
+    for _ in range(10):
+        await asyncio.sleep(0.001)
+
+
 async def request(reader: asyncio.StreamReader) -> tuple[list[bytes], bytes]:
     """The lines of a request's head, and its body."""
     lines = (await reader.readuntil(b"\r\n\r\n")).strip().split(b"\r\n")
@@ -299,7 +338,7 @@ async def test_a_connection_is_kept_and_one_that_was_closed_is_made_again() -> N
             assert (await slot.ask(b"x" * number)).body == b'{"a": 1}'
             while number % 3 == 0 and len(left) < number // 3:
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0.01)
+            await some_turns()
     assert connections == 3
 
 
@@ -314,7 +353,7 @@ async def test_a_server_that_closes_a_new_connection_unannounced_is_no_error() -
     async with asking(answerer) as slot:
         for _ in range(5):
             assert (await slot.ask(b"x")).status == 200
-            await asyncio.sleep(0.01)
+            await some_turns()
 
 
 @on_own_loop
@@ -386,6 +425,7 @@ async def test_a_cancelled_request_ends_its_connection() -> None:
 @on_own_loop
 async def test_an_answer_before_the_request_is_read_ends_the_connection(known: bool) -> None:
     connections = 0
+    answered = asyncio.Event()
 
     async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
@@ -396,7 +436,7 @@ async def test_an_answer_before_the_request_is_read_ends_the_connection(known: b
         await reader.readexactly(100)
         writer.write(PLAIN)
         await writer.drain()
-        await asyncio.sleep(0.2)
+        await answered.wait()
 
     async with asking(answerer) as slot:
         for _ in range(known):
@@ -404,6 +444,7 @@ async def test_an_answer_before_the_request_is_read_ends_the_connection(known: b
         for _ in range(2):
             assert (await slot.ask(b"x" * 30_000_000)).body == b'{"a": 1}'
             known = False
+        answered.set()
     assert connections == 2
 
 
@@ -513,23 +554,6 @@ async def test_cookies_and_redirects_are_left_alone() -> None:
         first = await slot.ask(b"x")
         assert (first.status, first.headers["location"]) == (307, "/elsewhere")
         assert (await slot.ask(b"x")).body == b"POST /v1/chat/completions HTTP/1.1"
-
-
-@on_own_loop
-async def test_the_moments_of_a_timed_answer() -> None:
-    async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(2):
-            await request(reader)
-            writer.write(PLAIN[:-3])
-            await writer.drain()
-            await asyncio.sleep(0.05)
-            writer.write(PLAIN[-3:])
-
-    async with asking(answerer, timed=True) as slot:
-        for _ in range(2):
-            answer = await slot.ask(b"x")
-            assert [block for _, block in answer.blocks] == [b'{"a":', b" 1}"]
-            assert answer.blocks[1][0] - answer.blocks[0][0] > 0.02
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl to make a certificate with")
