@@ -21,7 +21,9 @@ What is used of aiohttp that its documentation does not promise, all of it in th
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
+from types import MappingProxyType
 from typing import NamedTuple
 
 import aiohttp
@@ -38,6 +40,7 @@ _MOST_HEADS = 16  # To know a head costs more than to read one: a server whose h
 # What these headers say decides where an answer ends, or what becomes of it or of its connection.
 _DECISIVE = frozenset((b"connection", b"content-encoding", b"transfer-encoding", b"upgrade"))
 _LENGTH = b"content-length"
+_UNKNOWN: Mapping[str, str] = MappingProxyType({})
 _ANY_LENGTH, _ANYTHING = b"([0-9]{1,9})", b"[\t -~]*"
 
 
@@ -51,6 +54,19 @@ class Answer(NamedTuple):
     headers: Mapping[str, str]
     body: bytes
     blocks: list[tuple[float, bytes]]
+
+    def arrivals(self, positions: Iterable[int]) -> list[float]:
+        """The moments at which the bytes up to these ascending positions had come: one for all that came together."""
+        moments = []
+        waiting = iter(positions)
+        position = next(waiting, None)
+        sizes = accumulate(len(block) for _, block in self.blocks)
+        for (moment, _), received in zip(self.blocks, sizes, strict=True):
+            if position is not None and position <= received:
+                moments.append(moment)
+                while position is not None and position <= received:
+                    position = next(waiting, None)
+        return moments
 
 
 class Client:
@@ -120,7 +136,7 @@ class Slot:
             return await line.ask(self._client.head(len(body)), body)
         except BaseException as error:
             self.close()
-            if isinstance(error, OSError) and not isinstance(error, aiohttp.ClientError):
+            if isinstance(error, OSError) and not isinstance(error, aiohttp.ClientError):  # As a session does.
                 raise aiohttp.ClientOSError(*error.args) from error
             raise
 
@@ -201,7 +217,7 @@ class Line(asyncio.Protocol):
             finally:
                 self._waiter = None
             if answer is not None:
-                return Answer(200, {}, answer, [])
+                return Answer(200, _UNKNOWN, answer, [])
         else:
             self._handler.set_response_params(read_until_eof=True)
             self._transport.writelines((head, body))
@@ -252,7 +268,7 @@ class Line(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take a part of the answer, however it is cut; called by the transport."""
-        if self._waiter is None:  # Nobody has asked.
+        if self._waiter is None or self._waiter.done():  # Nobody has asked for this.
             self._transport.abort()
             return
         if self._parts:
@@ -267,28 +283,24 @@ class Line(asyncio.Protocol):
             self._start = head.end()
             self._missing = self._start + int(head[1]) - len(data)
             if self._missing == 0:
-                self._end(data)
+                self._waiter.set_result(data[self._start :])
                 return
         self._parts.append(data)
         if self._missing <= 0:
             parts, self._parts = self._parts, []
             if self._missing == 0:
-                self._end(b"".join(parts))
+                self._waiter.set_result(b"".join(parts)[self._start :])
             else:
                 self._give_up(parts)
 
-    def _end(self, whole: bytes) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(whole[self._start :])
-
     def _give_up(self, parts: list[bytes]) -> None:
         """Let aiohttp read the answer, from its beginning and as it has come."""
+        assert self._waiter is not None
         self._handler.set_response_params(read_until_eof=True)
         self._hand_over()
         for part in parts:
             self._handler.data_received(part)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._waiter.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let aiohttp say what that means; called by the transport."""

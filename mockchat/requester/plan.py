@@ -1,8 +1,9 @@
-"""What a run asks for, in which order, and which part of it each process does. No I/O.
+"""What a run asks for, in which order and when, and which part of it each process does. No I/O.
 
 Requests follow https://platform.openai.com/docs/api-reference/chat/create.
 """
 
+import math
 import random
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -109,6 +110,45 @@ def questions(asked: Iterator[Place], index: ResponseIndex, model: str | None, s
         else:
             body = b'{"messages":[]%b' % after
         yield Question(place, body, [reply.message for reply in index.replies(place.prefix)])
+
+
+class Schedule:
+    """What is to be asked next, and when. Moments are seconds of one clock, whichever it is.
+
+    Without a rate, everything is due from the beginning. At a rate, the request with the number n is due n / rate
+    seconds after the start; processes take turns at the numbers.
+    """
+
+    def __init__(self, asked: Iterator[Question], load: Load, share: Share = WHOLE) -> None:
+        self._asked = asked
+        self._rate = load.rate
+        self._number, self._step = share.process, load.processes
+        self._duration = math.inf if load.duration is None else load.duration
+        self.is_over = False  # Nothing is left, or the time is.
+        self.start(0.0)
+
+    def start(self, moment: float) -> None:
+        """Count from this moment."""
+        self.started = moment
+        self._end = moment + self._duration
+
+    def due(self) -> float:
+        """The moment at which the next request is due."""
+        return self.started + self._number / self._rate if self._rate else self.started
+
+    def take(self, now: float) -> tuple[Question, float] | None:
+        """The next question and the moment from which its latency counts; None if none is due yet, or all is over."""
+        due = self.due() if self._rate else now
+        if max(due, now) >= self._end:
+            self.is_over = True
+        if self.is_over or due > now:
+            return None
+        question = next(self._asked, None)
+        if question is None:
+            self.is_over = True
+            return None
+        self._number += self._step
+        return question, due
 
 
 def assignments(conversations: Sequence[Conversation], load: Load) -> list[Assignment]:

@@ -10,8 +10,8 @@ Rules that hold here:
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain, islice, pairwise
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import chain, islice, pairwise
 
 import aiohttp
 from multidict import CIMultiDict
@@ -22,7 +22,7 @@ from mockchat.core.index import ResponseIndex
 from mockchat.core.text import excerpt
 from mockchat.requester import retry
 from mockchat.requester.exchange import Answer, Client, Slot
-from mockchat.requester.plan import WHOLE, Load, Question, Share, questions, rounds
+from mockchat.requester.plan import WHOLE, Load, Question, Schedule, Share, questions, rounds
 from mockchat.requester.result import Failure, Result
 from mockchat.requester.verify import Problem, no_answer, verify, verify_stream
 
@@ -67,42 +67,8 @@ async def replay(
         headers=all_headers,
     ) as session:
         client = Client(session, endpoint(base_url), timed=load.stream)
-        schedule = _Schedule(chain(first, asked), load, share)
-        return await _Run(client, schedule, load, progress).all(begin, stopped or asyncio.Event())
-
-
-class _Schedule:
-    """What is to be asked next, and when. Moments are those of `time.perf_counter`."""
-
-    def __init__(self, asked: Iterator[Question], load: Load, share: Share) -> None:
-        self._asked = asked
-        self._rate = load.rate
-        self._number, self._step = share.process, load.processes
-        self._duration = math.inf if load.duration is None else load.duration
-        self.start(0.0)
-        self.is_over = False
-
-    def start(self, moment: float) -> None:
-        """Count from this moment."""
-        self.started = moment
-        self._end = moment + self._duration
-
-    def due(self) -> float:
-        """When the next request is due; at full speed, always."""
-        return self.started + self._number / self._rate if self._rate else self.started
-
-    def take(self, now: float) -> tuple[Question, float] | None:
-        """The next question and the moment from which its latency counts; None if it is not due, or all is over."""
-        due = self.due() if self._rate else now
-        if due > now:
-            self.is_over = self.is_over or due >= self._end
-            return None
-        question = None if self.is_over or max(due, now) >= self._end else next(self._asked, None)
-        if question is None:
-            self.is_over = True
-            return None
-        self._number += self._step
-        return question, due
+        schedule = Schedule(chain(first, asked), load, share)
+        return await _Run(client, schedule, load, progress).run(begin, stopped or asyncio.Event())
 
 
 class _Worker:
@@ -120,7 +86,7 @@ class _Worker:
 class _Run:
     """A run under way."""
 
-    def __init__(self, client: Client, schedule: _Schedule, load: Load, progress: Progress) -> None:
+    def __init__(self, client: Client, schedule: Schedule, load: Load, progress: Progress) -> None:
         self._client = client
         self._schedule = schedule
         self._load = load
@@ -131,7 +97,7 @@ class _Run:
         self._worker_ended = asyncio.Event()
         self._error: Exception | None = None  # Of making requests, which never fails but by a mistake.
 
-    async def all(self, begin: Callable[[], Awaitable[float]], stopped: asyncio.Event) -> Result:
+    async def run(self, begin: Callable[[], Awaitable[float]], stopped: asyncio.Event) -> Result:
         result, schedule = self._result, self._schedule
         cpu = time.process_time()
         schedule.start(time.perf_counter())
@@ -267,27 +233,15 @@ class _Run:
         if self._load.stream:
             problem, positions = verify_stream(answer.status, answer.body, question.expected)
             if problem is None:
-                self._time_tokens(due, answer, positions, end)
+                arrivals = answer.arrivals(positions)
+                result.first_tokens.append((arrivals[0] if arrivals else end) - due)  # An empty reply's is its end.
+                result.gaps.extend([after - before for before, after in pairwise(arrivals)])
         else:
             problem = verify(answer.status, answer.body, question.expected)
         if problem:
             told = [f" ({name}: {excerpt(answer.headers[name])})" for name in _TOLD if name in answer.headers]
             problem = problem._replace(detail=problem.detail + "".join(told))
         return problem
-
-    def _time_tokens(self, due: float, answer: Answer, positions: list[int], end: float) -> None:
-        """Take down when the tokens arrived that are complete at these positions; an empty reply's first is its end."""
-        arrivals = []
-        waiting = iter(positions)
-        position = next(waiting, None)
-        sizes = accumulate(len(block) for _, block in answer.blocks)
-        for (moment, _), received in zip(answer.blocks, sizes, strict=True):
-            if position is not None and position <= received:
-                arrivals.append(moment)
-                while position is not None and position <= received:
-                    position = next(waiting, None)
-        self._result.first_tokens.append((arrivals[0] if arrivals else end) - due)
-        self._result.gaps.extend([after - before for before, after in pairwise(arrivals)])
 
 
 def _wait(attempts: int, ended: Answer | Exception) -> float | None:

@@ -1,9 +1,15 @@
 import asyncio
 import gzip
 import re
+import shutil
+import ssl
+import subprocess
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -12,8 +18,9 @@ from aiohttp.client_proto import ResponseHandler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mockchat.core import program
 from mockchat.core.answer import explain
-from mockchat.requester.exchange import Client, Slot
+from mockchat.requester.exchange import Answer, Client, Slot
 
 URL = "http://mock/v1/chat/completions"
 
@@ -57,6 +64,9 @@ ANSWERS: dict[str, tuple[bytes, bool]] = {
 }
 
 
+AT_ONCE = b"|"  # Stands between segments that come in the same turn of the loop.
+
+
 class Scripted(asyncio.Transport):
     """A connection whose other end gives the next answer to each request, a segment in each turn of the loop."""
 
@@ -77,7 +87,7 @@ class Scripted(asyncio.Transport):
         if end and length and len(body) == int(length[1]):
             self.sent = b""
             segments, closes = self.answers.popleft()
-            self.waiting += [lambda data=segment: self.protocol.data_received(data) for segment in segments]
+            self.waiting += [lambda data=segment: self._receive(data) for segment in segments]
             if closes:
                 self.waiting.append(self._lose)
             self.loop.call_soon(self._go_on)
@@ -89,6 +99,10 @@ class Scripted(asyncio.Transport):
         if self.waiting and self.reading and not self.closing:
             self.waiting.popleft()()
             self.loop.call_soon(self._go_on)
+
+    def _receive(self, segment: bytes) -> None:
+        for data in segment.split(AT_ONCE):
+            self.protocol.data_received(data)
 
     def _lose(self) -> None:
         self.closing = True
@@ -187,6 +201,14 @@ async def test_what_is_left_over_is_no_part_of_the_next_answer(answer: bytes, mo
             assert connections == 2 or (more == b"\r\n" and connections == 1)
 
 
+@pytest.mark.parametrize("known", [0, 1])
+async def test_two_answers_at_once_end_the_connection(known: int) -> None:
+    plain = ([PLAIN], False)
+    ended, connections = await outcomes([*[plain] * known, ([PLAIN + AT_ONCE + PLAIN], False), plain], False)
+    assert ended == [(200, b'{"a": 1}')] * (known + 2)
+    assert connections == 2
+
+
 async def test_aiohttp_reads_only_what_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake that sends all answers that way passes every other test."""
     read = 0
@@ -210,13 +232,61 @@ async def test_aiohttp_reads_only_what_is_not_known(monkeypatch: pytest.MonkeyPa
     assert read == 4
 
 
-# With a real server
+async def test_the_parts_of_a_timed_answer_have_their_moments() -> None:
+    connector = ScriptedConnector([(cut(PLAIN, [len(PLAIN) - 3]), False)] * 2)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        slot = Slot(Client(session, URL, timed=True))
+        for _ in range(2):
+            before = time.perf_counter()
+            answer = await slot.ask(b"question")
+            moments, blocks = zip(*answer.blocks, strict=True)
+            assert blocks == (b'{"a":', b" 1}")
+            assert before <= moments[0] <= moments[1] <= time.perf_counter()
+        slot.close()
+
+
+@pytest.mark.parametrize(
+    ("positions", "moments"),
+    [
+        ([], []),
+        ([1], [0.1]),
+        ([3], [0.1]),
+        ([4], [0.2]),
+        ([1, 2, 3], [0.1]),
+        ([1, 4, 5], [0.1, 0.2]),
+        ([6, 9], [0.4]),
+        ([1, 4, 9], [0.1, 0.2, 0.4]),
+    ],
+)
+def test_when_the_bytes_up_to_a_position_had_come(positions: list[int], moments: list[float]) -> None:
+    blocks = [(0.1, b"abc"), (0.2, b"de"), (0.4, b"fghi"), (0.8, b"j")]
+    answer = Answer(200, {}, b"abcdefghij", blocks)
+    assert answer.arrivals(positions) == moments
+
+
+# With a real server, on the loop of the programs
+
+
+def on_own_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @wraps(test)
+    def run(*arguments: Any, **options: Any) -> None:
+        program.run_on_loop(test(*arguments, **options))
+
+    return run
+
 
 Answerer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
 
 
 @asynccontextmanager
-async def asking(answerer: Answerer, host: str = "127.0.0.1", user: str = "", **options: Any) -> AsyncIterator[Slot]:
+async def asking(
+    answerer: Answerer,
+    host: str = "127.0.0.1",
+    user: str = "",
+    timed: bool = False,
+    tls: tuple[ssl.SSLContext, ssl.SSLContext] | None = None,
+    **options: Any,
+) -> AsyncIterator[Slot]:
     """A slot that asks a server which does with each connection what it is told."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -227,13 +297,20 @@ async def asking(answerer: Answerer, host: str = "127.0.0.1", user: str = "", **
         finally:
             writer.close()
 
-    async with asyncio.timeout(20), await asyncio.start_server(connected, host, 0) as server:
+    async with asyncio.timeout(20), await asyncio.start_server(connected, host, 0, ssl=tls and tls[0]) as server:
         port = server.sockets[0].getsockname()[1]
-        url = f"http://{user}{f'[{host}]' if ':' in host else host}:{port}/v1/chat/completions"
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1), **options) as session:
-            slot = Slot(Client(session, url))
+        address = f"{user}{f'[{host}]' if ':' in host else host}:{port}"
+        connector = aiohttp.TCPConnector(limit=1, ssl=tls[1] if tls else True)
+        async with aiohttp.ClientSession(connector=connector, **options) as session:
+            slot = Slot(Client(session, f"http{'s' if tls else ''}://{address}/v1/chat/completions", timed=timed))
             yield slot
             slot.close()
+
+
+async def some_turns() -> None:
+    """Let the loop notice what has happened meanwhile."""
+    for _ in range(10):
+        await asyncio.sleep(0.001)
 
 
 async def request(reader: asyncio.StreamReader) -> tuple[list[bytes], bytes]:
@@ -243,6 +320,7 @@ async def request(reader: asyncio.StreamReader) -> tuple[list[bytes], bytes]:
     return lines, await reader.readexactly(length)
 
 
+@on_own_loop
 async def test_a_connection_is_kept_and_one_that_was_closed_is_made_again() -> None:
     connections = 0
     left: list[int] = []
@@ -260,10 +338,11 @@ async def test_a_connection_is_kept_and_one_that_was_closed_is_made_again() -> N
             assert (await slot.ask(b"x" * number)).body == b'{"a": 1}'
             while number % 3 == 0 and len(left) < number // 3:
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0.01)
+            await some_turns()
     assert connections == 3
 
 
+@on_own_loop
 async def test_a_server_that_closes_a_new_connection_unannounced_is_no_error() -> None:
     """It closes it together with the answer: before the next request is written that is known."""
 
@@ -274,9 +353,10 @@ async def test_a_server_that_closes_a_new_connection_unannounced_is_no_error() -
     async with asking(answerer) as slot:
         for _ in range(5):
             assert (await slot.ask(b"x")).status == 200
-            await asyncio.sleep(0.01)
+            await some_turns()
 
 
+@on_own_loop
 async def test_a_released_connection_goes_back_to_the_pool() -> None:
     connections = 0
 
@@ -295,6 +375,7 @@ async def test_a_released_connection_goes_back_to_the_pool() -> None:
     assert connections == 1
 
 
+@on_own_loop
 async def test_what_comes_unasked_ends_the_connection() -> None:
     connections = 0
     unasked = asyncio.Event()
@@ -320,6 +401,7 @@ async def test_what_comes_unasked_ends_the_connection() -> None:
     assert connections == 2
 
 
+@on_own_loop
 async def test_a_cancelled_request_ends_its_connection() -> None:
     ended = asyncio.Event()
 
@@ -340,8 +422,10 @@ async def test_a_cancelled_request_ends_its_connection() -> None:
 
 
 @pytest.mark.parametrize("known", [False, True])
+@on_own_loop
 async def test_an_answer_before_the_request_is_read_ends_the_connection(known: bool) -> None:
     connections = 0
+    answered = asyncio.Event()
 
     async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
@@ -352,7 +436,7 @@ async def test_an_answer_before_the_request_is_read_ends_the_connection(known: b
         await reader.readexactly(100)
         writer.write(PLAIN)
         await writer.drain()
-        await asyncio.sleep(0.2)
+        await answered.wait()
 
     async with asking(answerer) as slot:
         for _ in range(known):
@@ -360,9 +444,11 @@ async def test_an_answer_before_the_request_is_read_ends_the_connection(known: b
         for _ in range(2):
             assert (await slot.ask(b"x" * 30_000_000)).body == b'{"a": 1}'
             known = False
+        answered.set()
     assert connections == 2
 
 
+@on_own_loop
 async def test_a_long_request_and_a_long_answer() -> None:
     long = b"x" * 20_000_000
 
@@ -391,6 +477,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         {"headers": [("X-Team", "a"), ("x-team", "b"), ("Accept", "x/y"), ("User-Agent", "é"), ("Host", "other")]},
     ],
 )
+@on_own_loop
 async def test_the_headers_are_those_of_a_session(options: dict[str, Any]) -> None:
     options = {"headers": [], **options}
     options["headers"] = [("Content-Type", "application/json"), *options["headers"]]
@@ -404,6 +491,7 @@ async def test_the_headers_are_those_of_a_session(options: dict[str, Any]) -> No
     assert sorted(ours) == sorted(theirs)
 
 
+@on_own_loop
 async def test_a_length_of_one_s_own_is_not_sent() -> None:
     async with asking(echo, headers={"content-length": "3", "Transfer-Encoding": "chunked"}) as slot:
         head = (await slot.ask(b"x" * 12)).body.lower()
@@ -415,6 +503,7 @@ async def test_a_length_of_one_s_own_is_not_sent() -> None:
     ("user", "headers"),
     [("", {"X": "a\nb"}), ("", {"X\r\nY": "a"}), ("me:secret@", {"authorization": "Bearer key"}), ("%3A:x@", {})],
 )
+@on_own_loop
 async def test_a_request_that_can_not_be_sent(user: str, headers: dict[str, str]) -> None:
     async with asking(echo, user=user, headers=headers) as slot:
         for _ in range(2):
@@ -423,6 +512,7 @@ async def test_a_request_that_can_not_be_sent(user: str, headers: dict[str, str]
             assert "secret" not in str(caught.value)
 
 
+@on_own_loop
 async def test_errors_do_not_tell_the_password() -> None:
     async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
@@ -435,6 +525,7 @@ async def test_errors_do_not_tell_the_password() -> None:
     assert "secret" not in str(caught.value)
 
 
+@on_own_loop
 async def test_ipv6() -> None:
     try:
         async with asking(echo, host="::1") as slot:
@@ -443,12 +534,14 @@ async def test_ipv6() -> None:
         pytest.skip(f"no IPv6 here: {error}")
 
 
+@on_own_loop
 async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     async with asking(echo) as slot:
         assert (await slot.ask(b"x")).status == 200
 
 
+@on_own_loop
 async def test_cookies_and_redirects_are_left_alone() -> None:
     async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         lines, _ = await request(reader)
@@ -463,18 +556,30 @@ async def test_cookies_and_redirects_are_left_alone() -> None:
         assert (await slot.ask(b"x")).body == b"POST /v1/chat/completions HTTP/1.1"
 
 
-async def test_the_moments_of_a_timed_answer() -> None:
-    async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(2):
-            await request(reader)
-            writer.write(PLAIN[:-3])
-            await writer.drain()
-            await asyncio.sleep(0.05)
-            writer.write(PLAIN[-3:])
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl to make a certificate with")
+@on_own_loop
+async def test_tls(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", "2"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(certificate), "-keyout", str(key)]
+    subprocess.run(command, check=True, capture_output=True)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context(cafile=str(certificate))
+    tls[0].load_cert_chain(certificate, key)
+    connections = 0
 
-    async with asking(answerer) as slot:
-        slot._client._timed = True
-        for _ in range(2):
-            answer = await slot.ask(b"x")
-            assert [block for _, block in answer.blocks] == [b'{"a":', b" 1}"]
-            assert answer.blocks[1][0] - answer.blocks[0][0] > 0.02
+    async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while True:
+            _, body = await request(reader)
+            writer.write(http("200 OK", body))
+
+    async with asking(answerer, tls=tls) as slot:
+        for size in (1, 10, 3_000_000, 10):
+            assert (await slot.ask(b"x" * size)).body == b"x" * size
+        slot.release()
+        assert (await slot.ask(b"x")).body == b"x"
+    assert connections == 1
+    async with asking(answerer, tls=(tls[0], ssl.create_default_context())) as slot:
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            await slot.ask(b"x")

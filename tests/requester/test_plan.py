@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mockchat.core import wire
 from mockchat.core.entries import Conversation
-from mockchat.requester.plan import WHOLE, Load, Question, Share, assignments, places, questions, rounds
+from mockchat.requester.plan import WHOLE, Load, Question, Schedule, Share, assignments, places, questions, rounds
 from tests.helpers import conversation, index_of
 
 CONVERSATIONS = [
@@ -125,3 +125,44 @@ def test_a_shuffled_part_can_be_had_again() -> None:
     assert first == second
     assert [sorted(part) == part for part in first] == [False, False]
     assert [int(name[1:]) for name, _ in first[0]] != [int(name[1:]) - 20 for name, _ in first[1]]
+
+
+# When
+
+
+def taken(schedule: Schedule, *moments: float) -> list[float | None]:
+    """From when the latency counts of what is taken at each moment."""
+    return [found and found[1] for found in map(schedule.take, moments)]
+
+
+def scheduled(count: int = 100, share: Share = WHOLE, **options: Any) -> Schedule:
+    schedule = Schedule(iter(asked() * count), Load(concurrency=1, **options), share)
+    schedule.start(10.0)
+    return schedule
+
+
+def test_at_full_speed_everything_is_due_at_once() -> None:
+    schedule = scheduled(count=1)
+    assert taken(schedule, 10.0, 10.0, 12.5, 12.5, 12.5) == [10.0, 10.0, 12.5, 12.5, None]
+    assert schedule.is_over
+
+
+def test_at_a_rate_each_is_due_at_its_time_and_counts_from_it() -> None:
+    schedule = scheduled(rate=2.0)
+    assert taken(schedule, 10.0, 10.4, 10.6, 10.9, 30.0, 30.0) == [10.0, None, 10.5, None, 11.0, 11.5]
+    assert (schedule.due(), schedule.is_over) == (12.0, False)
+
+
+def test_at_a_rate_processes_take_turns() -> None:
+    schedule = scheduled(rate=2.0, processes=3, share=Share(process=2))
+    assert taken(schedule, 10.9, 11.0, 99.0, 99.0) == [None, 11.0, 12.5, 14.0]
+
+
+def test_a_duration_ends_it() -> None:
+    schedule = scheduled(duration=3.0)
+    assert taken(schedule, 10.0, 12.9, 13.0, 10.0) == [10.0, 12.9, None, None]
+    assert schedule.is_over
+    late = scheduled(duration=3.0, rate=2.0)
+    assert taken(late, 10.0, 13.0) == [10.0, None]
+    early = scheduled(duration=3.0, rate=0.1)
+    assert (taken(early, 10.0, 10.1), early.is_over) == ([10.0, None], True)

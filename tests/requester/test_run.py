@@ -191,9 +191,10 @@ async def test_the_times_of_tokens_are_those_of_texts() -> None:
     async with answering(answerer) as url:
         result = await run(url, concurrency=1, stream=True, limit=1)
     assert result.passed == 1
-    assert 0.2 <= result.first_tokens[0] <= result.latencies[0] - 0.1
+    assert 0.2 <= result.first_tokens[0] <= result.latencies[0]
     assert len(result.gaps) == 1
-    assert 0.1 <= result.gaps[0] <= result.latencies[0] - result.first_tokens[0]
+    assert 0 <= result.gaps[0] <= result.latencies[0] - result.first_tokens[0]
+    assert result.latencies[0] >= 0.3
 
 
 async def test_it_stops_at_the_first_failure() -> None:
@@ -253,15 +254,20 @@ async def test_it_may_be_stopped_before_it_begins(begun: bool) -> None:
 
 
 async def test_progress_is_told_while_it_runs() -> None:
-    seen: list[int] = []
-    server = MockServer(INDEX)
-    await server.start_server()
-    load = Load(concurrency=1, rate=10)
-    url = f"http://127.0.0.1:{server.port}/v1"
-    await replay(CONVERSATIONS, INDEX, url, load, progress=lambda requests, failed: seen.append(requests))
-    await server.close()
+    seen: list[tuple[int, int]] = []
+
+    async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number in range(4):
+            await read_request(reader)
+            while number == 2 and (2, 2) not in seen:
+                await asyncio.sleep(0.01)
+            writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+    async with answering(answerer) as url, asyncio.timeout(20):
+        load = Load(concurrency=1, keep_going=True)
+        await replay(CONVERSATIONS, INDEX, url, load, progress=lambda *counts: seen.append(counts))
     assert seen == sorted(seen)
-    assert 0 < min(seen) < max(seen)
+    assert (2, 2) in seen
 
 
 async def test_a_rate_spreads_the_requests() -> None:
@@ -321,11 +327,11 @@ async def test_a_rate_that_can_not_be_had_ends_in_time() -> None:
 async def test_a_duration_is_filled_round_and_round() -> None:
     server = MockServer(INDEX)
     await server.start_server()
-    result = await run(f"http://127.0.0.1:{server.port}/v1", duration=0.2)
+    result = await run(f"http://127.0.0.1:{server.port}/v1", duration=1)
     await server.close()
     assert result.passed > 4
     assert not result.failures
-    assert max(result.due) < 0.2 <= result.elapsed
+    assert max(result.due) < 1 <= result.elapsed
 
 
 @pytest.mark.parametrize("options", [{"duration": 0.1}, {"keep_going": False}])
