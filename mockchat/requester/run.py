@@ -51,9 +51,8 @@ async def replay(
     """Ask for the recorded replies and verify the answers.
 
     Stops at the first failure unless told to keep going. Once `stopped` is set, it returns what was done so far, as
-    interrupted.
-    When all is ready, it begins as soon as `begin` says, and counts from the moment that this gives (seconds of
-    `time.perf_counter`). `progress` is called now and then while it runs.
+    interrupted. When all is ready, it begins as soon as `begin` says, and counts from the moment that this gives
+    (seconds of `time.perf_counter`). `progress` is called now and then while it runs.
     """
     asked = islice(questions(rounds(conversations, index, load, share), index, model, load.stream), load.limit)
     first = list(islice(asked, 1))  # Made before the clock starts: shuffling takes its time.
@@ -95,7 +94,7 @@ class _Run:
         self._semaphore = asyncio.Semaphore(load.concurrency)
         self._workers: set[_Worker] = set()
         self._worker_ended = asyncio.Event()
-        self._error: Exception | None = None  # Of making requests, which never fails but by a mistake.
+        self._error: Exception | None = None  # What ended a worker: a mistake in the program.
 
     async def run(self, begin: Callable[[], Awaitable[float]], stopped: asyncio.Event) -> Result:
         result, schedule = self._result, self._schedule
@@ -121,6 +120,7 @@ class _Run:
         return result
 
     async def _work(self, begin: Callable[[], Awaitable[float]]) -> None:
+        """Ask for everything; returns when all is asked, or has failed."""
         self._schedule.start(await begin())
         await self._start_workers()
         while self._workers and not self._is_over():
@@ -204,6 +204,7 @@ class _Run:
             worker.task.uncancel()
             return TimeoutError(f"none within {self._load.timeout:g} s")
         except Exception as error:  # Whatever it is: a request that can't be sent has failed too.
+            await asyncio.sleep(0)  # It may have failed at once, and others have to get their turn.
             return error
         finally:
             worker.waits_since = math.inf

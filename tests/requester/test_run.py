@@ -342,6 +342,19 @@ async def test_a_low_rate_keeps_nobody_waiting_for_the_end(options: dict[str, An
     assert result.elapsed < 10
 
 
+async def test_requests_that_fail_at_once_do_not_keep_it_from_being_stopped() -> None:
+    async with asyncio.timeout(20):
+        stopped = asyncio.Event()
+        running = asyncio.create_task(
+            run("http://127.0.0.1:1/v1", stopped, duration=3600, headers={"X": "a\nb"}, concurrency=1)
+        )
+        await asyncio.sleep(0.05)
+        stopped.set()
+        result = await running
+    assert result.interrupted
+    assert result.counts[ERROR] == result.requests > 0
+
+
 @pytest.mark.parametrize("options", [{}, {"rate": 100}, {"stream": True}])
 async def test_a_connection_is_kept_from_one_request_to_the_next(options: dict[str, Any]) -> None:
     connections = 0
