@@ -8,19 +8,20 @@ Four are known: compact JSON, or JSON with a space after each comma and colon; i
     {"messages": [{"content": "Hi", "role": "user"}]}
 
 The wire form is compared with the recordings as it stands there. In the others, what stands before a message's text,
-the text and what stands behind it are compared one after the other, in place too. Only a text that is not spelled as
-recorded is cut out and decoded.
+the text and what stands behind it are compared one after the other, in place too. Only a text that is spelled neither
+as recorded nor as json.dumps does it, or that stands where recordings part, is cut out.
 
 Rules that hold here:
 
 - What is followed is known to be JSON and to say what is recorded: it is made of fixed bytes, and of roles and texts
-  that are the recorded bytes, or that `ujson.loads` decodes to what is recorded.
+  that are the recorded bytes, or the same as `json.dumps` writes it, or that `ujson.loads` decodes to what is recorded.
 - What is not followed is not judged. The walk ends before the first message that is not recorded, unusual in any way
   or no JSON at all, and leaves the rest of the body as it is.
 - In valid JSON a quote inside a string is escaped, so that `"}, {"role": "` and the like can't occur in a text. What
   looks like the end of the array, `"}]`, can: then the walk ends earlier than it might.
 """
 
+import json
 from typing import NamedTuple
 
 import ujson
@@ -66,17 +67,24 @@ class _Spelling:
             self._around[name] = (name + self.middle, b"") if role_first else (b"", self.middle[1:] + name + b'"')
 
     def end_of(self, message: bytes, body: bytes, position: int) -> int:
-        """The position of the last brace of a message in wire form; -1 where the body does not have it in these bytes.
+        """The position of the last brace of a message in wire form; -1 where the body does not seem to have it.
 
-        `position` is where it should go on behind its beginning.
+        `position` is where it should go on behind its beginning. Its text may be spelled as in wire form or, where that
+        has other than ASCII characters, as `json.dumps` does.
         """
         role, text = wire.parts(message)
         before, behind = self._around[role]
-        text_start = position + len(before)
-        end = text_start + len(text)
-        if body.startswith(text, text_start) and body.startswith(before, position) and body.startswith(behind, end):
-            return end + len(behind)
-        return -1
+        if not body.startswith(before, position):
+            return -1
+        position += len(before)
+        if not body.startswith(text, position):
+            if text.isascii():
+                return -1
+            text = json.dumps(ujson.loads(text)).encode()
+            if not body.startswith(text, position):
+                return -1
+        position += len(text)
+        return position + len(behind) if body.startswith(behind, position) else -1
 
     def cut(self, body: bytes, position: int) -> tuple[bytes, int] | None:
         """The message that goes on at a position, behind its beginning: in wire form, and where its last brace is.
