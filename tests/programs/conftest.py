@@ -1,19 +1,21 @@
 """The programs without processes of their own."""
 
 import gc
+import os
 import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
 from mockchat.core.program import STOP_SIGNALS
 from mockchat.requester import cli as requester_cli
 from mockchat.server import cli as server_cli
-from tests.programs import REQUESTER, SERVER, Call
+from tests.programs import REQUESTER, SERVER, STOP_TIMEOUT, Call
 
 MAINS: dict[Path, Callable[[Sequence[str]], int]] = {SERVER: server_cli.main, REQUESTER: requester_cli.main}
 
@@ -32,11 +34,16 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
             changed.setattr(sys, "argv", [str(program)])
             for name, value in changes.items():
                 changed.setenv(name, value)
+            stop = Timer(STOP_TIMEOUT, os.kill, (os.getpid(), signal.SIGTERM))  # A server that runs after all.
+            stop.start()
             try:
                 status = MAINS[program](arguments)
             except SystemExit as ended:  # As argparse ends it.
                 assert isinstance(ended.code, int)
                 status = ended.code
+            finally:
+                stop.cancel()
+                stop.join()
         return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
 
     yield run

@@ -589,7 +589,9 @@ async def test_what_is_late_is_told_once_in_a_while(client: Client, raw: Raw, mo
     assert re.search(r"parts of answers came up to \d{3,} ms late, with 1 connections open", record.getMessage())
 
 
-async def test_shutdown_answers_a_request_that_has_begun_to_arrive(client: Client, raw: Raw, connect: Connect) -> None:
+async def test_shutdown_answers_a_request_that_has_begun_to_arrive(
+    clock: Clock, client: Client, raw: Raw, connect: Connect
+) -> None:
     request = post(GOOD)
     await raw.send(request[:-5])
     idle = await connect(client)
@@ -597,6 +599,7 @@ async def test_shutdown_answers_a_request_that_has_begun_to_arrive(client: Clien
         await begun.arrived()
     closing = asyncio.create_task(client.server.close())
     assert await idle.closed()
+    await clock.passes(PATIENCE / 2)  # Of the time that the server gives itself.
     await raw.send(request[-5:])
     status, headers, body = await raw.answer()
     assert (status, headers["connection"], content(body)) == (200, "close", "hello")
