@@ -78,7 +78,8 @@ class _Spelling:
             return -1
         position += len(before)
         if not body.startswith(text, position):
-            if text.isascii():
+            # What can't fit is not encoded: a request should never cost more than its own size.
+            if text.isascii() or len(text) > len(body) - position:
                 return -1
             text = json.dumps(ujson.loads(text)).encode()
             if not body.startswith(text, position):
