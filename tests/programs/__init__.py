@@ -51,7 +51,7 @@ def gunicorn(arguments: Sequence[str], workers: int) -> list[str]:
             values.append(argument)
     options = ", ".join(f"{name}={values or True}" for name, values in given.items())
     command = [sys.executable, "-m", "gunicorn", f"mockchat.server:create_app({options})", "--pythonpath", str(ROOT)]
-    command += ["--worker-class", "aiohttp.GunicornUVLoopWebWorker", "--preload", "--workers", str(workers)]
+    command += ["--worker-class", "mockchat.server.workers.Worker", "--preload", "--workers", str(workers)]
     return [*command, "--bind", "127.0.0.1:0", "--no-control-socket", "--error-logfile", "/dev/stdout"]
 
 
