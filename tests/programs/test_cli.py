@@ -490,6 +490,8 @@ def test_all_failures_are_written_a_line_each(base_url: str, call: Call, tmp_pat
     assert output.read_text() == ""
 
 
+# What the lowest version of matplotlib uses, the newest pyparsing deprecates.
+@pytest.mark.filterwarnings(r"ignore:'\w+' deprecated - use:DeprecationWarning")
 def test_a_picture(base_url: str, call: Call, tmp_path: Path) -> None:
     """In the one of its forms that can be read; the other two differ in nothing but a name that matplotlib knows."""
     pytest.importorskip("matplotlib")
