@@ -177,7 +177,7 @@ async def test_when_descriptors_run_out_it_says_so_once_and_goes_on(recordings: 
                     task.cancel()
                 await asyncio.gather(*idle, return_exceptions=True)
             await asyncio.sleep(0.1)
-        assert await ask_properly(base_url, 0.1) > 5
+        assert await ask_properly(base_url, 0.1)
     assert process.returncode == 0
     (line,) = (told + capfd.readouterr().err).splitlines()
     assert line.startswith("All 64 file descriptors are in use: ")
