@@ -70,7 +70,8 @@ def run_on_loop(main: Coroutine[Any, Any, T]) -> T:
             return runner.run(main)
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            if handler is not None:  # None is one that Python did not set, and can't set again.
+                signal.signal(number, handler)
 
 
 def descriptor_limit() -> int:

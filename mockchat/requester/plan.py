@@ -121,6 +121,7 @@ class Schedule:
 
     def __init__(self, asked: Iterator[Question], load: Load, share: Share = WHOLE) -> None:
         self._asked = asked
+        self._next: Question | None = None  # Known before it is due: that there is none is no reason to wait.
         self._rate = load.rate
         self._number, self._step = share.process, load.processes
         self._duration = math.inf if load.duration is None else load.duration
@@ -139,14 +140,13 @@ class Schedule:
     def take(self, now: float) -> tuple[Question, float] | None:
         """The next question and the moment from which its latency counts; None if none is due yet, or all is over."""
         due = self.due() if self._rate else now
-        if max(due, now) >= self._end:
+        if self._next is None:
+            self._next = next(self._asked, None)
+        if self._next is None or max(due, now) >= self._end:
             self.is_over = True
-        if self.is_over or due > now:
+        if self._next is None or self.is_over or due > now:
             return None
-        question = next(self._asked, None)
-        if question is None:
-            self.is_over = True
-            return None
+        question, self._next = self._next, None
         self._number += self._step
         return question, due
 

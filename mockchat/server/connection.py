@@ -3,7 +3,7 @@
 aiohttp's own connection has a task, which starts another for each request: that costs more than all that we do. Here is
 no task. What has to wait is kept in a few attributes until more bytes come, the client has read, or the time is up.
 
-This is the only file that uses what aiohttp does not document; setup.cfg bounds its version for that reason:
+This is the server's only file that uses what aiohttp does not document; setup.cfg bounds its version for that reason:
 
 - `HttpRequestParser`, `RawRequestMessage` and `HttpProcessingError` (aiohttp.http): the parser in C, which has seen
   more attacks than one of ours ever would. It asks of the protocol it is given `connected`, `_reading_paused`,

@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mockchat.core import program
-from mockchat.core.answer import explain
+from mockchat.core.answer import endpoint, explain
 from mockchat.requester.exchange import Answer, Client, Slot
+from tests.requester.common import Answerer, answering
 
 URL = "http://mock/v1/chat/completions"
 
@@ -275,9 +276,6 @@ def on_own_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
     return run
 
 
-Answerer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
-
-
 @asynccontextmanager
 async def asking(
     answerer: Answerer,
@@ -289,22 +287,16 @@ async def asking(
 ) -> AsyncIterator[Slot]:
     """A slot that asks a server which does with each connection what it is told."""
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await answerer(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    async with asyncio.timeout(20), await asyncio.start_server(connected, host, 0, ssl=tls and tls[0]) as server:
-        port = server.sockets[0].getsockname()[1]
-        address = f"{user}{f'[{host}]' if ':' in host else host}:{port}"
-        connector = aiohttp.TCPConnector(limit=1, ssl=tls[1] if tls else True)
-        async with aiohttp.ClientSession(connector=connector, **options) as session:
-            slot = Slot(Client(session, f"http{'s' if tls else ''}://{address}/v1/chat/completions", timed=timed))
-            yield slot
-            slot.close()
+    async with (
+        asyncio.timeout(20),
+        answering(answerer, tls and tls[0], host) as base_url,
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=1, ssl=tls[1] if tls else True), **options
+        ) as session,
+    ):
+        slot = Slot(Client(session, endpoint(base_url.replace("://", f"://{user}")), timed=timed))
+        yield slot
+        slot.close()
 
 
 async def some_turns() -> None:

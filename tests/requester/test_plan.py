@@ -8,23 +8,11 @@ from hypothesis import strategies as st
 
 from mockchat.core import wire
 from mockchat.core.entries import Conversation
-from mockchat.requester.plan import WHOLE, Load, Question, Schedule, Share, assignments, places, questions, rounds
+from mockchat.requester.plan import WHOLE, Load, Schedule, Share, assignments, rounds
 from tests.helpers import conversation, index_of
-
-CONVERSATIONS = [
-    conversation("one", "hi", "hello", "how are you?", "fine"),
-    conversation("two", "hi", "good day"),
-    conversation("none", "user:alone"),
-    conversation("start", "welcome", first="assistant"),
-]
-INDEX = index_of(*CONVERSATIONS)
-
+from tests.requester.common import CONVERSATIONS, INDEX, asked
 
 # Requests
-
-
-def asked(model: str | None = None, stream: bool = False) -> list[Question]:
-    return list(questions(places(CONVERSATIONS, INDEX), INDEX, model, stream))
 
 
 def test_a_question_for_every_assistant_message_in_order() -> None:
@@ -151,6 +139,14 @@ def test_at_a_rate_each_is_due_at_its_time_and_counts_from_it() -> None:
     schedule = scheduled(rate=2.0)
     assert taken(schedule, 10.0, 10.4, 10.6, 10.9, 30.0, 30.0) == [10.0, None, 10.5, None, 11.0, 11.5]
     assert (schedule.due(), schedule.is_over) == (12.0, False)
+
+
+def test_that_nothing_is_left_is_known_before_the_next_would_be_due() -> None:
+    schedule = scheduled(count=1, rate=0.01)
+    assert taken(schedule, 10.0, 110.0, 210.0, 310.0) == [10.0, 110.0, 210.0, 310.0]
+    assert not schedule.is_over
+    assert taken(schedule, 310.0) == [None]
+    assert schedule.is_over
 
 
 def test_at_a_rate_processes_take_turns() -> None:

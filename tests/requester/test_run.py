@@ -3,8 +3,7 @@ import shutil
 import ssl
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +13,17 @@ from multidict import CIMultiDict
 from mockchat.core import dataset
 from mockchat.core.index import ResponseIndex
 from mockchat.requester import retry
-from mockchat.requester.plan import Load, Question, Share, places, questions
+from mockchat.requester.plan import Load, Question, Share, questions
 from mockchat.requester.result import Result
 from mockchat.requester.run import replay
 from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND
 from tests.helpers import SAMPLE, WriteDataset, conversation, entry, index_of
 from tests.programs import environment, run_requester
+from tests.requester.common import CONVERSATIONS, INDEX, Answerer, answering, asked
 from tests.requester.test_verify import LAST, completion, delta, events
 from tests.serving import MockServer
 
-CONVERSATIONS = [
-    conversation("one", "hi", "hello", "how are you?", "fine"),
-    conversation("two", "hi", "good day"),
-    conversation("none", "user:alone"),
-    conversation("start", "welcome", first="assistant"),
-]
-INDEX = index_of(*CONVERSATIONS)
-
-
-def asked(model: str | None = None, stream: bool = False) -> list[Question]:
-    return list(questions(places(CONVERSATIONS, INDEX), INDEX, model, stream))
-
-
 # A run
-
-Answerer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def answering(answerer: Answerer, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """A server that does with each connection what it is told; gives its base URL."""
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await answerer(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    async with await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls) as server:
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:
