@@ -13,6 +13,7 @@ from mockchat.core import wire
 from mockchat.core.dataset import load
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
+from mockchat.core.message import ROLES
 from mockchat.server.simulation import Fault, read_fault
 from tests.programs import ROOT
 
@@ -48,7 +49,7 @@ def conversation(conversation_id: str, *turns: str, first: str = "user") -> Conv
     messages = []
     for number, turn in enumerate(turns):
         role, mark, content = turn.partition(":")
-        if not (mark and role in wire.ROLES):
+        if not (mark and role in ROLES):
             role, content = roles[number % 2], turn
         messages.append(wire.message(role, content))
     return Conversation(conversation_id, messages)

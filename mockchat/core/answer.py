@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 import aiohttp
 import ujson
 
+from mockchat.core.message import TEXTS
 from mockchat.core.text import excerpt
 
 # Stands for a text that is spelt as one of the known ones, byte for byte. No server can know it.
 KNOWN = secrets.token_hex(16)
 _KNOWN_TEXT = b'"%b"' % KNOWN.encode()
 _CONTENT_KEY = b'"content":'
-
-_JOINED = ("content", "refusal")  # What the deltas of a stream bring in pieces.
 
 # Lines end in CR LF, LF or CR. A CR before a LF is no end by itself.
 BLANK_LINE = re.compile(rb"\n(?:\r\n?|\n)|\r\n(?:\r\n?|\n)|\r\r\n?")
@@ -47,11 +46,16 @@ class NoAnswer(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """The first choice of an answer: its message as the API's object, and why it ended there, if it says so."""
+    """The first choice of an answer: its message as the API's object, why it ended there and the usage, if it says so.
+
+    Of a stream, `flaw` says what is wrong with its deltas, although it can be guessed what they mean.
+    """
 
     message: dict[str, Any]
     finish_reason: Any
     alone: bool  # Whether it is the only choice.
+    usage: Any = None
+    flaw: str | None = None
 
     @property
     def content(self) -> str | None:
@@ -63,7 +67,7 @@ class Completion(NamedTuple):
 class Stream(NamedTuple):
     """What the events of a stream make together; `whole` is whether it ended with `[DONE]`.
 
-    `arrivals` are the positions at which the events are complete that bring a text.
+    `arrivals` are the positions at which the events are complete that bring a piece of the message.
     """
 
     completion: Completion
@@ -84,8 +88,8 @@ def read(answer: bytes, known: Sequence[bytes] = ()) -> Completion:
     """
     parsed = _parse(_without(known, answer), answer)
     match parsed:
-        case {"choices": [{"message": dict(message), **choice}, *others]}:
-            return Completion(message, choice.get("finish_reason"), alone=not others)
+        case {"choices": [{"message": dict(message), **choice}, *others], **answer_keys}:
+            return Completion(message, choice.get("finish_reason"), not others, answer_keys.get("usage"))
         case {"message": dict(message)}:
             return Completion(message, None, alone=True)
         case {"error": _}:
@@ -112,16 +116,17 @@ def _without(known: Sequence[bytes], answer: bytes) -> bytes:
 
 def read_stream(answer: bytes) -> Stream:
     """Read a stream of `chat.completion.chunk` objects up to `[DONE]`, or as far as it goes. Raises `BadAnswer`."""
-    message: dict[str, Any] = {"role": "assistant"}
-    pieces: dict[str, list[str]] = {"content": []}
+    message = _Message()
     arrivals: list[int] = []
-    finish_reason = None
+    finish_reason = usage = None
     alone, whole = True, False
     for end, data in events(answer):
         if data == b"[DONE]":
             whole = True
             break
         chunk = _parse(data, data)
+        if isinstance(chunk, dict):
+            usage = chunk.get("usage") or usage
         match chunk:
             case {"error": _}:
                 raise ErrorSent("a stream that broke off with an error", error_message(data))
@@ -129,7 +134,7 @@ def read_stream(answer: bytes) -> Stream:
                 for choice in choices:
                     match choice:
                         case {"index": 0, "delta": dict(delta)}:
-                            if _add(delta, message, pieces):
+                            if message.add(delta):
                                 arrivals.append(end)
                         case {"index": 0}:
                             pass
@@ -137,22 +142,78 @@ def read_stream(answer: bytes) -> Stream:
                             alone = False
                             continue
                     finish_reason = choice.get("finish_reason") or finish_reason
-    message |= {key: "".join(texts) for key, texts in pieces.items()}
-    return Stream(Completion(message, finish_reason, alone), whole, arrivals)
+    return Stream(Completion(message.whole(), finish_reason, alone, usage, message.flaw), whole, arrivals)
 
 
-def _add(delta: dict[str, Any], message: dict[str, Any], pieces: dict[str, list[str]]) -> bool:
-    """Add a delta to a message, and to the pieces of its texts; returns whether it brings a piece of the content.
+class _Message:
+    """The message that the deltas of a stream make together. What is no text is not joined: the last value counts."""
 
-    What is no text is not joined: the last value counts.
-    """
-    for key, value in delta.items():
-        if key in _JOINED:
-            if isinstance(value, str):
-                pieces.setdefault(key, []).append(value)
-        elif value is not None:
-            message[key] = value
-    return isinstance(delta.get("content"), str) and delta["content"] != ""
+    def __init__(self) -> None:
+        self.flaw: str | None = None
+        self._values: dict[str, Any] = {"role": "assistant", "content": ""}
+        self._texts: dict[str, list[str]] = {}
+        self._calls: list[dict[str, Any]] = []
+        self._numbers: dict[Any, int] = {}  # By index: the number of the call that is going on under it.
+
+    def add(self, delta: dict[str, Any]) -> bool:
+        """Add a delta; returns whether it brings a piece of what the model says."""
+        said = False
+        for key, value in delta.items():
+            if key in TEXTS:
+                if isinstance(value, str):
+                    self._texts.setdefault(key, []).append(value)
+                    said = said or value != ""
+            elif key == "tool_calls" and isinstance(value, list):
+                said = said or bool(value)
+                for call in value:
+                    if isinstance(call, dict):
+                        self._add_call(call)
+            elif key == "function_call" and isinstance(value, dict):
+                said = True
+                _join(self._values, {key: value})
+            elif value is not None:
+                self._values[key] = value
+        return said
+
+    def _add_call(self, call: dict[str, Any]) -> None:
+        """Add a call's delta to the call with its index, or else (with its id, if it has one) to the last one."""
+        index, call_id = call.get("index"), call.get("id")
+        number = self._numbers.get(index, -1) if type(index) is int else -1
+        if type(index) is not int:
+            self.flaw = "a call in a stream without its index"
+            index = None
+            number = -1 if call_id else len(self._calls) - 1
+        elif number >= 0 and call_id not in (None, "", self._calls[number].get("id")):
+            self.flaw = "two calls in a stream with the same index"
+            number = -1
+        if number < 0:
+            number = len(self._calls)
+            self._calls.append({})
+        self._numbers[index] = number
+        _join(self._calls[number], call)
+
+    def whole(self) -> dict[str, Any]:
+        """The message."""
+        message = self._values | {key: "".join(pieces) for key, pieces in self._texts.items()}
+        if self._calls:
+            calls = [{key: value for key, value in call.items() if key != "index"} for call in self._calls]
+            message["tool_calls"] = calls
+        if not message["content"] and any(message.get(key) for key in ("tool_calls", "function_call", "refusal")):
+            message["content"] = None
+        return message
+
+
+def _join(whole: dict[str, Any], piece: dict[str, Any]) -> None:
+    """Add a piece of a call: what is given to it is joined, the rest of it is as it first came."""
+    for key, value in piece.items():
+        before = whole.get(key)
+        if isinstance(value, dict):
+            whole[key] = before if isinstance(before, dict) else {}
+            _join(whole[key], value)
+        elif key in ("arguments", "input") and isinstance(value, str):
+            whole[key] = before + value if isinstance(before, str) else value
+        elif value not in (None, "") or key not in whole:
+            whole[key] = value
 
 
 def events(answer: bytes) -> Iterator[tuple[int, bytes]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from yarl import URL
 
-from mockchat.core import recordings
+from mockchat.core import ignorable, recordings
 
 
 def option(kind: Callable[[str], Any], metavar: str, told: str, **more: Any) -> dict[str, Any]:
@@ -28,6 +28,24 @@ def add_recordings(parser: ArgumentParser) -> None:
         "--data", **option(Path, "FILE", f"recordings; repeatable (default: {default})", action="append")
     )
     parser.add_argument("--no-stitch", action="store_true", help="do not join entries with ids like a_0 and a_12")
+
+
+def pattern(value: str) -> str:
+    """A regular expression that does not match the empty text."""
+    try:
+        ignorable.check(value)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return value
+
+
+IGNORE = option(
+    pattern,
+    "REGEX",
+    "leave out what it matches, in what is sent and what is recorded, before they are compared; repeatable",
+    action="append",
+    default=[],
+)
 
 
 def whole_number(value: str, least: int = 0) -> int:

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 import ujson
 
-from mockchat.core import entries, wire
+from mockchat.core import entries
 from mockchat.core.entries import Conversation, DatasetError, EntryError
 
 BLOCK_SIZE = 256 * 1024  # bytes
@@ -54,15 +54,13 @@ class Dataset:
 
     @property
     def replies(self) -> int:
-        """The number of assistant messages."""
-        return sum(
-            wire.is_assistant(message) for conversation in self.conversations for message in conversation.messages
-        )
+        """The number of replies: of assistant messages that answer their history."""
+        return sum(len(conversation.replies) for conversation in self.conversations)
 
     @property
     def unanswered(self) -> int:
-        """The number of conversations without an assistant message."""
-        return sum(not any(map(wire.is_assistant, conversation.messages)) for conversation in self.conversations)
+        """The number of conversations without a reply."""
+        return sum(not conversation.replies for conversation in self.conversations)
 
 
 def load(
@@ -125,37 +123,37 @@ def _open(path: Path, progress: Callable[[int], object]) -> io.BufferedReader:
 
 def _add(dataset: Dataset, lines_and_entries: Iterator[tuple[int, Any]], stitch: bool, of_file: str) -> None:
     """Add the entries of one file, pieces of a conversation joined; `of_file` ends the names of those without an id."""
-    whole: set[tuple[str, tuple[bytes, ...]]] = set()  # The conversations that are an entry each: id and messages.
+    whole: set[object] = set()  # The conversations that are an entry each: id, messages and details.
     begun: dict[str, Conversation] = {}  # The conversations that may go on, by id.
     next_position: dict[str, int] = {}  # By id: the least position at which the next piece lines up.
     for number, (line, entry) in enumerate(lines_and_entries):
         try:
-            entry_id, messages = entries.read(entry)
+            entry_id, messages, details = entries.read(entry)
         except EntryError as error:
             raise DatasetError(f"{_place(number, line, entry)}: {error}") from None
         dataset.entries += 1
         if not stitch or entry_id is None:
             name = f"entry {number}{of_file}" if entry_id is None else entry_id
-            dataset.conversations.append(Conversation(name, messages))
+            dataset.conversations.append(Conversation(name, messages, details))
             continue
         name, position = split_id(entry_id)
         if position is None:
             known = len(whole)
-            whole.add((name, tuple(messages)))
+            whole.add((name, tuple(messages), tuple(details.items())))
             if len(whole) > known:
-                dataset.conversations.append(Conversation(name, messages))
+                dataset.conversations.append(Conversation(name, messages, details))
             else:  # It was recorded twice, or two files were put together.
                 dataset.repeated += 1
             continue
         if (conversation := begun.get(name)) is None:
-            conversation = begun[name] = Conversation(name, messages)
+            conversation = begun[name] = Conversation(name, messages, details)
             dataset.conversations.append(conversation)
         else:
             dataset.joined += 1
             dataset.misaligned += position < next_position[name]
             # Where the conversation was cut, some files have the last message again.
             repeated = conversation.messages[-1:] == messages[:1]
-            conversation.messages += messages[1:] if repeated else messages
+            conversation.extend(messages, details, start=1 if repeated else 0)
         next_position[name] = position + len(messages) - 1
 
 

@@ -1,10 +1,12 @@
 """Where a history left the recordings: in words, for people."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from mockchat.core import wire
+from mockchat.core import ignorable, wire
+from mockchat.core.difference import differ, likeness
 from mockchat.core.index import ResponseIndex
-from mockchat.core.text import around, common_length, difference
+from mockchat.core.text import around
 
 
 class Diagnosis(NamedTuple):
@@ -14,15 +16,18 @@ class Diagnosis(NamedTuple):
     text: str
 
 
-def diagnose(index: ResponseIndex, messages: list[bytes], prefix: int, known: int) -> Diagnosis:
+def diagnose(
+    index: ResponseIndex, messages: list[bytes], prefix: int, known: int, numbers: Sequence[int] | None = None
+) -> Diagnosis:
     """Say which message of a history left the recordings, and how it differs from what is recorded there.
 
     `messages` is the history in wire form, after which no reply is recorded; `prefix` and `known` are what `index.find`
-    returned for it. The time it takes does not depend on the number of recordings.
+    returned for it; `numbers` are those by which to call the messages, if not by their places. The time it takes does
+    not depend on the number of recordings.
     """
     if known == len(messages):
         return Diagnosis("messages", _no_reply(index, prefix, known))
-    place, message = f"messages[{known}]", messages[known]
+    place, message = f"messages[{numbers[known] if numbers else known}]", messages[known]
     role = wire.role_of(message)
     others = [other for other in wire.API_ROLES if other != role]
     for other in others:
@@ -34,10 +39,14 @@ def diagnose(index: ResponseIndex, messages: list[bytes], prefix: int, known: in
     candidates = same_role or _nearby(index, prefix, message, others)
     if not candidates:
         return Diagnosis(place, f"{place} is one too many: {_end(index, prefix, known)}")
-    following, closest = max(candidates, key=lambda item: common_length(wire.text_of(item[1]), wire.text_of(message)))
-    text = f"{place} {difference(wire.content_of(message), wire.content_of(closest))}"
+    following, closest = max(candidates, key=lambda item: likeness(item[1], message))
+    found = differ(message, wire.with_role(closest, role))
+    text = f"{place}{found.place} {found.text}"
     if not same_role:
         text += f", and the role {role} is recorded as {wire.role_of(closest)}"
+    if suggested := ignorable.suggestion(index, messages[known:], prefix):
+        text += f"; {suggested}"
+    place += found.place
     return Diagnosis(place, f"{text}; the closest recording there is conversation {index.conversation_id(following)}")
 
 
@@ -63,11 +72,11 @@ def _no_reply(index: ResponseIndex, prefix: int, known: int) -> str:
     before = (
         "all messages are recorded, but what follows" if known else "messages is empty, and what begins a recording"
     )
-    content = wire.content_of(message)
-    return (
-        f"{before} is no assistant message: it is one of the role {wire.role_of(message)}, "
-        f"{around(content, 0)}, in conversation {index.conversation_id(following)}"
-    )
+    kind = f"no assistant message: it is one of the role {wire.role_of(message)}"
+    if wire.is_assistant(message):
+        kind = "no reply: its weight is 0"
+    content = around(wire.content_of(message), 0)
+    return f"{before} is {kind}, {content}, in conversation {index.conversation_id(following)}"
 
 
 def _end(index: ResponseIndex, prefix: int, known: int) -> str:

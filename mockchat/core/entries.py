@@ -4,19 +4,29 @@ An entry is a JSON object that has a list of messages under one of two keys:
 
 - `{"id": "dcTB2RK_0", "conversations": [{"from": "human", "value": "…"}, …]}`, as ShareGPT and its kin have it;
 - `{"messages": [{"role": "user", "content": "…"}, …]}`, as OpenAI has it, in fine-tuning files for example:
-  https://platform.openai.com/docs/guides/supervised-fine-tuning.
+  https://platform.openai.com/docs/guides/supervised-fine-tuning. Beside the list may stand the `finish_reason` and the
+  `usage` of its last message.
 
-In either, the `id` may be missing, a `system` prompt may stand beside the list, and any other keys are ignored.
+In either, the `id` may be missing, a `system` prompt may stand beside the list, and any other keys are ignored. What a
+message may be, `core/message.py` says. An assistant message of the `weight` 0 belongs to the history of those that
+follow, and is no reply.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from mockchat.core import wire
+from mockchat.core import message, wire
+from mockchat.core.message import TEXT_ROLES, Details, Message
 from mockchat.core.program import ProgramError
 
 # The key of an entry's list, and those of a message in it: of the role and of the text.
 FORMS = {"conversations": ("from", "value"), "messages": ("role", "content")}
+
+# A message that has one of these may have no text.
+_IN_PLACE_OF_TEXT = ("tool_calls", "function_call", "tool_call_id", "refusal", "audio")
+
+NO_DETAILS: Mapping[int, Details] = {}  # One for all: most conversations are text.
 
 
 class DatasetError(ProgramError):
@@ -29,23 +39,48 @@ class EntryError(Exception):
 
 @dataclass(slots=True)
 class Conversation:
-    """A whole conversation: its id, and its messages in wire form."""
+    """A whole conversation: its id, its messages in wire form and, by their numbers, what that does not say of some."""
 
     id: str
     messages: list[bytes]
+    details: Mapping[int, Details] = field(default_factory=lambda: NO_DETAILS)
+
+    @property
+    def replies(self) -> list[int]:
+        """The numbers of the messages that are replies."""
+        numbers = [number for number, each in enumerate(self.messages) if wire.is_assistant(each)]
+        if not self.details:
+            return numbers
+        return [number for number in numbers if number not in self.details or self.details[number].is_reply]
+
+    def history(self, number: int) -> list[bytes]:
+        """The messages before one, as clients send them: each without `{"role":"` and `}`."""
+        messages = self.messages[:number]
+        for each, details in self.details.items():
+            if each < number:
+                messages[each] = details.sent
+        return messages
+
+    def extend(self, messages: list[bytes], details: Mapping[int, Details], start: int = 0) -> None:
+        """Go on with these messages, from one of them on."""
+        if details:
+            moved = len(self.messages) - start
+            going_on = {moved + number: each for number, each in details.items() if number >= start}
+            self.details = {**self.details, **going_on}
+        self.messages += messages[start:]
 
 
 def conversation(entry: Any, name: str) -> Conversation:
     """The conversation of an entry that stands alone; it is called `name` where it has no id. Raises `DatasetError`."""
     try:
-        entry_id, messages = read(entry)
+        entry_id, messages, details = read(entry)
     except EntryError as error:
         raise DatasetError(f"{name}: {error}") from None
-    return Conversation(name if entry_id is None else entry_id, messages)
+    return Conversation(name if entry_id is None else entry_id, messages, details)
 
 
-def read(entry: Any) -> tuple[str | None, list[bytes]]:
-    """The id of an entry, if it has one, and its messages in wire form. Raises `EntryError`."""
+def read(entry: Any) -> tuple[str | None, list[bytes], Mapping[int, Details]]:
+    """The id of an entry, if it has one, its messages in wire form, and their details. Raises `EntryError`."""
     if not isinstance(entry, dict):
         raise EntryError(f"is {_kind(entry)}, not an object")
     present = [key for key in FORMS if key in entry]
@@ -64,44 +99,104 @@ def read(entry: Any) -> tuple[str | None, list[bytes]]:
         raise EntryError(f'"{list_key}" is {_kind(entry[list_key])}, not an array')
     role_key, text_key = FORMS[list_key]
     messages = [wire.message("system", system)] if system else []
-    for number, message in enumerate(entry[list_key]):
+    unusual: dict[int, _Unusual] = {}
+    for number, given in enumerate(entry[list_key]):
         try:
-            messages.append(wire.message(wire.ROLES[message[role_key]], message[text_key]))
+            if len(given) != 2:
+                raise KeyError
+            messages.append(wire.message(TEXT_ROLES[given[role_key]], given[text_key]))
         except (KeyError, TypeError, AttributeError):
-            messages.append(_unusual_message(number, message, list_key))
-    return entry_id, messages
+            unusual[len(messages)] = each = _Unusual(number, given, list_key)
+            messages.append(each.message.wire)
+    ending = _ending(entry) if list_key == "messages" else {}
+    if unusual or ending:
+        return entry_id, *_with_details(messages, unusual, ending)
+    return entry_id, messages, NO_DETAILS
 
 
-def _unusual_message(number: int, message: Any, list_key: str) -> bytes:
-    """A message that has the keys of the other form, or anything but a common role and a string under its own."""
-    if not isinstance(message, dict):
-        raise EntryError(f"message {number} is {_kind(message)}, not an object")
-    role_key, text_key = _keys_in(message, list_key)
-    if role_key not in message:
-        raise EntryError(f'message {number} lacks "from" or "role"')
-    if text_key not in message:
-        if not ("tool_calls" in message or "function_call" in message):
+class _Unusual:
+    """A message that says more than a text, or has the keys of the other form, or anything else that is not common."""
+
+    def __init__(self, number: int, given: Any, list_key: str) -> None:
+        if not isinstance(given, dict):
+            raise EntryError(f"message {number} is {_kind(given)}, not an object")
+        role_key, text_key = _keys_in(given, list_key)
+        if role_key not in given:
+            raise EntryError(f'message {number} lacks "from" or "role"')
+        if text_key not in given and not any(key in given for key in _IN_PLACE_OF_TEXT):
             raise EntryError(f'message {number} lacks "{text_key}"')
-        message = message | {text_key: ""}  # Tools are called in place of saying anything.
-    for key in (role_key, text_key):
-        if key != "content" and not isinstance(message[key], str):
-            raise EntryError(f'"{key}" of message {number} is {_kind(message[key])}, not a string')
-    try:
-        return wire.read_message(message, role_key, text_key)
-    except ValueError as error:
-        raise EntryError(f"message {number}: {error}") from None
+        for key in (role_key, text_key):
+            if key != "content" and key in given and not isinstance(given[key], str):
+                raise EntryError(f'"{key}" of message {number} is {_kind(given[key])}, not a string')
+        try:
+            read = message.read(given, role_key, text_key)
+        except ValueError as error:
+            raise EntryError(f"message {number}: {error}") from None
+        ids = [call.id or f"call_{number}_{place}" for place, call in enumerate(read.calls)]
+        called = [call._replace(id=call_id) for call, call_id in zip(read.calls, ids, strict=True)]
+        self.message = read._replace(calls=called)
+        self.weight = given.get("weight")
+        # Only in the API's form are further keys what the model said.
+        self.given = given if text_key == "content" else {}
+        self.has_details = not isinstance(read.content, str) or bool(called) or message.says_more(self.given)
 
 
-def _keys_in(message: dict[str, Any], list_key: str) -> tuple[str, str]:
+def _ending(entry: dict[str, Any]) -> dict[str, Any]:
+    """What is said beside the list of how the last message ended, as JSON, by the names of the details."""
+    ending = {}
+    for key, kind, expected in (("finish_reason", str, "a string"), ("usage", dict, "an object")):
+        value = entry.get(key)
+        if value is not None:
+            if not isinstance(value, kind):
+                raise EntryError(f'"{key}" is {_kind(value)}, not {expected}')
+            ending[key] = wire.json_of(value)
+    return ending
+
+
+def _with_details(
+    messages: list[bytes], unusual: dict[int, _Unusual], ending: dict[str, Any]
+) -> tuple[list[bytes], Mapping[int, Details]]:
+    """The messages in the order in which they are compared, and their details."""
+    read = [unusual[number].message if number in unusual else Message(each) for number, each in enumerate(messages)]
+    ordered = message.in_order(read)
+    details: dict[int, Details] = {}
+    for place, (number, in_wire_form, answers) in enumerate(ordered):
+        ends = ending if place == len(ordered) - 1 else {}
+        if wire.is_assistant(in_wire_form):
+            if found := _reply_details(in_wire_form, unusual.get(number), ends):
+                details[place] = found
+        elif number in unusual:
+            sent = message.sent(read[number], read[number].answers or answers)
+            if sent != in_wire_form:
+                details[place] = Details(sent)
+    return [in_wire_form for _, in_wire_form, _ in ordered], details or NO_DETAILS
+
+
+def _reply_details(in_wire_form: bytes, unusual: _Unusual | None, ending: dict[str, Any]) -> Details | None:
+    """The details of an assistant message; None where its text is all that there is to it."""
+    is_reply = unusual is None or unusual.weight != 0
+    if unusual is None or not unusual.has_details:
+        if is_reply and not ending:
+            return None
+        answered = in_wire_form + b',"refusal":null' if is_reply else b""
+        return Details(in_wire_form, answered, is_reply=is_reply)._replace(**ending)
+    said = unusual.message
+    reason = said.calls[-1].type if said.calls and said.calls[-1].type == "function_call" else "tool_calls"
+    answered = message.answered(said, unusual.given) if is_reply else b""
+    finish_reason = b'"%b"' % (reason if said.calls else "stop").encode()
+    return Details(message.sent(said), answered, finish_reason, is_reply=is_reply)._replace(**ending)
+
+
+def _keys_in(given: dict[str, Any], list_key: str) -> tuple[str, str]:
     """The keys under which this message has its role and its text.
 
     Both belong to one form: to that of the list if it can be, for in the other form's terms they may be any extra keys.
     """
     forms = sorted(FORMS.items(), key=lambda form: form[0] != list_key)
     for _, keys in forms:
-        if all(key in message for key in keys):
+        if all(key in given for key in keys):
             return keys
-    return next((keys for _, keys in forms if keys[0] in message), forms[0][1])
+    return next((keys for _, keys in forms if keys[0] in given), forms[0][1])
 
 
 def _kind(value: Any) -> str:

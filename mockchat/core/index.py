@@ -8,6 +8,7 @@ Rules that hold here:
   from prefix `n` to prefix `n + 1`.
 - Only where recordings part is there more than one message to go on with: the first of them leads to `n + 1`, each
   other one begins a new run elsewhere, and a hash of (prefix, message) says where.
+- Messages that say more than a text are always in the hash: in the list is what can be found in a request as it is.
 - Messages are compared in wire form, whole and byte by byte: two histories never share a prefix by accident, and memory
   grows with the number of messages, never with the length of the histories.
 
@@ -18,7 +19,7 @@ For example, `a b c` and `a x y` make this of them, with `x` in the hash as `(1,
 """
 
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ import ujson
 
 from mockchat.core import wire
 from mockchat.core.entries import Conversation
+from mockchat.core.message import Details
 
 # Stands in the list where the message that leads to the prefix is in the hash instead: a run begins there.
 _RUN_BEGINS = b""
@@ -35,22 +37,26 @@ _LAST_MESSAGE = b'"' + wire.CLOSING
 
 
 class Reply(NamedTuple):
-    """A recorded assistant message in wire form, and its conversation's id as a JSON string."""
+    """A recorded assistant message in wire form, its conversation's id as a JSON string, its details if it has any."""
 
     message: bytes
     conversation_id: bytes
+    details: Details | None = None
 
 
 class ResponseIndex:
     """History → the replies recorded after that very history.
 
-    A history's lookup costs the comparison of its bytes, whatever the number of recordings.
+    A history's lookup costs the comparison of its bytes, whatever the number of recordings. Where there is something to
+    `ignore`, it makes of a message the one that is compared in its place.
     """
 
-    def __init__(self, conversations: Iterable[Conversation]) -> None:
+    def __init__(self, conversations: Iterable[Conversation], ignore: Callable[[bytes], bytes] | None = None) -> None:
+        self.ignore = ignore
         self._leading: list[bytes] = [_RUN_BEGINS]
         self._branches: dict[tuple[int, bytes], int] = {}
         self._parting: set[int] = set()  # The prefixes in the hash's keys: where recordings part.
+        self._details: dict[int, Details] = {}  # Of the messages in the list, by the prefixes to which they lead.
         # By prefix, the replies beside the one that may lead to the next prefix.
         self._further: dict[int, list[Reply]] = {}
         # The first prefix of each run and, in the same order, the id of the conversation that made the run.
@@ -72,24 +78,49 @@ class ResponseIndex:
     def _add(self, conversation: Conversation) -> None:
         leading = self._leading
         conversation_id = wire.text(conversation.id)
-        first_new = len(leading)
+        new_runs = [len(leading)]
         prefix = 0
-        for message in conversation.messages:
+        for number, said in enumerate(conversation.messages):
             following = prefix + 1
-            if following == len(leading):  # This is the newest prefix, and nothing leads on from it yet.
+            details = conversation.details.get(number) if conversation.details else None
+            message = said
+            if self.ignore is not None:
+                message, details = self._ignoring(said, details)
+            if following == len(leading) and wire.is_plain(message):
+                # This is the newest prefix, and nothing leads on from it yet.
                 leading.append(message)
+                if details is not None:
+                    self._details[following] = details
             else:
-                if leading[following] != message:
+                if following == len(leading) or leading[following] != message:
                     following = self._branches.setdefault((prefix, message), len(leading))
                     if following == len(leading):
                         leading.append(_RUN_BEGINS)
                         self._parting.add(prefix)
-                if wire.is_assistant(message):
-                    self._further.setdefault(prefix, []).append(Reply(message, conversation_id))
+                        if following > new_runs[-1]:
+                            new_runs.append(following)
+                if wire.is_assistant(message) and (details is None or details.is_reply):
+                    reply_id = conversation_id
+                    if number < len(conversation.messages) - 1 and not wire.is_plain(message):
+                        # Clients that know a message by the id of its answer, as LangChain.js does, would mix them up.
+                        reply_id = wire.text(f"{conversation.id}_{number}")
+                    self._further.setdefault(prefix, []).append(Reply(message, reply_id, details))
             prefix = following
-        if len(leading) > first_new:
-            self._run_starts.append(first_new)
-            self._run_ids.append(conversation_id)
+        if len(leading) > new_runs[0]:
+            self._run_starts += new_runs
+            self._run_ids += [conversation_id] * len(new_runs)
+
+    def _ignoring(self, said: bytes, details: Details | None) -> tuple[bytes, Details | None]:
+        """The message that is compared in place of one, and the details that say what was said."""
+        assert self.ignore is not None
+        message = self.ignore(said)
+        if message != said and details is None:
+            details = Details(said, said + b',"refusal":null')
+        return message, details
+
+    def compared(self, messages: list[bytes]) -> list[bytes]:
+        """The messages that are compared in place of these."""
+        return messages if self.ignore is None else [self.ignore(message) for message in messages]
 
     # From a history to a prefix
 
@@ -168,7 +199,10 @@ class ResponseIndex:
         further = self._further.get(prefix, [])
         if not wire.is_assistant(message):
             return further
-        return [Reply(message, self._maker_of(prefix + 1)), *further]
+        details = self._details.get(prefix + 1)
+        if details is not None and not details.is_reply:
+            return further
+        return [Reply(message, self._maker_of(prefix + 1), details), *further]
 
     def first_message(self, prefix: int) -> bytes:
         """The message with which the first recording goes on that reached a prefix; empty if it ends there."""

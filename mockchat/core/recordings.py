@@ -4,14 +4,15 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from mockchat.core import dataset, seeding
 from mockchat.core.dataset import Dataset
-from mockchat.core.entries import DatasetError
+from mockchat.core.entries import Conversation, DatasetError
+from mockchat.core.ignorable import LeavingOut
 from mockchat.core.index import ResponseIndex
 
 _FOLDER = Path(os.path.relpath(Path(__file__).parents[2] / "data"))
@@ -26,11 +27,19 @@ def default() -> Path:
     raise DatasetError("there are no recordings here: name some with --data FILE")
 
 
-def load(paths: Sequence[Path], *, stitch: bool = True, quiet: bool = False) -> tuple[Dataset, ResponseIndex]:
+def index_of(conversations: Iterable[Conversation], ignore: Sequence[str] = ()) -> ResponseIndex:
+    """The index of conversations, in which what these patterns match is no matter."""
+    return ResponseIndex(conversations, LeavingOut(ignore) if ignore else None)
+
+
+def load(
+    paths: Sequence[Path], *, stitch: bool = True, ignore: Sequence[str] = (), quiet: bool = False
+) -> tuple[Dataset, ResponseIndex]:
     """Read the files, alter messages if the environment variable `SEED_ERRORS` says so, and index the conversations.
 
-    Unless `quiet`, prints what the files hold. Raises `DatasetError`. It is meant for a program that keeps the
-    recordings to its end: all objects that exist now are never looked at again by the garbage collector.
+    What the patterns `ignore` match is left out of messages when they are compared. Unless `quiet`, prints what the
+    files hold. Raises `DatasetError`. It is meant for a program that keeps the recordings to its end: all objects that
+    exist now are never looked at again by the garbage collector.
     """
 
     def tell(line: str) -> None:
@@ -43,7 +52,7 @@ def load(paths: Sequence[Path], *, stitch: bool = True, quiet: bool = False) -> 
     with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=quiet or not sys.stderr.isatty()) as bar:
         loaded = dataset.load(*paths, stitch=stitch, progress=bar.update)
     altered = seeding.seed_errors(loaded.conversations, os.environ.get("SEED_ERRORS", ""))
-    index = ResponseIndex(loaded.conversations)
+    index = index_of(loaded.conversations, ignore)
     gc.freeze()
     tell(
         f"Parsed {len(loaded.conversations):,} conversations ({loaded.entries:,} entries, {loaded.replies:,} replies; "

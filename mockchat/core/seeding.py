@@ -2,16 +2,19 @@
 
 import random
 from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
 
 from mockchat.core import wire
 from mockchat.core.entries import Conversation
+from mockchat.core.message import Details, as_object, read, spell
 
 SHARE = 0.01  # Of all messages, how many are altered.
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def seed_errors(conversations: Sequence[Conversation], seed: str) -> int:
-    """Alter 1 % of the messages in place, each by one character, and return how many.
+    """Alter 1 % of the messages in place, each by one character of its text or arguments, and return how many.
 
     At least one user message and one assistant message are altered, as far as there are any. `seed` is the value of the
     environment variable `SEED_ERRORS`: any word, or empty or `0` to alter nothing. The same seed and conversations give
@@ -29,9 +32,41 @@ def seed_errors(conversations: Sequence[Conversation], seed: str) -> int:
             chosen.add(chance.choice(of_this_role))
     for place in sorted(chosen):  # A set's own order differs between Pythons.
         conversation, number = places[place]
-        message = conversation.messages[number]
-        conversation.messages[number] = wire.message(wire.role_of(message), alter(wire.content_of(message), chance))
+        message, details = conversation.messages[number], conversation.details.get(number)
+        if details is None:
+            conversation.messages[number] = wire.with_text(message, alter(wire.content_of(message), chance))
+        else:
+            conversation.messages[number], changed = _alter_detailed(message, details, chance)
+            conversation.details = {**conversation.details, number: changed}
     return len(chosen)
+
+
+def _alter_detailed(message: bytes, details: Details, chance: random.Random) -> tuple[bytes, Details]:
+    """The message with its text altered or, where it has none, the arguments of a call or the parts."""
+    said, answered = as_object(details.sent), as_object(details.answered or details.sent)
+    if isinstance(said["content"], list):
+        said["content"] = answered["content"] = [*said["content"], {"type": "text", "text": chance.choice(LETTERS)}]
+    elif said["content"] or "tool_calls" not in said:
+        said["content"] = answered["content"] = alter(said["content"] or "", chance)
+    else:
+        said["tool_calls"] = answered["tool_calls"] = _alter_calls(said, chance)
+    altered = read(said).wire
+    if (call := wire.more_of(message).get("answers")) is not None:
+        altered = wire.with_more(altered, b'{"answers":%d}' % call)
+    answered_now = spell(answered) if details.answered else b""
+    return altered, details._replace(sent=spell(said), answered=answered_now)
+
+
+def _alter_calls(said: dict[str, Any], chance: random.Random) -> Any:
+    """The calls of a message with other arguments: not only spelled otherwise, but of another value."""
+    while True:
+        altered = deepcopy(said)
+        call = chance.choice(altered["tool_calls"])
+        called = call[call["type"]]
+        key = "input" if call["type"] == "custom" else "arguments"
+        called[key] = alter(called[key], chance)
+        if read(altered).wire != read(said).wire:
+            return altered["tool_calls"]
 
 
 def alter(text: str, chance: random.Random) -> str:

@@ -9,25 +9,32 @@ Four are known: compact JSON, or JSON with a space after each comma and colon; i
 
 The wire form is compared with the recordings as it stands there. In the others, what stands before a message's text,
 the text and what stands behind it are compared one after the other, in place too. Only a text that is spelled neither
-as recorded nor as json.dumps does it, or that stands where recordings part, is cut out.
+as recorded nor as json.dumps does it, or that stands where recordings part, is cut out. A message with other keys, such
+as one that calls tools, is cut out as a whole and read: clients have too many spellings of these.
 
 Rules that hold here:
 
-- What is followed is known to be JSON and to say what is recorded: it is made of fixed bytes, and of roles and texts
-  that are the recorded bytes, or the same as `json.dumps` writes it, or that `ujson.loads` decodes to what is recorded.
-- What is not followed is not judged. The walk ends before the first message that is not recorded, unusual in any way
-  or no JSON at all, and leaves the rest of the body as it is.
+- What is followed is known to be JSON and to say what is recorded: it is made of fixed bytes, and of roles, texts and
+  messages that are the recorded bytes, or the same as `json.dumps` writes it, or that `ujson.loads` decodes to what is
+  recorded.
+- What is not followed is not judged. The walk ends before the first message that is not recorded, that can't be cut out
+  or is no JSON at all, and leaves the rest of the body as it is. Of tools' messages in a row it follows all or none.
 - In valid JSON a quote inside a string is escaped, so that `"}, {"role": "` and the like can't occur in a text. What
   looks like the end of the array, `"}]`, can: then the walk ends earlier than it might.
 """
 
 import json
+import re
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import ujson
 
 from mockchat.core import wire
+from mockchat.core.calls import Pairing
 from mockchat.core.index import ResponseIndex
+from mockchat.core.message import Message, answer_in_wire_form, read
 
 _KEY = b'"messages":'
 
@@ -35,19 +42,23 @@ _KEY = b'"messages":'
 class Walk(NamedTuple):
     """How far a request's messages are recorded, and what is left of its body without these.
 
-    `prefix` is the last recorded prefix, and `history` the messages that lead to it, joined as in the wire form of an
-    array, but without the array's beginning and end. `before` is the body up to the key `messages`; `rest` is what
-    would stand behind that key without the history: an array of the other messages, if any, and all that follows it.
+    `prefix` is the last recorded prefix. The messages that lead to it are those of `in_place`, joined as in the wire
+    form of an array, but without its beginning and end, and then those of `in_order`: in wire form, in the order in
+    which they are compared. `read` has the latter as they stand in the request, a plain one in wire form. `before` is
+    the body up to the key `messages`; `rest` is what would stand behind that key without them: an array of the other
+    messages, if any, and all that follows it.
     """
 
     prefix: int
-    history: bytes | memoryview
+    in_place: bytes | memoryview
+    read: list[Message | bytes]
+    in_order: list[bytes]
     before: bytes
     rest: bytes
 
     def messages(self) -> list[bytes]:
-        """The messages of the history, each in wire form."""
-        return bytes(self.history).split(wire.BETWEEN) if self.history else []
+        """The messages that are recorded, each in wire form."""
+        return [*(bytes(self.in_place).split(wire.BETWEEN) if self.in_place else ()), *self.in_order]
 
 
 class _Spelling:
@@ -60,7 +71,7 @@ class _Spelling:
         self.beginning = b"{" + (role if role_first else content)
         self.middle = b'"' + comma + (content if role_first else role)  # From the quote that ends what comes first.
         self.opening = space + b"[" + self.beginning
-        self.between = b"}" + comma + self.beginning
+        self.between = b"}" + comma + b"{"
         # What stands before and behind the text of a message, without its beginning and the brace at its end.
         self._around: dict[bytes, tuple[bytes, bytes]] = {}
         for name in map(str.encode, wire.API_ROLES):
@@ -93,7 +104,7 @@ class _Spelling:
         None where it is none. What is no message may also give bytes that are none, and so are recorded nowhere.
         """
         if self.role_first:
-            end = body.find(b'"' + self.between, position)
+            end = body.find(b'"' + self.between + self.beginning[1:], position)
             if end < 0:
                 end = body.find(b'"}]', position)
             role, _, text = body[position : end + 1].partition(self.middle)
@@ -134,42 +145,126 @@ def walk(body: bytes, index: ResponseIndex) -> Walk | None:
         return None
     start = position = key + len(_KEY) + len(spelling.opening)
     prefix, to_the_end = 0, False
-    history: bytes | memoryview = b""
+    in_place: bytes | memoryview = b""
     if spelling is _WIRE_FORM:
         prefix, position, to_the_end = index.walk(body, start)
         if prefix:
-            history = memoryview(body)[start : position - len(wire.CLOSING if to_the_end else wire.BETWEEN)]
+            in_place = memoryview(body)[start : position - len(wire.CLOSING if to_the_end else wire.BETWEEN)]
+    parts = _Parts(body, position - len(spelling.beginning), spelling, index, prefix)
     if not to_the_end:  # Of the wire form, too: it may only have escapes where that has none.
-        prefix, position, to_the_end, others = _walk_in_parts(body, position, spelling, index, prefix)
-        if others:
-            history = wire.BETWEEN.join([history, *others] if history else others)
-    rest = b"[]" if to_the_end else b"[" + spelling.beginning
-    return Walk(prefix, history, body[:key].rstrip(b" "), rest + body[position:])
+        to_the_end = parts.follow()
+        position = parts.start
+    rest = b"[]" if to_the_end else b"["
+    return Walk(parts.prefix, in_place, parts.read, parts.in_order, body[:key].rstrip(b" "), rest + body[position:])
 
 
-def _walk_in_parts(
-    body: bytes, position: int, spelling: _Spelling, index: ResponseIndex, prefix: int
-) -> tuple[int, int, bool, list[bytes]]:
-    """Follow messages from a prefix on; the first goes on at a position behind its beginning.
+class _Parts:
+    """A walk from message to message, from a prefix on; `start` is where the next one begins in the body."""
 
-    Returns what `ResponseIndex.walk` does, and the messages.
-    """
-    messages: list[bytes] = []
-    while True:
-        message = index.first_message(prefix)
+    def __init__(self, body: bytes, start: int, spelling: _Spelling, index: ResponseIndex, prefix: int) -> None:
+        self.start = start
+        self.prefix = prefix
+        self.read: list[Message | bytes] = []
+        self.in_order: list[bytes] = []
+        self._body = body
+        self._spelling = spelling
+        self._index = index
+        self._pairing: Pairing | None = None  # There is something to pair.
+
+    def follow(self) -> bool:
+        """Go as far as the messages are recorded. Where that is to the array's end, `start` is behind it."""
+        while followed := self._plain() or self._any():
+            self.prefix, end, read, in_order = followed
+            self.read += read
+            self.in_order += in_order
+            self.start = self._next(end)
+            if self._body.startswith(wire.CLOSING, end):
+                self.start += 1
+                return True
+        return False
+
+    def _next(self, end: int) -> int:
+        """Where the message begins that follows one whose last brace is at `end`; -1 if neither it nor the end does."""
+        if self._body.startswith(self._spelling.between, end):
+            return end + len(self._spelling.between) - 1
+        return end + 1 if self._body.startswith(wire.CLOSING, end) else -1
+
+    def _plain(self) -> "_Followed | None":
+        """Follow one message that is role and text, in the spelling of the first one."""
+        body, spelling, index = self._body, self._spelling, self._index
+        if not body.startswith(spelling.beginning, self.start):
+            return None
+        position = self.start + len(spelling.beginning)
+        message = index.first_message(self.prefix)
         end = spelling.end_of(message, body, position) if message else -1
-        following = prefix + 1
+        following = self.prefix + 1
         if end < 0:
             cut = spelling.cut(body, position)
             if cut is None:
-                return prefix, position, False, messages
+                return None
             message, end = cut
-            following = index.step(prefix, message)
-        if following >= 0 and body.startswith(spelling.between, end):
-            messages.append(message)
-            prefix, position = following, end + len(spelling.between)
-        elif following >= 0 and body.startswith(wire.CLOSING, end):
-            messages.append(message)
-            return following, end + len(wire.CLOSING), True, messages
+            following = index.step(self.prefix, message)
+        if following < 0 or self._next(end) < 0:
+            return None
+        if self._pairing is not None:
+            if message.startswith(wire.TOOL):
+                return None
+            self._pairing.call(())
+        return following, end, [message], [message]
+
+    def _any(self) -> "_Followed | None":
+        """Follow one message in any spelling, or all tools' messages that stand in a row."""
+        found = self._read(self.start)
+        if found is None:
+            return None
+        row, end = [found[0]], found[1]
+        while _is_tools(row[0]) and not self._body.startswith(wire.CLOSING, end):
+            found = self._read(self._next(end))
+            if found is None:  # It may belong to the row.
+                return None
+            if not _is_tools(found[0]):
+                break
+            row.append(found[0])
+            end = found[1]
+        return self._steps(row, end)
+
+    def _steps(self, row: list[Message], end: int) -> "_Followed | None":
+        self._pairing = pairing = self._pairing or Pairing()
+        if _is_tools(row[0]):
+            found = pairing.answer([message.answers for message in row])
+            in_order = [answer_in_wire_form(row[each.number], each) for each in found]
         else:
-            return prefix, position, False, messages
+            pairing.call(row[0].call_ids)
+            in_order = [row[0].wire]
+        prefix, known = self._index.find(in_order, self.prefix)
+        return (prefix, end, list(row), in_order) if known == len(row) else None
+
+    def _read(self, start: int) -> tuple[Message, int] | None:
+        """The message that begins at a position, and where its last brace is; None where it can't be cut out."""
+        boundary = _BETWEEN_ANY.search(self._body, start)
+        end = boundary.start() if boundary else self._body.find(b'"}]', start) + 1
+        if self._next(end) < 0:
+            return None
+        spelled = self._body[start : end + 1]
+        read = (_read if len(spelled) > _CACHED_SIZE else _known)(spelled)
+        return (read, end) if read else None
+
+
+_Followed = tuple[int, int, Sequence[Message | bytes], list[bytes]]
+_BETWEEN_ANY = re.compile(rb'\}, ?\{"(?:role|content|tool_call_id|refusal|name)"')
+
+
+def _is_tools(message: Message) -> bool:
+    return message.wire.startswith(wire.TOOL)
+
+
+def _read(spelled: bytes) -> Message | None:
+    """The message that is spelled so; None where it is none, or only a part of one."""
+    try:
+        return read(ujson.loads(spelled))
+    except ValueError:
+        return None
+
+
+_known = lru_cache(maxsize=1024)(_read)  # A client sends a message again with each one that follows.
+_CACHED_SIZE = 4096  # bytes

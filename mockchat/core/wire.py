@@ -4,13 +4,16 @@ The wire form of a message is what stands between `{"role":"` and `}` in its com
 non-ASCII text unescaped: `user","content":"Hello"`. OpenAI's Python SDK and `JSON.stringify` produce
 exactly these bytes, so messages can be compared, cut and joined without being decoded.
 
-How it is made and taken apart is only known here. Two rules make it work:
+How it is made and taken apart is only known here. Three rules make it work:
 
 - In valid JSON a quote inside a string is always escaped, so `},{"role":"` can't occur in a text:
   wherever it stands, it is what separates two messages.
 - Every text has exactly one wire form. A lone surrogate, which UTF-8 can't express, is written as
   the escape that `JSON.stringify` writes for it (`\\ud800`); a pair of them is written as the
   character that they mean together.
+- What a message says beside its text (see `core/message.py`) follows the text as JSON objects, each
+  behind a zero byte, which no JSON has. So a message in wire form ends with a quote if and only if
+  text is all that it says: one that says more equals no part of a request's body.
 """
 
 import json
@@ -24,34 +27,14 @@ BETWEEN = b'},{"role":"'
 CLOSING = b"}]"
 
 ASSISTANT = b'assistant"'
+TOOL = b'tool"'
 
-# The names that recordings and requests use, and the API's own name of each role.
-ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "developer": "system",
-    "function": "function",
-    "tool": "tool",
-    "function_call": "assistant",
-    "observation": "tool",
-}
-
-API_ROLES = tuple(dict.fromkeys(ROLES.values()))
+API_ROLES = ("user", "assistant", "system", "function", "tool")
 
 _BETWEEN_PARTS = b'","content":'
 _BEFORE_TEXT = {role: role.encode() + _BETWEEN_PARTS for role in API_ROLES}
+_BEFORE_MORE = b"\0"
 _RARE_CONTROLS = bytes(code for code in range(0x20) if code != ord("\n"))
-
-
-def role(name: str) -> str | None:
-    """The API's name of the role that a file or a client calls `name`, in any case; None if there is none."""
-    return ROLES.get(name) or ROLES.get(name.lower())
 
 
 def text(value: str) -> bytes:
@@ -59,8 +42,7 @@ def text(value: str) -> bytes:
     try:
         plain = value.encode()
     except UnicodeEncodeError:
-        joined = value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-        return json.dumps(joined, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        return json_of(value)
     # Nearly all texts have only backslashes, quotes and line ends to escape: to replace these takes half the time that
     # ujson.dumps takes.
     if len(plain.translate(None, _RARE_CONTROLS)) != len(plain):
@@ -69,50 +51,77 @@ def text(value: str) -> bytes:
     return b'"%b"' % escaped
 
 
+def json_of(value: Any) -> bytes:
+    """Any value as compact JSON, its texts as `text` has them. Raises `ValueError` where it is nested too deeply."""
+    try:
+        return _bytes(_ENCODER.encode(value))
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+def canonical(value_as_json: str) -> bytes:
+    """The one spelling of all that is the same JSON value: compact, keys sorted, numbers as doubles.
+
+    Raises `ValueError` where it is no JSON, has a number that no double can express, or is nested too deeply.
+    """
+    try:
+        return _bytes(_SORTING_ENCODER.encode(_DECODER.decode(value_as_json)))
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+def _number(spelled: str) -> float | int:
+    number = float(spelled)
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _bytes(encoded: str) -> bytes:
+    try:
+        return encoded.encode()
+    except UnicodeEncodeError:
+        joined = encoded.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        return joined.encode("utf-8", "backslashreplace")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_SORTING_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
+_DECODER = json.JSONDecoder(parse_float=_number, parse_int=_number, parse_constant=_refuse)
+
+
 def message(role: str, content: str) -> bytes:
     """The wire form of a message; `role` is one of the API's names."""
     return _BEFORE_TEXT[role] + text(content)
 
 
-def read_message(given: dict[str, Any], role_key: str = "role", text_key: str = "content") -> bytes:
-    """The wire form of a message in any spelling that requests and recordings have.
-
-    Its role may go by any of the names in `ROLES`, in any case. Its content is what `plain_text` takes, and may be
-    missing where the assistant has said nothing (it may have called a tool instead). Raises `ValueError`, whose text
-    begins with the place of what is wrong: `content[1].text must be a string`.
-    """
-    name = given.get(role_key)
-    known_role = role(name) if isinstance(name, str) else None
-    if known_role is None:
-        names = ", ".join(dict.fromkeys([*API_ROLES, *ROLES]))
-        but = f", not {name[:60]!r}" if isinstance(name, str) else ""
-        raise ValueError(f"{role_key} must be one of {names}{but}")
-    if text_key not in given and known_role != "assistant":
-        raise ValueError(f"{text_key} is missing")
-    return message(known_role, plain_text(given.get(text_key)))
+def with_more(message: bytes, more: bytes) -> bytes:
+    """A message that says more than `message`, as a JSON object."""
+    return message + _BEFORE_MORE + more
 
 
-def plain_text(content: Any) -> str:
-    """The text of a `content` as the API takes it: a string, a list of text parts, or null for none.
+def is_plain(message: bytes) -> bool:
+    """Whether a text is all that the message says."""
+    return message.endswith(b'"')
 
-    Raises `ValueError`, whose text begins with the place of what is wrong: `content[1].text must be a string`.
-    """
-    if isinstance(content, str):
-        return content
-    if content is None:
-        return ""
-    if not isinstance(content, list):
-        raise ValueError("content must be a string, a list of text parts, or null")
-    for number, part in enumerate(content):
-        if not isinstance(part, dict) or part.get("type") != "text":
-            raise ValueError(f"content[{number}] must be a part of type text: only text is recorded")
-        if not isinstance(part.get("text"), str):
-            raise ValueError(f"content[{number}].text must be a string")
-    return "".join(part["text"] for part in content)
+
+def more_of(message: bytes) -> dict[str, Any]:
+    """What a message says beside its text."""
+    more: dict[str, Any] = {}
+    for each in message.split(_BEFORE_MORE)[1:]:
+        more |= json.loads(each)
+    return more
+
+
+def without_more(message: bytes) -> bytes:
+    """The message that says the text alone."""
+    return message.partition(_BEFORE_MORE)[0]
 
 
 def parts(message: bytes) -> tuple[bytes, bytes]:
-    """The role of a message in wire form, and its content as a JSON string."""
+    """The role of a message in wire form, and its content as a JSON string; of one that says no more than that."""
     role, _, text = message.partition(_BETWEEN_PARTS)
     return role, text
 
@@ -133,13 +142,19 @@ def role_of(message: bytes) -> str:
 
 
 def with_role(message: bytes, role: str) -> bytes:
-    """The message with the same content that has another role."""
-    return _BEFORE_TEXT[role] + text_of(message)
+    """The message that says the same and has another role."""
+    return _BEFORE_TEXT[role] + message[message.index(b":") + 1 :]
+
+
+def with_text(message: bytes, content: str) -> bytes:
+    """The message that has another text, and says the same beside it."""
+    before, _, _ = message.partition(b":")
+    return b"%b:%b%b" % (before, text(content), message[len(without_more(message)) :])
 
 
 def text_of(message: bytes) -> bytes:
     """The content of a message in wire form, still as a JSON string literal."""
-    return message[message.index(b":") + 1 :]
+    return without_more(message[message.index(b":") + 1 :])
 
 
 def content_of(message: bytes) -> str:
@@ -148,7 +163,7 @@ def content_of(message: bytes) -> str:
     return content
 
 
-def join(messages: list[bytes]) -> bytes:
+def join(messages: Sequence[bytes]) -> bytes:
     """The JSON array of the messages: what a client sends as `messages`."""
     return OPENING + BETWEEN.join(messages) + CLOSING if messages else b"[]"
 

@@ -39,7 +39,7 @@ def _run(chosen: argparse.Namespace) -> int:
     if chosen.processes > 1 and not processes.is_possible():
         raise ProgramError("--processes needs a system that can fork: start several requesters side by side instead")
     headers = _headers(chosen)
-    dataset, index = recordings.load(chosen.data, stitch=not chosen.no_stitch, quiet=chosen.quiet)
+    dataset, index = recordings.load(chosen.data, stitch=not chosen.no_stitch, ignore=chosen.ignore, quiet=chosen.quiet)
     if dataset.unanswered and not chosen.quiet:
         print(f"{dataset.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
     load = _load_for(dataset.replies, chosen)

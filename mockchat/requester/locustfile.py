@@ -17,7 +17,7 @@ from typing import Any
 from locust import FastHttpUser, events, task
 from locust.contrib.fasthttp import FAILURE_EXCEPTIONS
 
-from mockchat.core import recordings, wire
+from mockchat.core import recordings
 from mockchat.core.answer import endpoint
 from mockchat.core.entries import Conversation, DatasetError
 from mockchat.requester.plan import Question, places, questions
@@ -26,7 +26,7 @@ from mockchat.requester.verify import verify
 
 def _conversations() -> Iterator[Conversation]:
     """All that have a reply, in random order, again and again."""
-    answered = [each for each in _loaded.conversations if any(map(wire.is_assistant, each.messages))]
+    answered = [each for each in _loaded.conversations if each.replies]
     while True:
         yield from random.sample(answered, len(answered))
 

@@ -16,6 +16,7 @@ def parse(given: Sequence[str] | None) -> Namespace:
     """The options in these arguments (`None`: the process's own). Ends the program where they are wrong."""
     parser = ArgumentParser(description="Ask for every recorded reply and verify every answer.")
     arguments.add_recordings(parser)
+    parser.add_argument("--ignore", **arguments.IGNORE)
     _add_server(parser)
     _add_load(parser)
     _add_report(parser)

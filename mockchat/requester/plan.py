@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mockchat.core import wire
 from mockchat.core.entries import Conversation
-from mockchat.core.index import ResponseIndex
+from mockchat.core.index import Reply, ResponseIndex
 
 ATTEMPT_TIMEOUT = 60.0  # seconds
 
@@ -27,11 +27,11 @@ class Place(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A request to make: the place of the reply it asks for, its body, and the replies that are right (wire form)."""
+    """A request to make: the place of the reply it asks for, its body, and the replies that are right."""
 
     place: Place
     body: bytes
-    expected: list[bytes]
+    expected: list[Reply]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,13 +69,14 @@ Assignment = tuple[Sequence[Conversation], Load, Share]  # What one process has 
 
 
 def places(conversations: Sequence[Conversation], index: ResponseIndex) -> Iterator[Place]:
-    """The place of every assistant message, in order."""
+    """The place of every reply, in order."""
     for conversation in conversations:
-        prefix = 0
-        for number, message in enumerate(conversation.messages):
-            if wire.is_assistant(message):
-                yield Place(conversation, number, prefix)
-            prefix = index.step(prefix, message)
+        prefix = position = 0
+        messages = index.compared(conversation.messages)
+        for number in conversation.replies:
+            prefix, _ = index.find(messages[position:number], prefix)
+            yield Place(conversation, number, prefix)
+            position = number
 
 
 def rounds(
@@ -101,7 +102,7 @@ def questions(asked: Iterator[Place], index: ResponseIndex, model: str | None, s
     after += b',"stream":true}' if stream else b"}"
     opening, closing = b'{"messages":' + wire.OPENING, wire.CLOSING + after
     for place in asked:
-        history = place.conversation.messages[: place.number]
+        history = place.conversation.history(place.number)
         if history:
             # Bodies are long: this copies each of their bytes once.
             history[0] = opening + history[0]
@@ -109,7 +110,7 @@ def questions(asked: Iterator[Place], index: ResponseIndex, model: str | None, s
             body = wire.BETWEEN.join(history)
         else:
             body = b'{"messages":[]%b' % after
-        yield Question(place, body, [reply.message for reply in index.replies(place.prefix)])
+        yield Question(place, body, index.replies(place.prefix))
 
 
 class Schedule:
@@ -157,7 +158,7 @@ def assignments(conversations: Sequence[Conversation], load: Load) -> list[Assig
     To shuffle is to do so within each part. There must be a request, and one in flight, for each process.
     """
     # The number of replies up to the end of each conversation.
-    ends = list(accumulate(sum(map(wire.is_assistant, conversation.messages)) for conversation in conversations))
+    ends = list(accumulate(len(conversation.replies) for conversation in conversations))
     total = ends[-1] if load.limit is None or load.shuffle else min(load.limit, ends[-1])
     dealt: list[Assignment] = []
     start = 0

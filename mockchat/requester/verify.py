@@ -6,9 +6,13 @@ Whatever a server may have sent is either one of the replies that were recorded,
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mockchat.core import answer, wire
-from mockchat.core.answer import BadAnswer
-from mockchat.core.text import common_length, difference
+import ujson
+
+from mockchat.core import answer, message, wire
+from mockchat.core.answer import BadAnswer, Completion
+from mockchat.core.difference import differ, likeness
+from mockchat.core.index import Reply
+from mockchat.core.text import difference
 
 NOT_FOUND, MISMATCHED, ERROR = KINDS = ("not_found", "mismatched", "error")
 
@@ -21,34 +25,59 @@ class Problem(NamedTuple):
     detail: str
 
 
-def verify(status: int, body: bytes, expected: Sequence[bytes]) -> Problem | None:
-    """Compare a plain answer with the recorded replies (wire form); None if it is one of them."""
+def verify(status: int, body: bytes, expected: Sequence[Reply]) -> Problem | None:
+    """Compare a plain answer with the recorded replies; None if it is one of them."""
     if status != 200:
         return _refused(status, body)
     try:
-        content = answer.read(body, [wire.text_of(message) for message in expected]).content
+        completion = answer.read(body, [wire.text_of(reply.message) for reply in expected])
+        if completion.content == answer.KNOWN:
+            if all(_is_alike(completion, reply) for reply in expected):
+                return None
+            completion = answer.read(body)
+        elif completion.content is None and not any(map(completion.message.get, _IN_PLACE_OF_TEXT)):
+            return _bad(BadAnswer("an answer without choices[0].message.content", body))
+        return _compare(completion, expected)
     except BadAnswer as error:
         return _bad(error)
-    if content == answer.KNOWN:
-        return None
-    if content is None:
-        return _bad(BadAnswer("an answer without choices[0].message.content", body))
-    return _compare(content, expected)
 
 
-def verify_stream(status: int, body: bytes, expected: Sequence[bytes]) -> tuple[Problem | None, list[int]]:
-    """The same for a stream of server-sent events; and the positions at which an event with text is complete."""
+def verify_stream(status: int, body: bytes, expected: Sequence[Reply]) -> tuple[Problem | None, list[int]]:
+    """The same for a stream of server-sent events; and the positions at which an event with a piece is complete."""
     if status != 200:
         return _refused(status, body), []
     try:
         stream = answer.read_stream(body)
+        finished = stream.completion.finish_reason is not None
+        if not (finished and stream.whole):
+            missing = "[DONE]" if finished else "a finish_reason"
+            raise BadAnswer(f"a stream that ended without {missing}", body[-200:])
+        return _compare(stream.completion, expected), stream.arrivals
     except BadAnswer as error:
         return _bad(error), []
-    finished = stream.completion.finish_reason is not None
-    if not (finished and stream.whole):
-        missing = "[DONE]" if finished else "a finish_reason"
-        return _bad(BadAnswer(f"a stream that ended without {missing}", body[-200:])), []
-    return _compare(stream.completion.content or "", expected), stream.arrivals
+
+
+_IN_PLACE_OF_TEXT = ("tool_calls", "function_call", "refusal")
+
+
+def _is_alike(completion: Completion, reply: Reply) -> bool:
+    """Whether a completion of a recorded text is a reply in all else."""
+    is_text = wire.is_plain(reply.message) and not any(map(completion.message.get, ("tool_calls", "function_call")))
+    return is_text and _beside_the_message(completion, reply) is None
+
+
+def _beside_the_message(completion: Completion, reply: Reply) -> Problem | None:
+    """What is wrong beside text and calls, as far as it was recorded how the reply ended."""
+    if reply.details is None:
+        return None
+    reason, recorded = completion.finish_reason, ujson.loads(reply.details.finish_reason)
+    if reason != recorded:
+        return Problem(MISMATCHED, "another finish_reason", f"got {reason!r}, recorded {recorded!r}")
+    refusal = completion.message.get("refusal") or ""
+    recorded = message.as_object(reply.details.answered).get("refusal") or ""
+    if refusal != recorded:
+        return Problem(MISMATCHED, "another refusal", difference(str(refusal), recorded, "got"))
+    return None
 
 
 def no_answer(error: Exception) -> Problem:
@@ -56,12 +85,26 @@ def no_answer(error: Exception) -> Problem:
     return Problem(ERROR, *answer.explain(error))
 
 
-def _compare(content: str, expected: Sequence[bytes]) -> Problem | None:
-    if wire.message("assistant", content) in expected:
-        return None
-    recorded = [wire.content_of(message) for message in expected]
-    closest = max(recorded, key=lambda text: common_length(content, text))
-    return Problem(MISMATCHED, "another text", difference(content, closest, "got"))
+def _compare(completion: Completion, expected: Sequence[Reply]) -> Problem | None:
+    said = completion.message | {"role": "assistant"}
+    try:
+        got = message.read(said)
+    except ValueError as error:
+        raise BadAnswer("an answer whose message is none of the API's", str(error)) from None
+    for call in said.get("tool_calls") or ():
+        for key in ("id", "type"):
+            if not call.get(key):
+                return Problem(MISMATCHED, f"a call without its {key}", f"got {wire.json_of(call).decode()}")
+    if completion.flaw:
+        return Problem(MISMATCHED, completion.flaw, f"got {wire.json_of(said['tool_calls']).decode()}")
+    same = [reply for reply in expected if reply.message == got.wire]
+    if same:
+        problems = [_beside_the_message(completion, reply) for reply in same]
+        return None if None in problems else problems[0]
+    closest = max(expected, key=lambda reply: likeness(got.wire, reply.message))
+    found = differ(got.wire, closest.message, "got")
+    cause = "other calls" if "tool_calls" in found.place else "another text"
+    return Problem(MISMATCHED, cause, f"{found.place.lstrip('.')} {found.text}".lstrip())
 
 
 def _refused(status: int, body: bytes) -> Problem:

@@ -9,7 +9,6 @@ from pathlib import Path
 from yarl import URL
 
 from mockchat.core import program, recordings
-from mockchat.core.index import ResponseIndex
 from mockchat.core.program import ProgramError
 from mockchat.server import app, options, recorder
 from mockchat.server.app import ChatServer
@@ -26,7 +25,9 @@ def _run(chosen: argparse.Namespace) -> int:
     route_options = options.of_route(chosen)
     recording = chosen.upstream or chosen.record
     files = _prepare_recording(chosen) if recording else chosen.data or [recordings.default()]
-    index = recordings.load(files, stitch=not chosen.no_stitch)[1] if files else ResponseIndex([])
+    index = recordings.index_of([], chosen.ignore)
+    if files:
+        _, index = recordings.load(files, stitch=not chosen.no_stitch, ignore=chosen.ignore)
     chat = ChatCompletions(index, **route_options)
     if chosen.record:
         print(f"Asking {chosen.upstream} for what is not recorded, and recording it into {chosen.record}", flush=True)

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import chain, islice, zip_longest
 
-from mockchat.core import wire
+from mockchat.core import calls, message, wire
+from mockchat.core.calls import Call
 from mockchat.core.index import Reply
 from mockchat.server.request import ChatRequest
 
@@ -32,18 +33,26 @@ def whole(request: ChatRequest, created: int, replies: list[Reply] | None = None
     original program.
     """
     replies = replies or choose(request)
-    choices = [_CHOICE % (number, reply.message) for number, reply in enumerate(replies)]
+    choices = [_choice(number, reply) for number, reply in enumerate(replies)]
+    first = replies[0]
     return _COMPLETION % (
-        replies[0].conversation_id,
+        first.conversation_id,
         created,
         request.settings.model,
         b",".join(choices),
         _usage(request, replies),
-        replies[0].message[len(wire.ASSISTANT) :],
+        (first.details.answered if first.details else first.message)[len(wire.ASSISTANT) :],
     )
 
 
+def _choice(number: int, reply: Reply) -> bytes:
+    if reply.details is None:
+        return _CHOICE % (number, reply.message)
+    return _DETAILED_CHOICE % (number, reply.details.answered, reply.details.finish_reason)
+
+
 _CHOICE = b'{"index":%d,"message":{"role":"%b,"refusal":null},"logprobs":null,"finish_reason":"stop"}'
+_DETAILED_CHOICE = b'{"index":%d,"message":{"role":"%b},"logprobs":null,"finish_reason":%b}'
 _COMPLETION = (
     b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":[%b],"usage":%b,'
     b'"message":{"role":"Assistant"%b}}'
@@ -83,7 +92,7 @@ def steps(request: ChatRequest, created: int, replies: list[Reply]) -> Iterator[
 
 def count_steps(replies: list[Reply]) -> int:
     """The number of pieces of the longest reply, and 1 if that is empty."""
-    return max(1, *[sum(some.count(_MARK) + 1 for some in _cut(reply.message, _PIECES_AT_ONCE)) for reply in replies])
+    return max(1, *[sum(some.count(_MARK) + 1 for _, some, _ in _marked(reply, _PIECES_AT_ONCE)) for reply in replies])
 
 
 STREAM_END = b"data: [DONE]\n\n"
@@ -96,49 +105,106 @@ def _events(
     about = replies[0].conversation_id, created, request.settings.model
     before = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":[' % about
     after = b'],"usage":null}\n\n' if request.settings.include_usage else b"]}\n\n"
+    end_of_piece = _END_OF_PIECE + after
 
-    def for_each(delta: bytes) -> list[bytes]:
-        return [before + delta % number for number in range(len(replies))]
+    def together(reply: Reply, start_of_piece: bytes) -> Iterator[bytes]:
+        for opening, some, closing in _marked(reply, _PIECES_AT_ONCE):
+            start, end = start_of_piece + opening, closing + end_of_piece
+            yield from (start, some.replace(_MARK, end + start), end)
 
-    def together(cut: Iterator[bytes], opening: bytes) -> Iterator[bytes]:
-        for some in cut:
-            yield from (opening, some.replace(_MARK, closing + opening), closing)
+    def apart(reply: Reply, start_of_piece: bytes) -> Iterator[bytes]:
+        for opening, some, closing in _marked(reply, 8 if one_at_a_time else _PIECES_AT_ONCE):
+            for piece in some.split(_MARK):
+                yield b"".join((start_of_piece, opening, piece, closing, end_of_piece))
 
-    def apart() -> Iterator[bytes]:
-        pieces = [(piece for some in cut for piece in some.split(_MARK)) for cut in cuts]
-        for row in zip_longest(*pieces):
-            yield b"".join([openings[n] + piece + closing for n, piece in enumerate(row) if piece is not None])
-
-    openings, closing = for_each(_PIECE_OPENING), _PIECE_CLOSING + after
-    cuts = [_cut(reply.message, 8 if one_at_a_time else _PIECES_AT_ONCE) for reply in replies]
-    end = [event + after for event in for_each(_LAST_DELTA)]
+    starts = [before + _START_OF_PIECE % number for number in range(len(replies))]
+    first = [b"".join((start, _first_delta(reply), end_of_piece)) for start, reply in zip(starts, replies, strict=True)]
+    end = [before + _LAST_CHOICE % (number, _finish_reason(reply)) + after for number, reply in enumerate(replies)]
     if request.settings.include_usage:
         end.append(before + b'],"usage":%b}\n\n' % _usage(request, replies))
-    return (
-        b"".join([event + after for event in for_each(_FIRST_DELTA)]),
-        apart() if one_at_a_time or len(replies) > 1 else together(cuts[0], openings[0]),
-        b"".join([*end, STREAM_END]),
-    )
+    pieces: Iterator[bytes]
+    if one_at_a_time or len(replies) > 1:
+        rows = zip_longest(*map(apart, replies, starts), fillvalue=b"")
+        pieces = (b"".join(row) for row in rows)
+    else:
+        pieces = together(replies[0], starts[0])
+    return b"".join(first), pieces, b"".join([*end, STREAM_END])
 
 
-def _cut(message: bytes, at_once: int) -> Iterator[bytes]:
-    """A reply with a mark between its pieces, about so many at a time: all of a long one's would take much memory.
+def _finish_reason(reply: Reply) -> bytes:
+    return reply.details.finish_reason if reply.details else b'"stop"'
+
+
+def _first_delta(reply: Reply) -> bytes:
+    """What comes before the first piece: the role, and that there is no text, where it is null."""
+    empty = reply.details is None or b'"content":null' not in reply.details.answered[: len(_BEFORE_REPLY) + 4]
+    return b'{"role":"assistant","content":%b,"refusal":null}' % (b'""' if empty else b"null")
+
+
+def _marked(reply: Reply, at_once: int) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """The pieces of a reply, some at a time: with a mark between them, and with what comes before and behind each."""
+    for opening, text, closing in _texts(reply):
+        start = len(_BEFORE_REPLY) if text is reply.message else 0  # It may be long, and is not copied.
+        for some in _cut(text, start, at_once) if text else (b"",):
+            yield opening, some, closing
+
+
+def _texts(reply: Reply) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """The texts of a reply as JSON string literals, each with the delta around a piece; deltas that have no text.
+
+    The text of a reply that is only that is the whole message in wire form.
+    """
+    if reply.details is None:
+        yield b'{"content":"', reply.message, b'"}'
+        return
+    said = message.as_object(reply.details.answered)
+    called = calls.read(said)
+    for key in message.TEXTS:
+        if isinstance(text := said.pop(key, None), str):
+            yield b'{"%b":"' % key.encode(), wire.text(text), b'"}'
+    others = {key: value for key, value in said.items() if key not in _NOT_IN_A_DELTA and value is not None}
+    if others:
+        yield wire.json_of(others), b"", b""
+    for number, call in enumerate(called):
+        yield from _texts_of_call(number, call)
+
+
+def _texts_of_call(number: int, call: Call) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """A call without its arguments, and these."""
+    kind, key = call.type.encode(), call.text_key.encode()
+    beginning = call.as_json(text="")
+    if call.type == calls.LEGACY:
+        yield b'{"%b":%b}' % (kind, beginning), b"", b""
+        opening, closing = b'{"%b":{"%b":"' % (kind, key), b'"}}'
+    else:
+        yield b'{"tool_calls":[{"index":%d,%b]}' % (number, beginning[1:]), b"", b""
+        opening, closing = b'{"tool_calls":[{"index":%d,"%b":{"%b":"' % (number, kind, key), b'"}}]}'
+    yield opening, wire.text(call.text), closing
+
+
+_NOT_IN_A_DELTA = frozenset(("role", "tool_calls", calls.LEGACY))
+
+
+def _cut(text: bytes, start: int, at_once: int) -> Iterator[bytes]:
+    """The JSON string literal from `start` to the end with a mark between its pieces, about so many at a time.
+
+    All at a time would take much memory.
 
     A piece is a word with the space before it. Where words are long, or there are none, as in Chinese, they are cut
     too; an escape or a character never is.
     """
-    start, end = len(_BEFORE_REPLY) + 1, len(message) - 1
-    if message.count(b" ", start, end) * _WORD_SIZE >= end - start:
+    start, end = start + 1, len(text) - 1
+    if text.count(b" ", start, end) * _WORD_SIZE >= end - start:
         while start < end:
-            stop = message.find(b" ", start + _WORD_SIZE * at_once, end)
+            stop = text.find(b" ", start + _WORD_SIZE * at_once, end)
             stop = stop if stop > 0 else end
-            yield message[start:stop].replace(b" ", _MARK + b" ").removeprefix(_MARK)
+            yield text[start:stop].replace(b" ", _MARK + b" ").removeprefix(_MARK)
             start = stop
         return
     if end - start < _WORD_SIZE * at_once:
-        yield _MARK.join(_PART.findall(message, start, end))
+        yield _MARK.join(_PART.findall(text, start, end))
         return
-    parts = _PART.finditer(message, start, end)
+    parts = _PART.finditer(text, start, end)
     while some := [part[0] for part in islice(parts, at_once)]:
         yield _MARK.join(some)
 
@@ -148,19 +214,18 @@ _PART = re.compile(rb" ?[^ \\\x80-\xff]{1,16}|\\(?:u[0-9a-f]{4}|.)| ?(?:[\xc0-\x
 _WORD_SIZE = 12  # bytes: a text whose words are no longer on average is cut at its spaces alone
 _PIECES_AT_ONCE = 256
 _WRITE_SIZE = 65536  # bytes
-_FIRST_DELTA = (
-    b'{"index":%d,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}'
-)
-_PIECE_OPENING = b'{"index":%d,"delta":{"content":"'
-_PIECE_CLOSING = b'"},"logprobs":null,"finish_reason":null}'
-_LAST_DELTA = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":"stop"}'
+_START_OF_PIECE = b'{"index":%d,"delta":'
+_END_OF_PIECE = b',"logprobs":null,"finish_reason":null}'
+_LAST_CHOICE = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":%b}'
 
 
 def _usage(request: ChatRequest, replies: list[Reply]) -> bytes:
-    """An estimate that is the same everywhere: four bytes of the wire form a token, rounded up.
+    """What was recorded; or an estimate that is the same everywhere: four bytes of the wire form a token, rounded up.
 
-    Of the messages' array for the prompt, and of each reply's JSON string for the completion; never 0.
+    Of the messages' array for the prompt, and of each reply's content and calls for the completion; never 0.
     """
+    if len(replies) == 1 and replies[0].details and replies[0].details.usage:
+        return replies[0].details.usage
     prompt = _tokens(request.history_size)
     completed = 0
     for reply in replies:

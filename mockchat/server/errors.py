@@ -3,6 +3,7 @@
 `type` is what clients such as LiteLLM tell errors by.
 """
 
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from mockchat.core import wire
@@ -36,18 +37,20 @@ class ApiError(Exception):
 class NotRecorded(ApiError):
     """404: no recording has this history, or none goes on with a reply. As an object it says where and how.
 
-    `messages` is the history, in wire form.
+    `messages` is the history as it is compared, in wire form; `numbers` are those of its messages in the request.
     """
 
-    def __init__(self, index: ResponseIndex, messages: list[bytes], prefix: int, known: int) -> None:
+    def __init__(
+        self, index: ResponseIndex, messages: list[bytes], prefix: int, known: int, numbers: Sequence[int]
+    ) -> None:
         super().__init__(HTTPStatus.NOT_FOUND, NOT_RECORDED, code="no_recorded_response")
         self.messages = messages
-        self._place = index, prefix, known
+        self._place = index, prefix, known, numbers
 
     def body(self) -> bytes:
         """The error object, with a diagnosis that costs nothing where only the plain text is sent."""
-        index, prefix, known = self._place
-        found = diagnose(index, self.messages, prefix, known)
+        index, prefix, known, numbers = self._place
+        found = diagnose(index, self.messages, prefix, known, numbers)
         return ApiError(self.status, f"{self}: {found.text}", param=found.param, code=self.code).body()
 
 

@@ -37,6 +37,7 @@ _ANSWERS = {
         action="append",
         default=[],
     ),
+    "ignore": arguments.IGNORE,
     "request_timeout": option(
         arguments.positive_number,
         "S",

@@ -1,8 +1,10 @@
 """What of an exchange with a model is recorded, and the file that it is appended to. No network.
 
-A line of the file is `{"id": …, "messages": [history…, reply]}`, which `dataset.load` reads. Rules that hold here:
+A line of the file is `{"id": …, "messages": [history…, reply], "finish_reason": …, "usage": …}`, which `dataset.load`
+reads. Rules that hold here:
 
-- Only what can be answered again exactly is recorded: histories and replies that are text and nothing else.
+- The history is the client's, and only the last message is a reply. What a client says the assistant said is not always
+  what it did say, so the assistant messages before it have the weight 0.
 - A line is written by one write and closed with the line's end, so that a crash leaves one unfinished line at most.
 """
 
@@ -14,13 +16,13 @@ from typing import Any
 
 import ujson
 
-from mockchat.core import answer, wire
+from mockchat.core import answer, entries, wire
+from mockchat.core.answer import Completion
 from mockchat.core.entries import Conversation, DatasetError
 
-_LINE = b'{"id":"%b","messages":%b}\n'
 _BEGINNING = b'{"id":"'
-_NO_TEXT = ("tool_calls", "function_call", "refusal", "audio")  # What a message may say beside or in place of a text.
-_OTHER = "answers that are errors in spite of status 200, or several choices"
+_NO_REFUSAL = b',"refusal":null'
+_OTHER = "answers that are errors in spite of status 200, several choices or no message of the API"
 
 
 class NotRecordable(Exception):
@@ -31,37 +33,50 @@ def check_request(parameters: dict[str, Any]) -> None:
     """Raise `NotRecordable` where no answer to a readable request could be recorded, whatever it is."""
     if parameters.get("n") not in (None, 1):
         raise NotRecordable("requests for several choices (n above 1)")
-    if any(message.get(key) for message in parameters["messages"] for key in _NO_TEXT):
-        raise NotRecordable("histories that are not text alone, such as those with tool calls")
 
 
-def read_answer(body: bytes, streamed: bool) -> str:
-    """The reply in an answer of status 200; `streamed` says whether it is one of server-sent events.
+def read_answer(body: bytes, streamed: bool) -> Completion:
+    """The completion in an answer of status 200; `streamed` says whether it is one of server-sent events.
 
-    Raises `NotRecordable` where there is more to it than a text, or it is not finished by the model itself, and
-    `answer.BadAnswer` for what is no answer, or only its beginning.
+    Raises `NotRecordable` where it is none that could be answered again, and `answer.BadAnswer` for what is no answer,
+    or only its beginning.
     """
     try:
         completion = _read_stream(body) if streamed else answer.read(body)
     except answer.ErrorSent:
         raise NotRecordable(_OTHER) from None
-    message = completion.message
-    if not completion.alone or message.get("role") != "assistant":
+    if not completion.alone:
         raise NotRecordable(_OTHER)
-    if any(map(message.get, _NO_TEXT)) or completion.content is None:
-        raise NotRecordable("answers that are not text alone, such as tool calls")
-    if completion.finish_reason != "stop":
-        raise NotRecordable("answers that do not end by themselves (with the finish_reason stop)")
-    return completion.content
+    return completion
 
 
-def _read_stream(body: bytes) -> answer.Completion:
+def _read_stream(body: bytes) -> Completion:
     stream = answer.read_stream(body + b"\n\n")  # Where a server leaves out the last blank line, nothing is lost.
     if not stream.whole:
         if stream.completion.alone and stream.completion.finish_reason is None:
             raise answer.BadAnswer("a stream that broke off in the middle")
         raise NotRecordable("streams without [DONE] at their end")
     return stream.completion
+
+
+def conversation(history: list[dict[str, Any]], completion: Completion) -> Conversation:
+    """What is recorded of an answer to a history, which is given as the client sent it. Raises `NotRecordable`.
+
+    The id is made from the messages, so that the same exchange has the same id wherever it is recorded.
+    """
+    said = {"role": "assistant", "content": None} | completion.message
+    messages = [{"content": None} | message | {"weight": 0} for message in history]
+    entry = {"messages": [*messages, said], "finish_reason": completion.finish_reason, "usage": completion.usage}
+    try:
+        _, in_wire_form, details = entries.read(entry)
+    except entries.EntryError:
+        raise NotRecordable(_OTHER) from None
+    recorded = Conversation("", in_wire_form, details)
+    if not recorded.replies:
+        raise NotRecordable(_OTHER)
+    array = wire.join(recorded.history(len(in_wire_form)))
+    recorded.id = hashlib.sha256(array).hexdigest()[:16]
+    return recorded
 
 
 def prepare(path: Path) -> str | None:
@@ -103,14 +118,9 @@ def _is_entry(line: bytes) -> bool:
         return False
 
 
-def append(path: Path, messages: list[bytes]) -> Conversation:
-    """Append a history with its reply, in wire form; raises `OSError`, and then nothing was appended.
-
-    The id is made from the messages, so that the same exchange has the same id wherever it is recorded.
-    """
-    array = wire.join(messages)
-    conversation_id = hashlib.sha256(array).hexdigest()[:16]
-    line = _LINE % (conversation_id.encode(), array)
+def append(path: Path, recorded: Conversation) -> None:
+    """Append a conversation of which the last message is the only reply; raises `OSError`, and then nothing was."""
+    line = _line(recorded)
     with path.open("ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # Somebody has edited it meanwhile.
@@ -118,4 +128,19 @@ def append(path: Path, messages: list[bytes]) -> Conversation:
         if file.write(line) < len(line):
             file.truncate(size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return Conversation(conversation_id, messages)
+
+
+def _line(recorded: Conversation) -> bytes:
+    number = len(recorded.messages) - 1
+    messages = [
+        message + b',"weight":0' if wire.is_assistant(message) else message for message in recorded.history(number)
+    ]
+    details = recorded.details.get(number)
+    ending = b""
+    if details is None:
+        messages.append(recorded.messages[number])
+    else:
+        messages.append(details.answered.replace(_NO_REFUSAL, b"", 1))
+        ending = b',"finish_reason":%b' % details.finish_reason
+        ending += b',"usage":%b' % details.usage if details.usage else b""
+    return b'%b%b","messages":%b%b}\n' % (_BEGINNING, recorded.id.encode(), wire.join(messages), ending)

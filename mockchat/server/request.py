@@ -6,7 +6,8 @@ that has usable `messages`; there are three ways to read one, and they are the s
 - in place: an array in wire form that is recorded is compared with the recordings as it stands there;
 - in part: messages in a common spelling are followed along the recordings, as far as they are recorded, and only what
   is left of the body is parsed;
-- in full: everything is parsed, and the messages are turned into wire form.
+- in full: everything is parsed, and the messages are turned into wire form. So is every request where something is to
+  be ignored.
 """
 
 import secrets
@@ -15,8 +16,9 @@ from typing import Any, NamedTuple
 
 import ujson
 
-from mockchat.core import spelling, wire
+from mockchat.core import message, spelling, wire
 from mockchat.core.index import Reply, ResponseIndex
+from mockchat.core.message import Message
 from mockchat.server.errors import ApiError, NotRecorded
 
 DEFAULT_MODEL = b'"mockchat"'  # As JSON.
@@ -51,6 +53,8 @@ def read_request(body: bytes, index: ResponseIndex) -> ChatRequest:
     Raises `ApiError` 400 where it is not JSON, has no usable messages or a parameter of the wrong type or range, and
     `NotRecorded` where no reply is recorded.
     """
+    if index.ignore is not None:
+        return in_full(body, index)
     return in_place(body, index) or in_part(body, index) or in_full(body, index)
 
 
@@ -79,25 +83,34 @@ def in_part(body: bytes, index: ResponseIndex) -> ChatRequest | None:
     if around is None:
         return None
     settings, others = around
-    prefix, known = index.find(others, walk.prefix)
-    replies = index.replies(prefix) if known == len(others) else []
+    followed = len(walk.read)
+    ordered = message.in_order([*map(_as_message, walk.read), *others])[followed:] if others else []
+    left = [in_wire_form for _, in_wire_form, _ in ordered]
+    prefix, known = index.find(left, walk.prefix)
+    replies = index.replies(prefix) if known == len(left) else []
     if not replies:
         history = walk.messages()
-        raise NotRecorded(index, [*history, *others], prefix, len(history) + known)
-    size = wire.joined_size([walk.history, *others] if walk.history else others)
-    return ChatRequest(replies, size, prefix, settings)
+        at_first = len(history) - followed
+        numbers = [*range(len(history)), *[at_first + number for number, _, _ in ordered]]
+        raise NotRecorded(index, [*history, *left], prefix, len(history) + known, numbers)
+    parts = [walk.in_place, *walk.in_order, *left] if walk.in_place else [*walk.in_order, *left]
+    return ChatRequest(replies, wire.joined_size(parts), prefix, settings)
 
 
-def _around(before: bytes, rest: bytes) -> tuple[Settings, list[bytes]] | None:
+def _as_message(read: Message | bytes) -> Message:
+    return Message(read) if isinstance(read, bytes) else read
+
+
+def _around(before: bytes, rest: bytes) -> tuple[Settings, list[Message]] | None:
     read = _read_around if len(before) + len(rest) > _CACHED_SIZE else _known_around
     return read(before, rest)
 
 
-def _read_around(before: bytes, rest: bytes) -> tuple[Settings, list[bytes]] | None:
-    """Read what a walk has left of a body: the settings, and the other messages in wire form.
+def _read_around(before: bytes, rest: bytes) -> tuple[Settings, list[Message]] | None:
+    """Read what a walk has left of a body: the settings, and the other messages.
 
     None where the messages are not those of the body itself (they may be nested in it, or come twice), where one of the
-    others is unusual, and where the body is no JSON.
+    others is none, and where the body is no JSON.
     """
     parameters: dict[str, Any] = {}
     try:
@@ -107,7 +120,7 @@ def _read_around(before: bytes, rest: bytes) -> tuple[Settings, list[bytes]] | N
             if not (before.endswith(b",") and before.startswith(b"{") and parameters):
                 return None
         following: dict[str, Any] = ujson.loads(b'{"%b":%b' % (_OUR_KEY.encode(), rest))
-        others = [wire.message(message["role"], message["content"]) for message in following[_OUR_KEY]]
+        others = [message.read(given) for given in following[_OUR_KEY]]
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return None if "messages" in following else (_settings(parameters | following), others)
@@ -129,17 +142,15 @@ def in_full(body: bytes, index: ResponseIndex) -> ChatRequest:
     if not isinstance(given, list):
         problem = "is missing" if given is None else "must be an array"
         raise ApiError(400, f"messages {problem}: send the history as a list of role and content", param="messages")
-    messages = []
-    for number, message in enumerate(given):
-        try:
-            messages.append(wire.message(message["role"], message["content"]))
-        except (KeyError, TypeError, AttributeError):
-            messages.append(_unusual_message(message, f"messages[{number}]"))
+    read = [_read_message(message, f"messages[{number}]") for number, message in enumerate(given)]
     settings = _settings(parameters)
-    prefix, known = index.find(messages)
+    ordered = message.in_order(read)
+    messages = [in_wire_form for _, in_wire_form, _ in ordered]
+    compared = index.compared(messages)
+    prefix, known = index.find(compared)
     replies = index.replies(prefix) if known == len(messages) else []
     if not replies:
-        raise NotRecorded(index, messages, prefix, known)
+        raise NotRecorded(index, compared, prefix, known, [number for number, _, _ in ordered])
     return ChatRequest(replies, wire.joined_size(messages), prefix, settings)
 
 
@@ -168,11 +179,11 @@ def _parameter(
     raise ApiError(400, f"{place}{name} must be {expected}", param=place + name)
 
 
-def _unusual_message(message: Any, place: str) -> bytes:
-    """A message whose role is written otherwise or whose content is no string; anything else is refused."""
-    if not isinstance(message, dict):
+def _read_message(given: Any, place: str) -> Message:
+    """A message in any spelling; what is none is refused."""
+    if not isinstance(given, dict):
         raise ApiError(400, f"{place} must be an object with role and content", param=place)
     try:
-        return wire.read_message(message)
+        return message.read(given)
     except ValueError as error:
         raise ApiError(400, f"{place}.{error}", param=f"{place}.{str(error).split()[0]}") from None

@@ -10,6 +10,7 @@ import io
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import ujson
@@ -17,7 +18,6 @@ from aiohttp.log import server_logger
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from mockchat.core import wire
 from mockchat.core.answer import BLANK_LINE, BadAnswer, endpoint, explain
 from mockchat.core.index import ResponseIndex
 from mockchat.server import recorder
@@ -83,14 +83,14 @@ class Upstream:
             parameters = ujson.loads(body)
         except ValueError:
             parameters = None
-        history: list[bytes] | None = None
+        history: list[dict[str, Any]] | None = None
         key: object = object()
         try:
             if not isinstance(problem, NotRecorded):
-                raise NotRecordable("requests that can't be read here, such as those with images,")
+                raise NotRecordable("requests that can't be read here")
             recorder.check_request(parameters)
             # With other headers, whichever has the key, it is another question.
-            history, key = problem.messages, (body, frozenset(_end_to_end(request.headers).items()))
+            history, key = parameters["messages"], (body, frozenset(_end_to_end(request.headers).items()))
         except NotRecordable as reason:
             self._tell(f"{reason} are not recorded, only passed on")
         stream = isinstance(parameters, dict) and parameters.get("stream") is True
@@ -105,7 +105,12 @@ class Upstream:
         return Answer(_parts(exchange, route, request, keep_alive), keep_alive, 200)
 
     async def _ask(
-        self, exchange: _Exchange, request: HttpRequest, body: bytes, stream: bool, history: list[bytes] | None
+        self,
+        exchange: _Exchange,
+        request: HttpRequest,
+        body: bytes,
+        stream: bool,
+        history: list[dict[str, Any]] | None,
     ) -> None:
         """Have the exchange, and record its answer if it is good."""
         try:
@@ -163,15 +168,18 @@ class Upstream:
             )
         return self._session
 
-    def _record(self, history: list[bytes] | None, answer: bytes, events: bool) -> None:
+    def _record(self, history: list[dict[str, Any]] | None, answer: bytes, events: bool) -> None:
         """Record a good answer; raises `BadAnswer`."""
         try:
-            reply = wire.message("assistant", recorder.read_answer(answer, events))
+            completion = recorder.read_answer(answer, events)
             if history is None:
                 return
-            prefix, known = self._index.find(history)
-            if known < len(history) or not self._index.replies(prefix):  # Else another way of asking was faster.
-                self._index.add(recorder.append(self._file, [*history, reply]))
+            recorded = recorder.conversation(history, completion)
+            messages = self._index.compared(recorded.messages[:-1])
+            prefix, known = self._index.find(messages)
+            if known < len(messages) or not self._index.replies(prefix):  # Else another way of asking was faster.
+                recorder.append(self._file, recorded)
+                self._index.add(recorded)
                 self.recorded += 1
         except NotRecordable as reason:
             if history is not None:

@@ -60,7 +60,7 @@ def create_app(data: str | Path | Sequence[str | Path] = (), *, no_stitch: bool 
         chosen = options.from_keywords(given)
         route_options = options.of_route(chosen)
         files = [Path(path) for path in ([data] if isinstance(data, str | Path) else data)]
-        index = read_shared(files or [recordings.default()], stitch=not no_stitch)
+        index = read_shared(files or [recordings.default()], stitch=not no_stitch, ignore=chosen.ignore)
     except ProgramError as error:
         print(f"create_app: {error}", file=sys.stderr)
         raise SystemExit(_APP_LOAD_ERROR) from None
@@ -75,15 +75,15 @@ def create_app(data: str | Path | Sequence[str | Path] = (), *, no_stitch: bool 
     return make_runner
 
 
-def read_shared(paths: Sequence[Path], *, stitch: bool = True) -> SharedIndex:
-    """The index of the recordings in these files, in memory that forked processes share, whatever they look up.
+def read_shared(paths: Sequence[Path], *, stitch: bool = True, ignore: Sequence[str] = ()) -> SharedIndex:
+    """The index that `recordings.load` makes, in memory that forked processes share, whatever they look up.
 
     For a moment it takes twice the files' size. Raises `DatasetError`.
     """
     with os.fdopen(os.memfd_create("messages"), "w+b") if sys.platform == "linux" else TemporaryFile() as file:
         try:
             with ProcessPoolExecutor(1, get_context("fork")) as reader:
-                index = reader.submit(_read_into, file.fileno(), paths, stitch).result()
+                index = reader.submit(_read_into, file.fileno(), paths, stitch, ignore).result()
         except BrokenProcessPool:
             raise DatasetError("the process that read the recordings was killed: is there too little memory?") from None
         index.map(file)
@@ -91,7 +91,7 @@ def read_shared(paths: Sequence[Path], *, stitch: bool = True) -> SharedIndex:
     return index
 
 
-def _read_into(descriptor: int, paths: Sequence[Path], stitch: bool) -> SharedIndex:
-    _, index = recordings.load(paths, stitch=stitch)
+def _read_into(descriptor: int, paths: Sequence[Path], stitch: bool, ignore: Sequence[str]) -> SharedIndex:
+    _, index = recordings.load(paths, stitch=stitch, ignore=ignore)
     with open(descriptor, "wb", closefd=False) as file:
         return SharedIndex(index, file)

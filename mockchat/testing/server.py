@@ -21,7 +21,7 @@ from typing import Any
 import ujson
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from mockchat.core import dataset, entries
+from mockchat.core import dataset, entries, recordings
 from mockchat.core.entries import Conversation, DatasetError
 from mockchat.core.index import ResponseIndex
 from mockchat.core.program import new_loop
@@ -95,7 +95,7 @@ class MockServer:
         chosen = options.from_keywords(given)
         chosen.fault = [*(chosen.fault or ()), Fault(BY_HEADER)]
         self._stitch = not no_stitch
-        self._index = ResponseIndex(read(data, stitch=self._stitch))
+        self._index = recordings.index_of(read(data, stitch=self._stitch), chosen.ignore)
         self._chat = _WatchedChat(self._index, **options.of_route(chosen))
         self._request_timeout = chosen.request_timeout
         self._loop: asyncio.AbstractEventLoop

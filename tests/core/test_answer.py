@@ -121,7 +121,7 @@ def test_a_stream_makes_one_message() -> None:
     }
     assert (stream.completion.finish_reason, stream.completion.alone, stream.whole) == ("stop", True, True)
     ends = [len(streamed(*chunks[: number + 1], end="")) for number in range(len(chunks))]
-    assert stream.arrivals == [ends[2], ends[3]]
+    assert stream.arrivals == [ends[2], ends[3], ends[4]]
 
 
 def test_other_choices_of_a_stream_are_left_out() -> None:

@@ -8,7 +8,7 @@ from mockchat.core.entries import Conversation, DatasetError, EntryError
 
 def said(entry: Any) -> list[tuple[str, str]]:
     """The messages of an entry, as pairs of role and content."""
-    _, messages = entries.read(entry)
+    _, messages, _ = entries.read(entry)
     return [(wire.role_of(message), wire.content_of(message)) for message in messages]
 
 
@@ -66,13 +66,16 @@ def test_roles_of_tools_and_a_system_prompt_beside_the_list() -> None:
     assert said({"messages": talk, "system": None}) == answered
 
 
+CALL = {"id": "1", "function": {"name": "f", "arguments": ""}}
+
+
 def test_contents_of_openai_s_form() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     talk = [
         {"role": "user", "content": parts},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
         {"role": "tool", "content": "c", "tool_call_id": "1"},
-        {"role": "assistant", "tool_calls": [{"id": "2"}]},
+        {"role": "assistant", "tool_calls": [CALL]},
         {"role": "assistant", "function_call": {"name": "f"}},
         {"role": "user", "content": []},
     ]
@@ -94,7 +97,7 @@ def test_contents_of_openai_s_form() -> None:
     [({}, None), ({"id": "a_0"}, "a_0"), ({"id": ""}, ""), ({"id": 7}, "7"), ({"id": -(2**70)}, f"{-(2**70)}")],
 )
 def test_ids(given: dict[str, Any], expected: str | None) -> None:
-    assert entries.read({"messages": [], **given}) == (expected, [])
+    assert entries.read({"messages": [], **given}) == (expected, [], {})
 
 
 def test_an_entry_without_id_gets_a_name() -> None:
@@ -130,8 +133,11 @@ def of(message: Any) -> dict[str, Any]:
         (of({"role": "user"}), 'message 0 lacks "content"'),
         (of({"role": "assistant"}), 'message 0 lacks "content"'),
         (of({"role": "user", "value": "x"}), 'message 0 lacks "content"'),
-        (of({"role": "user", "content": 3}), "message 0: content must be a string, a list of text parts, or null"),
-        (of({"role": "user", "content": [{"type": "image_url"}]}), "message 0: content[0] must be a part of type text"),
+        (of({"role": "user", "content": 3}), "message 0: content must be a string, a list of parts, or null"),
+        (
+            of({"role": "user", "content": ["x"]}),
+            "message 0: content[0] must be an object with a type: text, image_url, ",
+        ),
         (of({"from": "gpt"}), 'message 0 lacks "value"'),
         (of({"from": "gpt", "value": None}), '"value" of message 0 is null, not a string'),
         (of({"from": "gpt", "value": ["x"]}), '"value" of message 0 is an array, not a string'),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from mockchat.core import wire
 from mockchat.core.dataset import load
 from mockchat.core.entries import Conversation
-from mockchat.core.index import ResponseIndex
+from mockchat.core.index import Reply, ResponseIndex
 from tests.helpers import SAMPLE, conversation, index_of
 
 # Few texts, so that recordings share beginnings, repeat and part; among them what looks like the wire form's joints.
@@ -41,10 +41,10 @@ def walk(index: ResponseIndex, history: list[bytes], after: bytes = b"") -> tupl
     return prefix, starts.index(position), False
 
 
-def naive_replies(conversations: list[Conversation], history: list[bytes]) -> list[tuple[bytes, bytes]]:
+def naive_replies(conversations: list[Conversation], history: list[bytes]) -> list[Reply]:
     position = len(history)
     return [
-        (talk.messages[position], wire.text(talk.id))
+        Reply(talk.messages[position], wire.text(talk.id))
         for talk in conversations
         if talk.messages[:position] == history
         and len(talk.messages) > position
@@ -97,7 +97,7 @@ def test_an_index_may_grow(conversations: list[Conversation], first: int) -> Non
 @given(recordings())
 def test_ambiguous_counts_the_histories_with_different_replies(conversations: list[Conversation]) -> None:
     recorded = {tuple(talk.messages[:end]) for talk in conversations for end in range(len(talk.messages))}
-    replies = [{message for message, _ in naive_replies(conversations, list(history))} for history in recorded]
+    replies = [{message for message, _, _ in naive_replies(conversations, list(history))} for history in recorded]
     expected = sum(len(different) > 1 for different in replies)
     assert ResponseIndex(conversations).ambiguous == expected
 
@@ -111,7 +111,7 @@ def test_every_reply_of_the_sample_is_walked_to() -> None:
             if wire.is_assistant(message) and number:
                 prefix, _, to_the_end = walk(index, talk.messages[:number])
                 assert to_the_end
-                assert (message, wire.text(talk.id)) in index.replies(prefix)
+                assert Reply(message, wire.text(talk.id)) in index.replies(prefix)
                 walked += 1
     assert walked > 100
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mockchat.core import spelling, wire
 from mockchat.core.dataset import load
 from mockchat.core.index import ResponseIndex
+from mockchat.core.message import read
 from tests.fuzz import inputs, properties
 from tests.helpers import SAMPLE, conversation, index_of
 
@@ -63,37 +64,53 @@ def test_what_is_left_begins_with_the_first_message_that_is_not_recorded() -> No
         assert json.loads(b'{"messages":' + walk.rest)["messages"] == [other, other]
 
 
+INDEX_OF_FEW = index_of(conversation("c", "hi", "hello"), conversation("d", "bye"), conversation("e", "h/i"))
+
+
 @pytest.mark.parametrize(
     "message",
     [
-        '{"role": "user", "content": "hi", "name": "x"}',
-        '{"role": "user", "content": "hi", "content": "bye"}',
-        '{"role": "user", "content": "\\u0068i", "content": "hi"}',
         '{"role": "user", "content": "\\u0068i" "x"}',
         '{"role": "user", "content": ["\\u0068i"}',
         '{"role": "user", "content": "hi" }',
-        '{"role": "user", "content":  "hi"}',
-        '{"role": "us\\u0065r", "content": "hi"}',
-        '{"role": "User", "content": "hi"}',
-        '{"role": "user", "content": "h\\/i"}',
         '{"role": "user", "content": 3}',
         '{"role": "user"}',
         '{"role": "user", "content": "hi"',
         '{"role": "user", "content": "hi',
         '{"content": "hi", "role": "user", "role": "tool"}',
-        '{"content": "hi", "name": "x", "role": "user"}',
         '{"content": "hi", "role": "us',
         '{"content": "hi"}',
         '{"content": "hi',
         '{"content": null, "role": "user"}',
     ],
 )
-def test_unusual_messages_are_left(message: str) -> None:
-    index = index_of(conversation("c", "hi", "hello"), conversation("d", "bye"), conversation("e", "h/i"))
+def test_what_is_no_recorded_message_is_left(message: str) -> None:
     for spelled in (message, message.replace(", ", ",").replace(": ", ":")):
-        walk = spelling.walk(f'{{"messages": [{spelled}]}}'.encode(), index)
-        walk = walk or spelling.walk(f'{{"messages":[{spelled}]}}'.encode(), index)
+        walk = spelling.walk(f'{{"messages": [{spelled}]}}'.encode(), INDEX_OF_FEW)
+        walk = walk or spelling.walk(f'{{"messages":[{spelled}]}}'.encode(), INDEX_OF_FEW)
         assert walk is None or (walk.prefix == 0 and walk.messages() == [])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"role": "user", "content": "hi", "name": "x"}',
+        '{"role": "user", "content": "hi", "content": "bye"}',
+        '{"role": "user", "content": "\\u0068i", "content": "hi"}',
+        '{"role": "user", "content":  "hi"}',
+        '{"role": "us\\u0065r", "content": "hi"}',
+        '{"role": "User", "content": "hi"}',
+        '{"role": "user", "content": "h\\/i"}',
+        '{"content": "hi", "name": "x", "role": "user"}',
+    ],
+)
+def test_a_message_in_another_spelling_is_read(message: str) -> None:
+    for array in (f"[{message}]", f'[{message}, {{"role": "assistant", "content": "hello"}}]'):
+        walk = spelling.walk(f'{{"messages": {array}}}'.encode(), INDEX_OF_FEW)
+        assert walk
+        in_full = [read(each).wire for each in json.loads(array)]
+        assert walk.messages() == in_full[: INDEX_OF_FEW.find(in_full)[1]]
+        assert len(walk.messages()) >= 1
 
 
 @pytest.mark.parametrize("role", wire.API_ROLES)

@@ -39,29 +39,13 @@ def test_text_is_written_as_javascript_does(value: str, expected: bytes) -> None
     assert wire.text(value) == expected
 
 
-@given(st.lists(st.tuples(st.sampled_from(sorted(set(wire.ROLES.values()))), any_text), max_size=4))
+@given(st.lists(st.tuples(st.sampled_from(wire.API_ROLES), any_text), max_size=4))
 def test_joined_messages_are_the_array_of_them(messages: list[tuple[str, str]]) -> None:
     joined = wire.join([wire.message(role, content) for role, content in messages])
     parsed = [(item["role"], item["content"]) for item in json.loads(joined)]
     assert [(role, wire.text(content)) for role, content in parsed] == [
         (role, wire.text(content)) for role, content in messages
     ]
-
-
-@pytest.mark.parametrize(
-    ("name", "role"),
-    [
-        ("human", "user"),
-        ("GPT", "assistant"),
-        ("Developer", "system"),
-        ("function_call", "assistant"),
-        ("observation", "tool"),
-        ("martian", None),
-        ("", None),
-    ],
-)
-def test_roles(name: str, role: str | None) -> None:
-    assert wire.role(name) == role
 
 
 def test_only_the_assistants_messages_are_replies() -> None:

@@ -20,6 +20,7 @@ from mockchat.core import spelling, wire
 from mockchat.core.dataset import Dataset, load
 from mockchat.core.entries import Conversation, DatasetError
 from mockchat.core.index import ResponseIndex
+from mockchat.core.message import ROLES, read
 from mockchat.requester.plan import places, questions
 from mockchat.requester.verify import verify, verify_stream
 from mockchat.server.app import ChatServer
@@ -69,23 +70,25 @@ def body(data: bytes, recorded: Recorded) -> int:
 
     Gives the answer's status.
     """
-    read = _read(in_full, data, recorded)
+    in_all = _read(in_full, data, recorded)
     for reader in (in_place, in_part):
         short = _read(reader, data, recorded)
-        assert short is None or short == read, f"{reader.__name__} is not what reading in full is"
-    assert _read(read_request, data, recorded) == read
+        assert short is None or short == in_all, f"{reader.__name__} is not what reading in full is"
+    assert _read(read_request, data, recorded) == in_all
     followed(data, recorded)
     expected = _expected(data, recorded)
-    if isinstance(read, ChatRequest):
+    if isinstance(in_all, ChatRequest):
         history, replies, settings = expected
-        assert [(_text(reply.conversation_id), _text(wire.text_of(reply.message))) for reply in read.replies] == replies
+        assert [
+            (_text(reply.conversation_id), _text(wire.text_of(reply.message))) for reply in in_all.replies
+        ] == replies
         array = json.dumps(history, ensure_ascii=False, separators=(",", ":"))
-        assert read.history_size == len(array.encode("utf-8", "backslashreplace"))
-        asked = read.settings._replace(model=_text(read.settings.model))  # type: ignore[arg-type]
+        assert in_all.history_size == len(array.encode("utf-8", "backslashreplace"))
+        asked = in_all.settings._replace(model=_text(in_all.settings.model))  # type: ignore[arg-type]
         assert asked == (joined(settings[0]), *settings[1:])
-        _answer(read, replies)
+        _answer(in_all, replies)
         return 200
-    status, error, _ = read
+    status, error, _ = in_all
     assert status == expected
     problem = json.loads(error.decode())["error"]
     assert sorted(problem) == ["code", "message", "param", "type"]
@@ -119,9 +122,19 @@ def followed(data: bytes, recorded: Recorded) -> int:
 def _parsed(data: bytes) -> Any:
     """What a body says, in one spelling; None where it is no JSON, or nested too deeply for Python's own encoder."""
     try:
-        return joined(json.dumps(ujson.loads(data), ensure_ascii=False, sort_keys=True))
+        said = ujson.loads(data)
+        if isinstance(said, dict) and isinstance(said.get("messages"), list):
+            said["messages"] = [_in_wire_form(message) for message in said["messages"]]
+        return joined(json.dumps(said, ensure_ascii=False, sort_keys=True))
     except (ValueError, RecursionError):
         return None
+
+
+def _in_wire_form(message: Any) -> Any:
+    try:
+        return read(message).wire.decode()
+    except (ValueError, AttributeError):
+        return message
 
 
 def _text(literal: bytes) -> str:
@@ -157,11 +170,11 @@ def _expected(data: bytes, recorded: Recorded) -> Any:
 
 def _message(message: Any) -> dict[str, str] | None:
     match message:
-        case {"role": str(name)} if name.lower() in wire.ROLES:
-            role = wire.ROLES[name.lower()]
+        case {"role": str(name)} if name.lower() in ROLES:
+            role = ROLES[name.lower()]
         case _:
             return None
-    match message.get("content", "" if role == "assistant" else 0):
+    match message.get("content", "" if role in ("assistant", "tool") else 0):
         case None:
             content = ""
         case str(content):
@@ -185,9 +198,8 @@ def _answer(request: ChatRequest, replies: list[tuple[str, str]]) -> None:
     plain = whole(request, 0)
     random.seed(0)
     events = b"".join(stream(request, 0))
-    expected = [reply.message for reply in request.replies]
-    assert verify(200, plain, expected) is None
-    assert verify_stream(200, events, expected)[0] is None
+    assert verify(200, plain, request.replies) is None
+    assert verify_stream(200, events, request.replies)[0] is None
 
     answer = json.loads(plain.decode())
     contents = [choice["message"]["content"] for choice in answer["choices"]]
@@ -223,7 +235,9 @@ def file(data: bytes, block_size: int, path: Path) -> None:
         recorded = Recorded(dataset.conversations)
         asked = 0
         for question in questions(places(dataset.conversations, recorded.index), recorded.index, None, False):
-            assert question.place.conversation.messages[question.place.number] in question.expected
+            assert question.place.conversation.messages[question.place.number] in [
+                reply.message for reply in question.expected
+            ]
             assert body(question.body, recorded) == 200
             asked += 1
         assert asked == dataset.replies > 0

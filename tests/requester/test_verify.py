@@ -6,9 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mockchat.core import wire
+from mockchat.core.index import Reply
 from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND, verify, verify_stream
 
-EXPECTED = [wire.message("assistant", "hello"), wire.message("assistant", 'so "}] long')]
+
+def reply(text: str) -> Reply:
+    return Reply(wire.message("assistant", text), b'"c"')
+
+
+EXPECTED = [reply("hello"), reply('so "}] long')]
 
 
 def completion(content: Any) -> bytes:
@@ -143,9 +149,9 @@ def test_only_the_recorded_text_is_right(recorded: str, sent: str, ascii_only: b
         "message": {"content": recorded},
     }
     body = json.dumps(answer, ensure_ascii=ascii_only, separators=separators).encode()
-    problem = verify(200, body, [wire.message("assistant", recorded)])
+    problem = verify(200, body, [reply(recorded)])
     assert (problem is None) == (sent == recorded)
-    assert verify(200, body[:-1], [wire.message("assistant", recorded)]) is not None
+    assert verify(200, body[:-1], [reply(recorded)]) is not None
 
 
 @pytest.mark.parametrize("start", [b"", events(delta("hel"))])

@@ -24,7 +24,10 @@ def test_both_ways_give_the_same() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"ttft": 5}, "there is no option 'ttft': the options are max_body_mb, api_key, request_timeout, ttft_ms, "),
+        (
+            {"ttft": 5},
+            "there is no option 'ttft': the options are max_body_mb, api_key, ignore, request_timeout, ttft_ms, ",
+        ),
         ({"port": 80}, "there is no option 'port'"),
         ({"ttft_ms": "x"}, "ttft_ms: 'x' is no number of at least 0"),
         ({"ttft_ms": [1, 2]}, "ttft_ms: give one value, not 2"),

@@ -216,14 +216,23 @@ def test_no_content_is_the_empty_text(content: Any) -> None:
         (b'{"messages": [{"role": 3, "content": "x"}]}', "must be one of", "messages[0].role"),
         (b'{"messages": [{"role": "martian", "content": "x"}]}', "must be one of", "messages[0].role"),
         (b'{"messages": [{"role": "user"}]}', "content is missing", "messages[0].content"),
-        (b'{"messages": [{"role": "assistant"}, {"role": "tool"}]}', "is missing", "messages[1].content"),
+        (b'{"messages": [{"role": "assistant"}, {"role": "user"}]}', "is missing", "messages[1].content"),
         (b'{"messages": [{"role": "user", "content": 3}]}', "must be a string", "messages[0].content"),
         (b'{"messages": [{"role": "user", "content": {}}]}', "must be a string", "messages[0].content"),
-        (b'{"messages": [{"role": "user", "content": ["hi"]}]}', "only text", "messages[0].content[0]"),
         (
-            b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}',
-            "only text is recorded",
+            b'{"messages": [{"role": "user", "content": ["hi"]}]}',
+            "must be an object with a type",
             "messages[0].content[0]",
+        ),
+        (
+            b'{"messages": [{"role": "tool", "content": "x", "tool_call_id": 3}]}',
+            "tool_call_id must be a string",
+            "messages[0].tool_call_id",
+        ),
+        (
+            b'{"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}]}',
+            "tool_calls[0].function.name must be a string",
+            "messages[0].tool_calls[0].function.name",
         ),
         (
             b'{"messages": [{"role": "user", "content": [{"type": "text", "text": null}]}]}',

@@ -1,0 +1,168 @@
+"""Tool calls: what an assistant message calls, and which call a tool's message answers.
+
+Follows https://platform.openai.com/docs/guides/function-calling. Rules that hold here:
+
+- Arguments are compared as JSON values, since clients spell them anew: the order of keys, spaces and escapes are no
+  matter, numbers are doubles as in JavaScript, and no arguments are `{}`. What is no JSON is compared as it is.
+- Ids are compared with each other only: clients that got no usable one invent one. A tool's message answers the call
+  that has its id, or else the first one that is not answered yet; what is compared is the place of that call.
+- Several tool messages in a row are in the order of their calls: tools that run at the same time may end in any order.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import ujson
+
+from mockchat.core import wire
+
+FUNCTION, CUSTOM, LEGACY = "function", "custom", "function_call"
+# By type, the key of the text that is given to what is called.
+_TEXT_KEYS = {FUNCTION: "arguments", CUSTOM: "input", LEGACY: "arguments"}
+
+
+class Call(NamedTuple):
+    """A call: its id (empty if it has none), its type, what is called, and the arguments or the input as they are.
+
+    The type is `function` or `custom`; or `function_call`, for the call that stands under this key of a message, as
+    before there were tools.
+    """
+
+    id: str
+    type: str
+    name: str
+    text: str
+
+    def normal(self) -> bytes:
+        """What counts when calls are compared, as a JSON object."""
+        name = wire.text(self.name)
+        if self.type != CUSTOM:
+            try:
+                arguments = wire.canonical(self.text) if self.text else b"{}"
+                return b'{"%b":%b,"arguments":%b}' % (self.type.encode(), name, arguments)
+            except ValueError:
+                pass
+        return b'{"%b":%b,"text":%b}' % (self.type.encode(), name, wire.text(self.text))
+
+    @property
+    def text_key(self) -> str:
+        """The key of the text that is given to what is called."""
+        return _TEXT_KEYS[self.type]
+
+    def spelled(self, text: str | None = None) -> bytes:
+        """What stands under the call's type; with another text, if given."""
+        said = self.text if text is None else text
+        return b'{"name":%b,"%b":%b}' % (wire.text(self.name), self.text_key.encode(), wire.text(said))
+
+    def as_json(self, text: str | None = None) -> bytes:
+        """The call as a client and a model spell it, with another text, if given: a JSON object."""
+        if self.type == LEGACY:
+            return self.spelled(text)
+        kind = self.type.encode()
+        return b'{"id":%b,"type":"%b","%b":%b}' % (wire.text(self.id), kind, kind, self.spelled(text))
+
+
+def read(message: dict[str, Any]) -> list[Call]:
+    """The calls in a message of the API's form.
+
+    Raises `ValueError`, whose text begins with the place of what is wrong: `tool_calls[0].function.name must be a
+    string`.
+    """
+    calls = []
+    if (given := message.get("tool_calls")) is not None:
+        if not isinstance(given, list):
+            raise ValueError("tool_calls must be a list")
+        calls = [_read(call, f"tool_calls[{number}]") for number, call in enumerate(given)]
+    if (given := message.get(LEGACY)) is not None:
+        calls.append(_read({"type": LEGACY, LEGACY: given}, ""))
+    return calls
+
+
+def _read(call: Any, place: str) -> Call:
+    if not isinstance(call, dict):
+        raise ValueError(f"{place} must be an object")
+    call_type = call.get("type") or (CUSTOM if CUSTOM in call else FUNCTION)
+    if call_type not in _TEXT_KEYS:
+        raise ValueError(f"{place}.type must be {FUNCTION} or {CUSTOM}")
+    called = call.get(call_type)
+    place_called = f"{place}.{call_type}".lstrip(".")
+    if not isinstance(called, dict):
+        raise ValueError(f"{place_called} must be an object")
+    text_key = _TEXT_KEYS[call_type]
+    name, text, call_id = called.get("name"), called.get(text_key), call.get("id")
+    if not isinstance(name, str):
+        raise ValueError(f"{place_called}.name must be a string")
+    if isinstance(text, dict) and text_key == "arguments":  # As some files have them.
+        text = wire.json_of(text).decode()
+    if not isinstance(text, str | None):
+        raise ValueError(f"{place_called}.{text_key} must be a string")
+    if not isinstance(call_id, str | None):
+        raise ValueError(f"{place}.id must be a string")
+    return Call(call_id or "", call_type, name, text or "")
+
+
+def read_text(text: str) -> list[Call]:
+    """The calls in the text of a ShareGPT message `function_call`; none where it is no JSON of that form.
+
+    It is one object or a list of them, `{"name": "get_weather", "arguments": {"city": "Zürich"}}`, as in LLaMA-Factory:
+    https://llamafactory.readthedocs.io/en/latest/getting_started/data_preparation.html
+    """
+    try:
+        given = ujson.loads(text)
+        objects = given if isinstance(given, list) else [given]
+        if not all(isinstance(each["arguments"], dict | str) for each in objects):
+            return []
+        return [_read({FUNCTION: each}, "") for each in objects]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+class Answered(NamedTuple):
+    """A tool's message: its number in its row, the number and the id of the call that it answers, None where none is
+    left; and whether calls are answered in their order so far, each of them."""
+
+    number: int
+    call: int | None
+    id: str | None
+    in_turn: bool
+
+
+class Pairing:
+    """Tells, message by message of a history, which calls the tools' messages answer."""
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []  # Of the calls that may be answered: those of messages that follow each other.
+        self._open: list[bool] = []  # Which of them are not answered yet.
+        self._calling = False  # Whether the last message had calls.
+
+    def call(self, ids: Sequence[str]) -> None:
+        """Go on with a message that is no tool's, and has calls with these ids or none."""
+        if ids and not self._calling:
+            self._ids, self._open = [], []
+        self._ids += ids
+        self._open += [True] * len(ids)
+        self._calling = bool(ids)
+
+    def answer(self, row: Sequence[str | None]) -> list[Answered]:
+        """Go on with all tool messages that stand in a row, in the order of the calls that they answer.
+
+        `row` has the ids that they name.
+        """
+        self._calling = False
+        before = self._open.count(False)
+        named = [self._take(call_id) if call_id else None for call_id in row]
+        calls = [self._take(None) if call is None else call for call in named]
+        last = len(self._ids)
+        order = sorted(range(len(row)), key=lambda number: last if (call := calls[number]) is None else call)
+        return [self._answered(number, calls[number], place) for place, number in enumerate(order, before)]
+
+    def _answered(self, number: int, call: int | None, place: int) -> Answered:
+        return Answered(number, call, None if call is None else self._ids[call], call in (None, place))
+
+    def _take(self, call_id: str | None) -> int | None:
+        """The number of the first call that has this id (None: any) and is not answered yet: now it is."""
+        for number, is_open in enumerate(self._open):
+            if is_open and call_id in (None, self._ids[number]):
+                self._open[number] = False
+                return number
+        return None

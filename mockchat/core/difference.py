@@ -1,0 +1,116 @@
+"""Where two messages part, in words: the first thing of what one says that the other does not.
+
+Messages are given in wire form, and the places are those of the API's objects: `.tool_calls[0].function.arguments`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+from mockchat.core import calls, wire
+from mockchat.core.text import common_length, difference, excerpt
+
+_MISSING = object()
+_LONGEST = 100  # characters of a value that is shown
+_DATA_KEYS = ("data", "file_data")  # What stands under these keys of a part is data, however short.
+
+
+class Difference(NamedTuple):
+    """A place in a message, empty for its text, and what is different there."""
+
+    place: str
+    text: str
+
+
+def differ(sent: bytes, recorded: bytes, verb: str = "sent") -> Difference:
+    """How a message that was sent (or got, or whatever the verb says) differs from one that is recorded."""
+    if wire.text_of(sent) != wire.text_of(recorded):
+        return Difference("", difference(wire.content_of(sent), wire.content_of(recorded), verb))
+    beside, expected = wire.more_of(sent), wire.more_of(recorded)
+    for found in (_of_parts(beside, expected, verb), _of_calls(beside, expected, verb)):
+        if found:
+            return found
+    answers, should = (more.get("answers", "the next one") for more in (beside, expected))
+    return Difference(".tool_call_id", f"answers another call: {verb} {answers}, recorded {should}")
+
+
+def likeness(one: bytes, other: bytes) -> tuple[int, int]:
+    """How far two messages begin alike: their texts, and all that they say."""
+    return common_length(wire.text_of(one), wire.text_of(other)), common_length(one, other)
+
+
+def _of_parts(beside: dict[str, Any], expected: dict[str, Any], verb: str) -> Difference | None:
+    parts, recorded = beside.get("parts", []), expected.get("parts", [])
+    for number, (one, other) in enumerate(zip(parts, recorded, strict=False)):
+        if one != other:
+            return Difference(f".content[{number}]", _of_values(one, other, verb))
+    if len(parts) == len(recorded):
+        return None
+    number = min(len(parts), len(recorded))
+    if len(parts) > len(recorded):
+        return Difference(f".content[{number}]", f"is a part too many: {_kind(parts[number])}")
+    return Difference(".content", f"lacks a part at {number}: {_kind(recorded[number])}")
+
+
+def _kind(part: Any) -> str:
+    return part["type"] if isinstance(part, dict) else "text"
+
+
+def _of_calls(beside: dict[str, Any], expected: dict[str, Any], verb: str) -> Difference | None:
+    called, recorded = beside.get("calls", []), expected.get("calls", [])
+    for number, (one, other) in enumerate(zip(called, recorded, strict=False)):
+        if one == other:
+            continue
+        place, one_type, other_type = f".tool_calls[{number}]", next(iter(one)), next(iter(other))
+        if one_type != other_type:
+            return Difference(f"{place}.type", f"differs: {verb} {one_type}, recorded {other_type}")
+        place += f".{one_type}"
+        if one[one_type] != other[one_type]:
+            return Difference(f"{place}.name", f"differs: {verb} {one[one_type]!r}, recorded {other[one_type]!r}")
+        key = "input" if one_type == calls.CUSTOM else "arguments"
+        if "text" in one and "text" in other:
+            return Difference(f"{place}.{key}", difference(one["text"], other["text"], verb))
+        mine, theirs = (each.get("arguments", each.get("text")) for each in (one, other))
+        return Difference(f"{place}.{key}", _of_values(mine, theirs, verb))
+    if len(called) == len(recorded):
+        return None
+    number = min(len(called), len(recorded))
+    if len(called) > len(recorded):
+        return Difference(f".tool_calls[{number}]", f"is a call too many: {_shown(called[number])}")
+    return Difference(".tool_calls", f"lacks the call {number}: {_shown(recorded[number])}")
+
+
+def _of_values(one: Any, other: Any, verb: str) -> str:
+    """Where two JSON values begin to differ, and how."""
+    path, one, other = _first_difference(one, other, "")
+    at = f"differs at {path.lstrip('.')}: " if path else "differs: "
+    is_data = path.endswith(_DATA_KEYS)
+    shown = [_shown(value, is_data) for value in (one, other)]
+    return f"{at}{verb} {shown[0]}, recorded {shown[1]}"
+
+
+def _first_difference(one: Any, other: Any, path: str) -> tuple[str, Any, Any]:
+    """The path from two values to the first things in them that differ, and these."""
+    steps: Iterable[tuple[str, Any, Any]] = ()
+    if isinstance(one, dict) and isinstance(other, dict):
+        steps = ((f".{key}", one.get(key, _MISSING), other.get(key, _MISSING)) for key in {**other, **one})
+    elif isinstance(one, list) and isinstance(other, list):
+        pairs = enumerate(zip_longest(one, other, fillvalue=_MISSING))
+        steps = ((f"[{number}]", *pair) for number, pair in pairs)
+    for step, mine, theirs in steps:
+        if _MISSING in (mine, theirs) or json.dumps(mine) != json.dumps(theirs):  # To Python, 1 is the same as true.
+            return _first_difference(mine, theirs, path + step)
+    return path, one, other
+
+
+def _shown(value: Any, is_data: bool = False) -> str:
+    """A value as people are shown it: data, and what is long, as its size and a digest."""
+    if value is _MISSING:
+        return "nothing"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if is_data or text.startswith("data:") or len(text) > _LONGEST:
+        data = text.encode(errors="surrogatepass")
+        return f"{len(data):,} bytes (sha256 {hashlib.sha256(data).hexdigest()[:12]})"
+    return repr(text) if isinstance(value, str) else excerpt(text)

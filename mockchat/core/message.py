@@ -1,0 +1,237 @@
+"""What a message says, from the object that a file, a client or a model has for it.
+
+Follows https://platform.openai.com/docs/api-reference/chat/create. The same rules hold for all of these:
+
+- What counts when messages are compared is in the wire form: role, text, calls (see `core/calls.py`), and parts of the
+  content that are no text. Nothing else does: not how a client spells it, and no refusal, reasoning, name or `index`.
+- Content that is null, empty or missing is the same, and so are a text and the text parts that it is made of.
+- Other parts (images, audio, files) are compared whole as JSON values, in their order.
+- What the wire form does not say, and a client or a model does, is in the details: ids, arguments to the letter, null
+  or empty content, all else that a model's message has.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import ujson
+
+from mockchat.core import calls, wire
+from mockchat.core.calls import Call, Pairing
+
+# The names that recordings and requests use, and the API's own name of each role.
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "developer": "system",
+    "function": "function",
+    "tool": "tool",
+    "function_call": "assistant",
+    "observation": "tool",
+}
+# Those whose messages say no more than a text, if they have no further keys.
+TEXT_ROLES = {name: role for name, role in ROLES.items() if role != "tool" and name != "function_call"}
+
+# The texts that a model's message may have, in the order in which they are streamed.
+TEXTS = ("reasoning_content", "reasoning", "content", "refusal")
+# What of a model's message is not answered as it stands there: it is read, or is about the message and no part of it.
+_READ = frozenset(("role", "content", "tool_calls", "function_call", "refusal", "weight", "name", "index", "parsed"))
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
+
+
+class Message(NamedTuple):
+    """A message: in wire form; its content as it is said, a list of parts or null included; the calls that it makes.
+
+    A tool's message has the id of the call that it answers, if it names one.
+    """
+
+    wire: bytes
+    content: Any = ""
+    calls: Sequence[Call] = ()
+    answers: str | None = None
+
+    @property
+    def call_ids(self) -> list[str]:
+        """The ids of the calls that a tool's message may answer."""
+        return [call.id for call in self.calls if call.type != calls.LEGACY]
+
+
+class Details(NamedTuple):
+    """What the wire form of a message does not say.
+
+    `sent` is the message as clients send it in a history, `answered` (of a reply) as the model said it, both without
+    `{"role":"` and `}`; the reason why it ended and the usage are JSON. An assistant message that is no reply only
+    belongs to the history of others.
+    """
+
+    sent: bytes
+    answered: bytes = b""
+    finish_reason: bytes = b'"stop"'
+    usage: bytes | None = None
+    is_reply: bool = True
+
+
+def role(name: str) -> str | None:
+    """The API's name of the role that a file or a client calls `name`, in any case; None if there is none."""
+    return ROLES.get(name) or ROLES.get(name.lower())
+
+
+def read(given: dict[str, Any], role_key: str = "role", text_key: str = "content") -> Message:
+    """A message in any spelling that requests and recordings have.
+
+    Its role may go by any of the names in `ROLES`, in any case. Its content may be missing where the assistant has said
+    nothing (it may have called a tool instead) or a tool has answered nothing. Raises `ValueError`, whose text begins
+    with the place of what is wrong: `content[1].text must be a string`.
+    """
+    name = given.get(role_key)
+    if not isinstance(name, str) or (known_role := role(name)) is None:
+        names = ", ".join(dict.fromkeys([*wire.API_ROLES, *ROLES]))
+        but = f", not {name[:60]!r}" if isinstance(name, str) else ""
+        raise ValueError(f"{role_key} must be one of {names}{but}")
+    if text_key not in given and known_role not in ("assistant", "tool"):
+        raise ValueError(f"{text_key} is missing")
+    content = given.get(text_key)
+    called: Sequence[Call] = ()
+    answers = None
+    if known_role == "assistant":
+        called = calls.read(given)
+        if (
+            name.lower() == "function_call"
+            and not called
+            and isinstance(content, str)
+            and (called := calls.read_text(content))
+        ):
+            content = None
+    elif known_role == "tool":
+        answers = given.get("tool_call_id")
+        if not isinstance(answers, str | None):
+            raise ValueError("tool_call_id must be a string")
+    text, others = _read_content(content)
+    if isinstance(content, list) and not others:
+        content = text
+    message = wire.message(known_role, text)
+    if others:
+        message = wire.with_more(message, b'{"parts":[%b]}' % b",".join(others))
+    if called:
+        message = wire.with_more(message, b'{"calls":[%b]}' % b",".join([call.normal() for call in called]))
+    return Message(message, content, called, answers)
+
+
+def _read_content(content: Any) -> tuple[str, list[bytes]]:
+    """The text of a content; or, where it has other parts, no text and all parts as JSON, what is text between joined.
+
+    Raises `ValueError` as `read` does.
+    """
+    if isinstance(content, str):
+        return content, []
+    if content is None:
+        return "", []
+    if not isinstance(content, list):
+        raise ValueError("content must be a string, a list of parts, or null")
+    texts: list[str] = []
+    others: list[bytes] = []
+    for number, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text":
+            if not isinstance(part.get("text"), str):
+                raise ValueError(f"content[{number}].text must be a string")
+            texts.append(part["text"])
+        elif not isinstance(kind, str):
+            raise ValueError(f"content[{number}] must be an object with a type: text, image_url, input_audio or file")
+        elif kind != "refusal":
+            try:
+                other = wire.canonical(wire.json_of(part).decode())
+            except ValueError as error:
+                raise ValueError(f"content[{number}] {error}") from None
+            others += [*_joined(texts), other]
+            texts = []
+    return ("", others + _joined(texts)) if others else ("".join(texts), [])
+
+
+def _joined(texts: list[str]) -> list[bytes]:
+    joined = "".join(texts)
+    return [wire.text(joined)] if joined else []
+
+
+def in_order(messages: Iterable[Message]) -> list[tuple[int, bytes, str | None]]:
+    """The messages of a history in the order in which they are compared, each in wire form behind its number.
+
+    Behind that is the id of the call that a tool's message answers, if it answers any.
+    """
+    ordered: list[tuple[int, bytes, str | None]] = []
+    pairing = Pairing()
+    row: list[tuple[int, Message]] = []
+    for number, message in enumerate(messages):
+        if message.wire.startswith(wire.TOOL):
+            row.append((number, message))
+            continue
+        if row:
+            ordered += _ordered(row, pairing)
+            row = []
+        pairing.call(message.call_ids)
+        ordered.append((number, message.wire, None))
+    return ordered + _ordered(row, pairing)
+
+
+def _ordered(row: list[tuple[int, Message]], pairing: Pairing) -> list[tuple[int, bytes, str | None]]:
+    return [
+        (row[found.number][0], answer_in_wire_form(row[found.number][1], found), found.id)
+        for found in pairing.answer([message.answers for _, message in row])
+    ]
+
+
+def answer_in_wire_form(message: Message, found: calls.Answered) -> bytes:
+    """A tool's message in wire form, which says which call it answers where that is not the next one."""
+    if found.call is None or found.in_turn:
+        return message.wire
+    return wire.with_more(message.wire, b'{"answers":%d}' % found.call)
+
+
+def sent(message: Message, answers: str | None = None) -> bytes:
+    """The message as clients send it; `answers` is the id of the call that a tool's message answers."""
+    beside = [b',"tool_call_id":%b' % wire.text(answers)] if answers is not None else []
+    return _with_content(message, [*beside, *_spelled(message.calls)])
+
+
+def answered(message: Message, given: dict[str, Any]) -> bytes:
+    """A model's message with all that it has: `given` is the object that it was read from."""
+    refusal = given.get("refusal")
+    others = {key: value for key, value in given.items() if key not in _READ and value not in _NOTHING}
+    beside = [b',"refusal":%b' % wire.json_of(refusal), *_spelled(message.calls)]
+    beside += [b",%b:%b" % (wire.text(key), wire.json_of(value)) for key, value in others.items()]
+    return _with_content(message, beside)
+
+
+def says_more(given: dict[str, Any]) -> bool:
+    """Whether there is more to a model's message than content and calls."""
+    return any(value not in _NOTHING for key, value in given.items() if key not in _READ or key == "refusal")
+
+
+def _with_content(message: Message, beside: list[bytes]) -> bytes:
+    role = wire.role_of(message.wire).encode()
+    content = message.content
+    spelled = wire.text(content) if isinstance(content, str) else wire.json_of(content)
+    return wire.from_parts(role, b"".join([spelled, *beside]))
+
+
+def _spelled(called: Sequence[Call]) -> list[bytes]:
+    """The members of a message that have its calls."""
+    legacy = [b',"function_call":%b' % call.as_json() for call in called if call.type == calls.LEGACY]
+    others = b",".join([call.as_json() for call in called if call.type != calls.LEGACY])
+    return [*([b',"tool_calls":[%b]' % others] if others else []), *legacy]
+
+
+def as_object(spelled: bytes) -> dict[str, Any]:
+    """A message as it is sent or answered, or a plain one in wire form, as the API's object."""
+    said: dict[str, Any] = ujson.loads(b'{"role":"%b}' % spelled)
+    return said
+
+
+def spell(said: dict[str, Any]) -> bytes:
+    """What `as_object` made an object of, or would."""
+    return wire.json_of(said)[len(b'{"role":"') : -1]
