@@ -44,7 +44,7 @@ def likeness(one: bytes, other: bytes) -> tuple[int, int]:
 def _of_parts(beside: dict[str, Any], expected: dict[str, Any], verb: str) -> Difference | None:
     parts, recorded = beside.get("parts", []), expected.get("parts", [])
     for number, (one, other) in enumerate(zip(parts, recorded, strict=False)):
-        if one != other:
+        if not _same(one, other):
             return Difference(f".content[{number}]", _of_values(one, other, verb))
     if len(parts) == len(recorded):
         return None
@@ -61,7 +61,7 @@ def _kind(part: Any) -> str:
 def _of_calls(beside: dict[str, Any], expected: dict[str, Any], verb: str) -> Difference | None:
     called, recorded = beside.get("calls", []), expected.get("calls", [])
     for number, (one, other) in enumerate(zip(called, recorded, strict=False)):
-        if one == other:
+        if _same(one, other):
             continue
         place, one_type, other_type = f".tool_calls[{number}]", next(iter(one)), next(iter(other))
         if one_type != other_type:
@@ -100,9 +100,14 @@ def _first_difference(one: Any, other: Any, path: str) -> tuple[str, Any, Any]:
         pairs = enumerate(zip_longest(one, other, fillvalue=_MISSING))
         steps = ((f"[{number}]", *pair) for number, pair in pairs)
     for step, mine, theirs in steps:
-        if _MISSING in (mine, theirs) or json.dumps(mine) != json.dumps(theirs):  # To Python, 1 is the same as true.
+        if not _same(mine, theirs):
             return _first_difference(mine, theirs, path + step)
     return path, one, other
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same; to Python, 1 is the same as true."""
+    return one is other or (_MISSING not in (one, other) and json.dumps(one) == json.dumps(other))
 
 
 def _shown(value: Any, is_data: bool = False) -> str:

@@ -1,0 +1,157 @@
+"""What real clients sent in tool loops: recorded through an upstream, then answered without it, in both ways."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from mockchat.core import answer
+from mockchat.core.dataset import load
+from mockchat.core.index import ResponseIndex
+from mockchat.requester.plan import places, questions
+from mockchat.requester.verify import verify, verify_stream
+from mockchat.server import completion, request
+from mockchat.server.errors import NotRecorded
+from tests.helpers import SHARED
+from tests.server.test_recorder import streamed, whole
+from tests.server.test_upstream import Recorder, recorder, says
+
+__all__ = ["recorder"]
+
+FILES = sorted((SHARED / "agents").glob("*.jsonl"))
+pytestmark = pytest.mark.skipif(not FILES, reason="the shared recordings are not there")
+
+
+def exchanges(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def answered(exchange: dict[str, Any]) -> bytes:
+    """The answer that the client was given, streamed if it asked for that: each call in two deltas."""
+    said, reason = exchange["message"], exchange["finish_reason"]
+    if not json.loads(exchange["request"]).get("stream"):
+        return whole(said, reason, usage={"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10})
+    deltas = [{"role": "assistant", "content": said["content"]}]
+    for number, call in enumerate(said.get("tool_calls", ())):
+        text = call["function"]["arguments"]
+        called = {"name": call["function"]["name"], "arguments": ""}
+        deltas.append({"tool_calls": [call | {"index": number, "function": called}]})
+        deltas += [
+            {"tool_calls": [{"index": number, "function": {"arguments": each}}]} for each in (text[:5], text[5:])
+        ]
+    return streamed(*deltas, finish_reason=reason)
+
+
+def as_said(found: answer.Completion) -> dict[str, Any]:
+    return {key: value for key, value in found.message.items() if value is not None or key == "content"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+async def test_a_run_is_recorded_and_answered_without_the_upstream(recorder: Recorder, path: Path) -> None:
+    run = exchanges(path)
+    for exchange in run:
+        event_stream = {"Content-Type": "text/event-stream"} if answered(exchange).startswith(b"data") else {}
+        recorder.handler = says(answered(exchange), **event_stream)
+        assert (await recorder.ask(exchange["request"].encode()))[0] == 200
+    assert len(recorder.asked) == recorder.recorded() == len(run)
+
+    async def no_upstream(asked: web.Request) -> web.StreamResponse:
+        raise AssertionError("it was asked again")
+
+    recorder.handler = no_upstream
+    index = ResponseIndex(load(recorder.file).conversations)
+    for exchange in run:
+        body = exchange["request"].encode()
+        for reader in (index, recorder.server.chat._index):  # type: ignore[attr-defined]
+            for stream in (False, True):
+                asked = json.dumps(json.loads(body) | {"stream": stream}).encode()
+                found = request.read_request(asked, reader)
+                plain = answer.read(completion.whole(found, 1))
+                assert as_said(plain) == exchange["message"]
+                assert plain.finish_reason == exchange["finish_reason"]
+                sent = b"".join(completion.stream(found, 1))
+                both = answer.read_stream(sent).completion
+                assert as_said(both) == exchange["message"]
+                assert (both.finish_reason, both.flaw) == (exchange["finish_reason"], None)
+        in_part, in_full = request.in_part(body, index), request.in_full(body, index)
+        assert in_part == in_full
+    assert len(recorder.asked) == len(run)
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+async def test_the_requester_replays_what_was_recorded(recorder: Recorder, path: Path) -> None:
+    run = exchanges(path)
+    for exchange in run:
+        recorder.handler = says(whole(exchange["message"], exchange["finish_reason"]))
+        await recorder.ask(json.dumps(json.loads(exchange["request"]) | {"stream": False}).encode())
+    conversations = load(recorder.file).conversations
+    index = ResponseIndex(conversations)
+    asked = list(questions(places(conversations, index), index, None, stream=False))
+    assert len(asked) == len(run)
+    for question in asked:
+        found = request.read_request(question.body, index)
+        assert verify(200, completion.whole(found, 1), question.expected) is None
+        assert verify_stream(200, b"".join(completion.stream(found, 1)), question.expected)[0] is None
+        history = json.loads(question.body)["messages"]
+        call_ids = [call["id"] for message in history for call in message.get("tool_calls", ())]
+        assert [message["tool_call_id"] for message in history if message["role"] == "tool"] == call_ids
+
+
+def recorded() -> ResponseIndex:
+    entries = [
+        {
+            "messages": [*json.loads(each["request"])["messages"], each["message"]],
+            "finish_reason": each["finish_reason"],
+        }
+        for each in exchanges(FILES[-1])
+    ]
+    for entry in entries:
+        entry["messages"][:-1] = [
+            message | {"weight": 0} if message["role"] == "assistant" else message for message in entry["messages"][:-1]
+        ]
+    from mockchat.core.entries import conversation
+
+    return ResponseIndex([conversation(entry, str(number)) for number, entry in enumerate(entries)])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda call: call["function"].update(name="ping"),
+            "messages[2].tool_calls[0].function.name differs: sent 'ping'",
+        ),
+        (
+            lambda call: call["function"].update(arguments='{"city":"Bern","n":1}'),
+            "messages[2].tool_calls[0].function.arguments differs at city: sent 'Bern', recorded 'Zürich'",
+        ),
+    ],
+)
+def test_another_call_is_a_miss_that_says_where(change: Any, told: str) -> None:
+    index = recorded()
+    asked = json.loads(exchanges(FILES[-1])[1]["request"])
+    change(asked["messages"][2]["tool_calls"][0])
+    for body in (json.dumps(asked), json.dumps(asked, separators=(",", ":"), ensure_ascii=False)):
+        with pytest.raises(NotRecorded) as missed:
+            request.read_request(body.encode(), index)
+        problem = json.loads(missed.value.body())["error"]
+        assert told in problem["message"]
+        assert told.startswith(problem["param"])
+
+
+def test_a_call_or_an_answer_too_many_or_too_few() -> None:
+    index = recorded()
+    asked = json.loads(exchanges(FILES[-1])[1]["request"])
+    messages = asked["messages"]
+    for changed, told in (
+        ([*messages, messages[-1]], "messages[5]"),
+        (messages[:-1], "what follows is no assistant message: it is one of the role tool"),
+        (messages[:3] + messages[4:], "messages[3]"),
+        ([*messages[:3], *messages[2:]], "messages[3]"),
+    ):
+        with pytest.raises(NotRecorded) as missed:
+            request.read_request(json.dumps({"messages": changed}).encode(), index)
+        assert told in json.loads(missed.value.body())["error"]["message"]
+    request.read_request(json.dumps({"messages": [*messages[:3], *reversed(messages[3:])]}).encode(), index)
