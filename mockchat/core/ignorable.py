@@ -11,6 +11,7 @@ from typing import Any
 
 from mockchat.core import wire
 from mockchat.core.index import ResponseIndex
+from mockchat.core.text import common_length
 
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*"
 # What is known to vary, and how to match it.
@@ -24,6 +25,8 @@ _SUGGESTED = {
     "[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}": "a uuid",
     r"(?:/private)?/(?:tmp|var/folders)/[\w./+-]+": "a temporary path",
 }
+_ANY_SUGGESTED = re.compile("|".join(_SUGGESTED))
+_AROUND = 64  # bytes
 
 
 def check(pattern: str) -> None:
@@ -98,7 +101,7 @@ def _alike(index: ResponseIndex, prefix: int, message: bytes) -> tuple[int, list
     """The prefix to which a recorded message leads that is the same but for what varies, and patterns for that."""
     for following, recorded in index.neighbours(prefix, message):
         needed = list(_SUGGESTED)
-        if not _are_alike(message, recorded, needed):
+        if not (_may_be_alike(message, recorded) and _are_alike(message, recorded, needed)):
             continue
         for pattern in _SUGGESTED:
             others = [each for each in needed if each != pattern]
@@ -106,6 +109,13 @@ def _alike(index: ResponseIndex, prefix: int, message: bytes) -> tuple[int, list
                 needed = others
         return following, needed
     return -1, []
+
+
+def _may_be_alike(one: bytes, other: bytes) -> bool:
+    """Whether something that varies is where two messages part: most do not, and are not looked at any further."""
+    position = common_length(one, other)
+    around = slice(max(0, position - _AROUND), position + _AROUND)
+    return all(_ANY_SUGGESTED.search(message[around].decode(errors="replace")) for message in (one, other))
 
 
 def _are_alike(one: bytes, other: bytes, patterns: list[str]) -> bool:

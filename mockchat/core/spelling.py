@@ -25,7 +25,6 @@ Rules that hold here:
 
 import json
 import re
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -37,6 +36,7 @@ from mockchat.core.index import ResponseIndex
 from mockchat.core.message import Message, answer_in_wire_form, read
 
 _KEY = b'"messages":'
+_ROLES = frozenset(map(str.encode, wire.API_ROLES))
 
 
 class Walk(NamedTuple):
@@ -170,74 +170,94 @@ class _Parts:
         self._spelling = spelling
         self._index = index
         self._pairing: Pairing | None = None  # There is something to pair.
+        self._is_missed = False  # The next message is a text that is not recorded there.
 
     def follow(self) -> bool:
         """Go as far as the messages are recorded. Where that is to the array's end, `start` is behind it."""
-        while followed := self._plain() or self._any():
-            self.prefix, end, read, in_order = followed
-            self.read += read
-            self.in_order += in_order
-            self.start = self._next(end)
-            if self._body.startswith(wire.CLOSING, end):
+        while True:
+            if self._follow_plain():
+                return True
+            if self._is_missed or not self._follow_any():
+                return False
+            if self._body.startswith(b"]", self.start):
                 self.start += 1
                 return True
+
+    def _follow_plain(self) -> bool:
+        """Follow messages that are role and text, in the spelling of the first one; to the end as `follow` does."""
+        body, spelling, index, prefix = self._body, self._spelling, self._index, self.prefix
+        beginning, between = spelling.beginning, spelling.between
+        while body.startswith(beginning, self.start):
+            position = self.start + len(beginning)
+            message = index.first_message(prefix)
+            end = spelling.end_of(message, body, position) if message else -1
+            following = prefix + 1
+            if end < 0:
+                cut = spelling.cut(body, position)
+                if cut is None:
+                    break
+                message, end = cut
+                following = index.step(prefix, message)
+                if following < 0:
+                    self._is_missed = self._next(end) >= 0 and _is_plain(message)
+                    break
+            is_last = not body.startswith(between, end)
+            if is_last and not body.startswith(wire.CLOSING, end):
+                break
+            if self._pairing is not None:
+                if message.startswith(wire.TOOL):
+                    break
+                self._pairing.call(())
+            self.read.append(message)
+            self.in_order.append(message)
+            self.prefix = prefix = following
+            if is_last:
+                self.start = end + len(wire.CLOSING)
+                return True
+            self.start = end + len(between) - 1
         return False
 
-    def _next(self, end: int) -> int:
-        """Where the message begins that follows one whose last brace is at `end`; -1 if neither it nor the end does."""
-        if self._body.startswith(self._spelling.between, end):
-            return end + len(self._spelling.between) - 1
-        return end + 1 if self._body.startswith(wire.CLOSING, end) else -1
-
-    def _plain(self) -> "_Followed | None":
-        """Follow one message that is role and text, in the spelling of the first one."""
-        body, spelling, index = self._body, self._spelling, self._index
-        if not body.startswith(spelling.beginning, self.start):
-            return None
-        position = self.start + len(spelling.beginning)
-        message = index.first_message(self.prefix)
-        end = spelling.end_of(message, body, position) if message else -1
-        following = self.prefix + 1
-        if end < 0:
-            cut = spelling.cut(body, position)
-            if cut is None:
-                return None
-            message, end = cut
-            following = index.step(self.prefix, message)
-        if following < 0 or self._next(end) < 0:
-            return None
-        if self._pairing is not None:
-            if message.startswith(wire.TOOL):
-                return None
-            self._pairing.call(())
-        return following, end, [message], [message]
-
-    def _any(self) -> "_Followed | None":
+    def _follow_any(self) -> bool:
         """Follow one message in any spelling, or all tools' messages that stand in a row."""
         found = self._read(self.start)
         if found is None:
-            return None
+            return False
         row, end = [found[0]], found[1]
         while _is_tools(row[0]) and not self._body.startswith(wire.CLOSING, end):
             found = self._read(self._next(end))
             if found is None:  # It may belong to the row.
-                return None
+                return False
             if not _is_tools(found[0]):
                 break
             row.append(found[0])
             end = found[1]
-        return self._steps(row, end)
-
-    def _steps(self, row: list[Message], end: int) -> "_Followed | None":
-        self._pairing = pairing = self._pairing or Pairing()
-        if _is_tools(row[0]):
-            found = pairing.answer([message.answers for message in row])
-            in_order = [answer_in_wire_form(row[each.number], each) for each in found]
-        else:
-            pairing.call(row[0].call_ids)
-            in_order = [row[0].wire]
+        in_order = self._in_order(row)
         prefix, known = self._index.find(in_order, self.prefix)
-        return (prefix, end, list(row), in_order) if known == len(row) else None
+        if known < len(row):
+            return False
+        self.prefix, self.start = prefix, self._next(end)
+        self.read += row
+        self.in_order += in_order
+        return True
+
+    def _next(self, end: int) -> int:
+        """Where the message begins that follows one whose last brace is at `end`, or the bracket at the array's end.
+
+        -1 if neither does.
+        """
+        if self._body.startswith(self._spelling.between, end):
+            return end + len(self._spelling.between) - 1
+        return end + 1 if self._body.startswith(wire.CLOSING, end) else -1
+
+    def _in_order(self, row: list[Message]) -> list[bytes]:
+        """One message, or tools' messages in a row, in wire form and in the order in which they are compared."""
+        if self._pairing is None:
+            self._pairing = Pairing()
+        if not _is_tools(row[0]):
+            self._pairing.call(row[0].call_ids)
+            return [row[0].wire]
+        found = self._pairing.answer([message.answers for message in row])
+        return [answer_in_wire_form(row[each.number], each) for each in found]
 
     def _read(self, start: int) -> tuple[Message, int] | None:
         """The message that begins at a position, and where its last brace is; None where it can't be cut out."""
@@ -250,12 +270,18 @@ class _Parts:
         return (read, end) if read else None
 
 
-_Followed = tuple[int, int, Sequence[Message | bytes], list[bytes]]
 _BETWEEN_ANY = re.compile(rb'\}, ?\{"(?:role|content|tool_call_id|refusal|name)"')
 
 
 def _is_tools(message: Message) -> bool:
     return message.wire.startswith(wire.TOOL)
+
+
+def _is_plain(cut: bytes) -> bool:
+    """Whether what was cut out is a message in wire form, so that no other spelling of it could be recorded."""
+    role, text = wire.parts(cut)
+    quotes = text.count(b'"') - text.count(b'\\"')
+    return role in _ROLES and text.startswith(b'"') and quotes == 2 and b"\\/" not in text
 
 
 def _read(spelled: bytes) -> Message | None:
