@@ -163,6 +163,8 @@ class _Message:
                 if isinstance(value, str):
                     self._texts.setdefault(key, []).append(value)
                     said = said or value != ""
+                elif isinstance(value, list):
+                    self._values[key] = value
             elif key == "tool_calls" and isinstance(value, list):
                 said = said or bool(value)
                 for call in value:
@@ -194,7 +196,8 @@ class _Message:
 
     def whole(self) -> dict[str, Any]:
         """The message."""
-        message = self._values | {key: "".join(pieces) for key, pieces in self._texts.items()}
+        texts = {key: "".join(pieces) for key, pieces in self._texts.items()}
+        message = self._values | {key: text for key, text in texts.items() if text or not self._values.get(key)}
         if self._calls:
             calls = [{key: value for key, value in call.items() if key != "index"} for call in self._calls]
             message["tool_calls"] = calls

@@ -42,6 +42,8 @@ def diagnose(
     following, closest = max(candidates, key=lambda item: likeness(item[1], message))
     found = differ(message, wire.with_role(closest, role))
     text = f"{place}{found.place} {found.text}"
+    if role == "tool" and wire.is_assistant(closest):
+        text = f"{place} is an answer too many, or one to no call"
     if not same_role:
         text += f", and the role {role} is recorded as {wire.role_of(closest)}"
     if suggested := ignorable.suggestion(index, messages[known:], prefix):

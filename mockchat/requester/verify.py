@@ -35,7 +35,7 @@ def verify(status: int, body: bytes, expected: Sequence[Reply]) -> Problem | Non
             if all(_is_alike(completion, reply) for reply in expected):
                 return None
             completion = answer.read(body)
-        elif completion.content is None and not any(map(completion.message.get, _IN_PLACE_OF_TEXT)):
+        elif not (_says_something(completion) or any(reply.details for reply in expected)):
             return _bad(BadAnswer("an answer without choices[0].message.content", body))
         return _compare(completion, expected)
     except BadAnswer as error:
@@ -57,7 +57,9 @@ def verify_stream(status: int, body: bytes, expected: Sequence[Reply]) -> tuple[
         return _bad(error), []
 
 
-_IN_PLACE_OF_TEXT = ("tool_calls", "function_call", "refusal")
+def _says_something(completion: Completion) -> bool:
+    in_place_of_text = ("tool_calls", "function_call", "refusal")
+    return completion.content is not None or any(map(completion.message.get, in_place_of_text))
 
 
 def _is_alike(completion: Completion, reply: Reply) -> bool:

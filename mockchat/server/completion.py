@@ -160,7 +160,8 @@ def _texts(reply: Reply) -> Iterator[tuple[bytes, bytes, bytes]]:
     said = message.as_object(reply.details.answered)
     called = calls.read(said)
     for key in message.TEXTS:
-        if isinstance(text := said.pop(key, None), str):
+        if isinstance(said.get(key), str):
+            text = said.pop(key)
             yield b'{"%b":"' % key.encode(), wire.text(text), b'"}'
     others = {key: value for key, value in said.items() if key not in _NOT_IN_A_DELTA and value is not None}
     if others:

@@ -4,6 +4,8 @@ import pytest
 
 from mockchat.core import entries, wire
 from mockchat.core.entries import Conversation, DatasetError, EntryError
+from mockchat.core.index import ResponseIndex
+from mockchat.core.message import as_object
 
 
 def said(entry: Any) -> list[tuple[str, str]]:
@@ -89,6 +91,39 @@ def test_contents_of_openai_s_form() -> None:
     ]
 
 
+def test_sharegpt_s_calls_are_calls_and_get_ids() -> None:
+    call = '{"name": "weather", "arguments": {"city": "Zürich"}}'
+    turns = [("human", "1"), ("function_call", f"[{call}, {call}]"), ("observation", "2"), ("observation", "3")]
+    talk = [{"from": name, "value": value} for name, value in [*turns, ("gpt", "4")]]
+    of_sharegpt = entries.conversation({"conversations": talk}, "c")
+    function = {"name": "weather", "arguments": '{ "city": "Zürich" }'}
+    calls = [{"id": call_id, "type": "function", "function": function} for call_id in "ab"]
+    messages = [
+        {"role": "user", "content": "1"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "content": "3", "tool_call_id": "b"},
+        {"role": "tool", "content": "2", "tool_call_id": "a"},
+        {"role": "assistant", "content": "4"},
+    ]
+    of_openai = entries.conversation({"messages": messages}, "c")
+    assert of_sharegpt.messages == of_openai.messages
+    sent = [as_object(message) for message in of_sharegpt.history(4)]
+    assert [call["id"] for call in sent[1]["tool_calls"]] == ["call_1_0", "call_1_1"]
+    assert [message["tool_call_id"] for message in sent[2:]] == ["call_1_0", "call_1_1"]
+    assert [as_object(message) for message in of_openai.history(4)][2]["tool_call_id"] == "a"
+
+
+def test_a_message_of_weight_0_is_no_reply_and_the_last_one_ends_as_is_said() -> None:
+    hello = {"role": "assistant", "content": "hello"}
+    messages = [hello | {"weight": 0}, {"role": "user", "content": "hi", "weight": 0}, hello | {"weight": 1}, hello]
+    talk = entries.conversation({"messages": messages, "finish_reason": "length", "usage": {"total_tokens": 3}}, "c")
+    assert talk.replies == [2, 3]
+    assert (talk.details[3].finish_reason, talk.details[3].usage) == (b'"length"', b'{"total_tokens":3}')
+    assert 2 not in talk.details
+    index = ResponseIndex([talk])
+    assert [len(index.replies(prefix)) for prefix in range(5)] == [0, 0, 1, 1, 0]
+
+
 # Ids
 
 
@@ -138,6 +173,10 @@ def of(message: Any) -> dict[str, Any]:
             of({"role": "user", "content": ["x"]}),
             "message 0: content[0] must be an object with a type: text, image_url, ",
         ),
+        (of({"role": "assistant", "tool_calls": [{}]}), "message 0: tool_calls[0].function must be an object"),
+        (of({"role": "tool", "content": "", "tool_call_id": 3}), "message 0: tool_call_id must be a string"),
+        ({"messages": [], "finish_reason": 3}, '"finish_reason" is a number, not a string'),
+        ({"messages": [], "usage": "x"}, '"usage" is a string, not an object'),
         (of({"from": "gpt"}), 'message 0 lacks "value"'),
         (of({"from": "gpt", "value": None}), '"value" of message 0 is null, not a string'),
         (of({"from": "gpt", "value": ["x"]}), '"value" of message 0 is an array, not a string'),

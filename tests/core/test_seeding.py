@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mockchat.core import wire
+from mockchat.core import entries, wire
 from mockchat.core.dataset import load
 from mockchat.core.entries import Conversation
+from mockchat.core.message import as_object, in_order, read
 from mockchat.core.seeding import alter, seed_errors
 from tests.helpers import SAMPLE, conversation
 
@@ -68,3 +69,31 @@ def test_without_user_messages_only_the_assistant_is_altered() -> None:
     turns = [conversation("c", "answer", first="assistant")]
     assert seed_errors(turns, "1") == 1
     assert seed_errors([], "1") == 0
+
+
+def test_arguments_and_parts_are_altered_in_all_that_is_said() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": "é"}'}}
+    image = {"type": "image_url", "image_url": {"url": "http://x"}}
+    messages = [
+        {"role": "user", "content": [image]},
+        {"role": "assistant", "content": None, "tool_calls": [call, call | {"id": "2"}]},
+        {"role": "tool", "content": "b", "tool_call_id": "2"},
+        {"role": "assistant", "content": "x", "refusal": "no"},
+    ]
+    before = entries.conversation({"messages": messages}, "c")
+    changed: set[int] = set()
+    for seed in range(5):
+        talks = [entries.conversation({"messages": messages}, "c") for _ in range(200)]
+        assert seed_errors(talks, str(seed + 1)) in (8, 9)  # One more where there is no user's message among them.
+        places = [(each, *place) for each in talks for place in enumerate(each.messages)]
+        for talk, number, message in places:
+            if message == before.messages[number]:
+                continue
+            changed.add(number)
+            details = talk.details[number]
+            assert details.sent != before.details[number].sent
+            found = [each for _, each, _ in in_order(map(read, map(as_object, talk.history(4))))]
+            assert found == talk.messages
+            if details.answered:
+                assert read(as_object(details.answered)).wire == message
+    assert changed == {0, 1, 2, 3}

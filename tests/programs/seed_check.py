@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from mockchat.core import dataset, seeding, wire
+from mockchat.core import dataset, seeding
 from mockchat.core.entries import Conversation
 from mockchat.core.recordings import DATASETS
 from tests.programs import REQUESTER, environment, run_requester, running_server
@@ -38,9 +38,8 @@ def predict(asking: Iterable[Conversation], answering: Iterable[Conversation]) -
 
 def _requests(conversations: Iterable[Conversation]) -> Iterable[tuple[Conversation, int, tuple[bytes, ...]]]:
     for conversation in conversations:
-        for number, message in enumerate(conversation.messages):
-            if wire.role_of(message) == "assistant":
-                yield conversation, number, tuple(conversation.messages[:number])
+        for number in conversation.replies:
+            yield conversation, number, tuple(conversation.messages[:number])
 
 
 def _replies(conversations: Iterable[Conversation]) -> dict[tuple[bytes, ...], set[bytes]]:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mockchat.core import wire
-from mockchat.core.index import Reply
+from mockchat.core import entries, wire
+from mockchat.core.index import Reply, ResponseIndex
 from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND, verify, verify_stream
 
 
@@ -161,3 +161,100 @@ def test_a_long_answer_that_is_no_stream_is_looked_at_once(start: bytes) -> None
     assert problem is not None
     assert problem.cause == "a stream that ended without a finish_reason"
     assert positions == []
+
+
+# Calls
+
+CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern", "n": 1}'}}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL, CALL | {"id": "2"}]}
+
+
+def recorded(message: Any = CALLING, **beside: Any) -> list[Reply]:
+    talk = entries.conversation({"messages": [message], **beside}, "c")
+    return ResponseIndex([talk]).replies(0)
+
+
+def with_call(**changes: Any) -> Any:
+    return CALLING | {"tool_calls": [CALL, CALL | {"id": "2", "function": CALL["function"] | changes}]}
+
+
+def plain(message: Any, finish_reason: Any = "tool_calls") -> bytes:
+    return json.dumps({"choices": [{"message": message, "finish_reason": finish_reason}]}).encode()
+
+
+def deltas(message: Any, finish_reason: Any = "tool_calls", **call: Any) -> bytes:
+    calls = [each | {"index": number} | call for number, each in enumerate(message["tool_calls"])]
+    sent = [{"choices": [{"index": 0, "delta": {"tool_calls": [each]}, "finish_reason": None}]} for each in calls]
+    return events(*sent, delta(None, finish_reason), "[DONE]")
+
+
+def test_right_calls_however_they_are_spelled() -> None:
+    for message in (CALLING, with_call(arguments='{"n":1.0,"city":"Bern"}'), CALLING | {"content": ""}):
+        assert verify(200, plain(message), recorded()) is None
+        assert verify_stream(200, deltas(message), recorded())[0] is None
+    assert verify_stream(200, deltas(CALLING), recorded())[1] != []
+
+
+@pytest.mark.parametrize(
+    ("message", "cause", "detail"),
+    [
+        (CALLING | {"tool_calls": [CALL]}, "other calls", "tool_calls lacks the call 1: "),
+        (CALLING | {"tool_calls": [CALL] * 3}, "other calls", "tool_calls[2] is a call too many: "),
+        (
+            with_call(name="wether"),
+            "other calls",
+            "tool_calls[1].function.name differs: got 'wether', recorded 'weather'",
+        ),
+        (with_call(arguments='{"city": "Bern", "'), "other calls", "tool_calls[1].function.arguments differs: got "),
+        (
+            with_call(arguments='{"city": "Bonn", "n": 1}'),
+            "other calls",
+            "differs at city: got 'Bonn', recorded 'Bern'",
+        ),
+        (CALLING | {"tool_calls": [CALL, CALL | {"id": ""}]}, "a call without its id", "got {"),
+        (CALLING | {"tool_calls": [CALL, CALL | {"type": None}]}, "a call without its type", "got {"),
+        (CALLING | {"content": "hm"}, "another text", "differs at character 0: got 'hm'"),
+        ({"content": "I can't"}, "another text", "differs at character 0"),
+    ],
+)
+def test_wrong_calls(message: Any, cause: str, detail: str) -> None:
+    problem = verify(200, plain(message), recorded())
+    assert problem is not None
+    assert (problem.kind, problem.cause) == (MISMATCHED, cause)
+    assert detail in problem.detail
+    if len(message.get("tool_calls", ())) == 2 and message["content"] is None:
+        assert verify_stream(200, deltas(message), recorded())[0] == problem
+
+
+def test_another_reason_or_refusal_is_a_mismatch_if_it_was_recorded() -> None:
+    problem = verify(200, plain(CALLING, "stop"), recorded())
+    assert problem is not None
+    assert problem[1:] == ("another finish_reason", "got 'stop', recorded 'tool_calls'")
+    text = {"role": "assistant", "content": "hello"}
+    assert verify(200, plain(text, "length"), recorded(text)) is None
+    cut = recorded(text, finish_reason="length")
+    assert verify(200, plain(text, "length"), cut) is None
+    problem = verify(200, plain(text, "stop"), cut)
+    assert problem is not None
+    assert problem.cause == "another finish_reason"
+    refused = recorded({"role": "assistant", "content": None, "refusal": "no"})
+    assert verify(200, plain({"content": None, "refusal": "no"}, "stop"), refused) is None
+    problem = verify(200, plain({"content": None, "refusal": "yes"}, "stop"), refused)
+    assert problem is not None
+    assert problem.cause == "another refusal"
+
+
+def test_a_call_beside_a_recorded_text_is_a_mismatch() -> None:
+    problem = verify(200, plain(CALLING | {"content": "hello"}), EXPECTED)
+    assert problem is not None
+    assert problem.detail.startswith("tool_calls[0] is a call too many: ")
+
+
+def test_the_index_of_a_streamed_call_must_be_right() -> None:
+    for index, cause in (
+        (None, "a call in a stream without its index"),
+        (0, "two calls in a stream with the same index"),
+    ):
+        problem, _ = verify_stream(200, deltas(CALLING, index=index), recorded())
+        assert problem is not None
+        assert (problem.kind, problem.cause) == (MISMATCHED, cause)

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mockchat.core import answer
 from mockchat.core.dataset import load
+from mockchat.core.entries import conversation
 from mockchat.core.index import ResponseIndex
 from mockchat.requester.plan import places, questions
 from mockchat.requester.verify import verify, verify_stream
@@ -111,8 +114,6 @@ def recorded() -> ResponseIndex:
         entry["messages"][:-1] = [
             message | {"weight": 0} if message["role"] == "assistant" else message for message in entry["messages"][:-1]
         ]
-    from mockchat.core.entries import conversation
-
     return ResponseIndex([conversation(entry, str(number)) for number, entry in enumerate(entries)])
 
 
@@ -155,3 +156,68 @@ def test_a_call_or_an_answer_too_many_or_too_few() -> None:
             request.read_request(json.dumps({"messages": changed}).encode(), index)
         assert told in json.loads(missed.value.body())["error"]["message"]
     request.read_request(json.dumps({"messages": [*messages[:3], *reversed(messages[3:])]}).encode(), index)
+
+
+ids = st.sampled_from(["a", "b", "", None])
+called = st.builds(
+    lambda call_id, name, arguments: {"id": call_id, "function": {"name": name, "arguments": arguments}},
+    *(ids, st.sampled_from("fg"), st.sampled_from(["", "{}", '{"x":1}', '{"x": 1.0}', "{", '[{"a":1},{"role":"x"}]'])),
+)
+contents = st.sampled_from(
+    [None, "", "x", '"}]', '},{"role":"', [{"type": "text", "text": "x"}], [{"type": "image_url"}]]
+)
+spoken = st.one_of(
+    st.builds(lambda text: {"role": "user", "content": text or ""}, contents),
+    st.builds(
+        lambda text, calls: {"role": "assistant", "content": text, "tool_calls": calls}, contents, st.lists(called)
+    ),
+    st.builds(
+        lambda text, calls: {"content": text, "tool_calls": calls, "role": "assistant"}, contents, st.lists(called)
+    ),
+    st.builds(lambda text: {"role": "assistant", "content": text}, st.sampled_from(["", "x"])),
+    st.builds(lambda text, call_id: {"role": "tool", "tool_call_id": call_id, "content": text}, contents, ids),
+    st.builds(lambda text, call_id: {"role": "tool", "content": text, "tool_call_id": call_id}, contents, ids),
+    st.just({"role": "tool", "content": "x"}),
+)
+END = {"role": "assistant", "content": "end"}
+
+
+def outcome(reader: Any, body: bytes, index: ResponseIndex) -> Any:
+    try:
+        return reader(body, index)
+    except NotRecorded as missed:
+        return missed.messages, json.loads(missed.body())
+
+
+@given(
+    st.lists(st.lists(spoken, max_size=5), min_size=1, max_size=3),
+    st.lists(spoken, max_size=5),
+    st.sampled_from([(",", ":"), (", ", ": ")]),
+    st.booleans(),
+)
+def test_every_way_to_read_a_history_is_a_full_parse(
+    histories: list[Any], other: list[Any], separators: tuple[str, str], ascii_only: bool
+) -> None:
+    index = ResponseIndex([conversation({"messages": [*history, END]}, "c") for history in histories])
+    for history in (*histories, other, histories[0] + other, histories[0][:-1]):
+        said = {"messages": history, "model": "m"}
+        body = json.dumps(said, separators=separators, ensure_ascii=ascii_only).encode()
+        in_full = outcome(request.in_full, body, index)
+        for reader in (request.in_place, request.in_part):
+            short = outcome(reader, body, index)
+            assert short is None or short == in_full
+    for history in histories:
+        found = request.read_request(json.dumps({"messages": history}).encode(), index)
+        assert END["content"] in [answer.read(completion.whole(found, 1, [reply])).content for reply in found.replies]
+        streamed_too = b"".join(completion.stream(found, 1, found.replies[:1]))
+        assert verify_stream(200, streamed_too, found.replies)[0] is None
+
+
+@given(st.lists(spoken, max_size=6))
+def test_what_is_sent_is_what_was_recorded(history: list[Any]) -> None:
+    talk = conversation({"messages": [*history, END]}, "c")
+    index = ResponseIndex([talk])
+    for question in questions(places([talk], index), index, None, stream=False):
+        found = request.read_request(question.body, index)
+        assert found.prefix == question.place.prefix
+        assert verify(200, completion.whole(found, 1), question.expected) is None
