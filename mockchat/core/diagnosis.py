@@ -46,8 +46,9 @@ def diagnose(
         text = f"{place} is an answer too many, or one to no call"
     if not same_role:
         text += f", and the role {role} is recorded as {wire.role_of(closest)}"
-    if suggested := ignorable.suggestion(index, messages[known:], prefix):
-        text += f"; {suggested}"
+    if ignorable.may_be_alike(message, closest):
+        suggested = ignorable.suggestion(index, messages[known:], prefix)
+        text += f"; {suggested}" if suggested else ""
     place += found.place
     return Diagnosis(place, f"{text}; the closest recording there is conversation {index.conversation_id(following)}")
 

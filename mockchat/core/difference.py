@@ -36,9 +36,9 @@ def differ(sent: bytes, recorded: bytes, verb: str = "sent") -> Difference:
     return Difference(".tool_call_id", f"answers another call: {verb} {answers}, recorded {should}")
 
 
-def likeness(one: bytes, other: bytes) -> tuple[int, int]:
-    """How far two messages begin alike: their texts, and all that they say."""
-    return common_length(wire.text_of(one), wire.text_of(other)), common_length(one, other)
+def likeness(one: bytes, other: bytes) -> int:
+    """How far two messages begin alike, whatever their roles: their texts first, and then all else that they say."""
+    return common_length(one, wire.with_role(other, wire.role_of(one)))
 
 
 def _of_parts(beside: dict[str, Any], expected: dict[str, Any], verb: str) -> Difference | None:

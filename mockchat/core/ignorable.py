@@ -102,7 +102,7 @@ def _alike(index: ResponseIndex, prefix: int, message: bytes) -> tuple[int, list
     """The prefix to which a recorded message leads that is the same but for what varies, and patterns for that."""
     for following, recorded in index.neighbours(prefix, message):
         needed = list(_SUGGESTED)
-        if not (_may_be_alike(message, recorded) and _are_alike(message, recorded, needed)):
+        if not _are_alike(message, recorded, needed):
             continue
         for pattern in _SUGGESTED:
             others = [each for each in needed if each != pattern]
@@ -112,7 +112,7 @@ def _alike(index: ResponseIndex, prefix: int, message: bytes) -> tuple[int, list
     return -1, []
 
 
-def _may_be_alike(one: bytes, other: bytes) -> bool:
+def may_be_alike(one: bytes, other: bytes) -> bool:
     """Whether something that varies is where two messages part: most do not, and are not looked at any further."""
     position = common_length(one, other)
     around = slice(max(0, position - _AROUND), position + _AROUND)

@@ -44,14 +44,14 @@ class Walk(NamedTuple):
 
     `prefix` is the last recorded prefix. The messages that lead to it are those of `in_place`, joined as in the wire
     form of an array, but without its beginning and end, and then those of `in_order`: in wire form, in the order in
-    which they are compared. `read` has the latter as they stand in the request, a plain one in wire form. `before` is
-    the body up to the key `messages`; `rest` is what would stand behind that key without them: an array of the other
-    messages, if any, and all that follows it.
+    which they are compared. `read` has the last of these as they stand in the request: those from the first call or
+    tool's message on. `before` is the body up to the key `messages`; `rest` is what would stand behind that key without
+    them: an array of the other messages, if any, and all that follows it.
     """
 
     prefix: int
     in_place: bytes | memoryview
-    read: list[Message | bytes]
+    read: list[Message]
     in_order: list[bytes]
     before: bytes
     rest: bytes
@@ -164,7 +164,7 @@ class _Parts:
     def __init__(self, body: bytes, start: int, spelling: _Spelling, index: ResponseIndex, prefix: int) -> None:
         self.start = start
         self.prefix = prefix
-        self.read: list[Message | bytes] = []
+        self.read: list[Message] = []
         self.in_order: list[bytes] = []
         self._body = body
         self._spelling = spelling
@@ -185,10 +185,12 @@ class _Parts:
 
     def _follow_plain(self) -> bool:
         """Follow messages that are role and text, in the spelling of the first one; to the end as `follow` does."""
-        body, spelling, index, prefix = self._body, self._spelling, self._index, self.prefix
+        body, spelling, index, pairing = self._body, self._spelling, self._index, self._pairing
         beginning, between = spelling.beginning, spelling.between
-        while body.startswith(beginning, self.start):
-            position = self.start + len(beginning)
+        start, prefix = self.start, self.prefix
+        at_the_end = False
+        while not at_the_end and body.startswith(beginning, start):
+            position = start + len(beginning)
             message = index.first_message(prefix)
             end = spelling.end_of(message, body, position) if message else -1
             following = prefix + 1
@@ -201,21 +203,22 @@ class _Parts:
                 if following < 0:
                     self._is_missed = self._next(end) >= 0 and _is_plain(message)
                     break
-            is_last = not body.startswith(between, end)
-            if is_last and not body.startswith(wire.CLOSING, end):
+            if body.startswith(between, end):
+                next_start = end + len(between) - 1
+            elif body.startswith(wire.CLOSING, end):
+                next_start, at_the_end = end + len(wire.CLOSING), True
+            else:
                 break
-            if self._pairing is not None:
+            if pairing is not None:
                 if message.startswith(wire.TOOL):
+                    at_the_end = False
                     break
-                self._pairing.call(())
-            self.read.append(message)
+                pairing.call(())
+                self.read.append(Message(message))
             self.in_order.append(message)
-            self.prefix = prefix = following
-            if is_last:
-                self.start = end + len(wire.CLOSING)
-                return True
-            self.start = end + len(between) - 1
-        return False
+            start, prefix = next_start, following
+        self.start, self.prefix = start, prefix
+        return at_the_end
 
     def _follow_any(self) -> bool:
         """Follow one message in any spelling, or all tools' messages that stand in a row."""

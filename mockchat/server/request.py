@@ -84,7 +84,7 @@ def in_part(body: bytes, index: ResponseIndex) -> ChatRequest | None:
         return None
     settings, others = around
     followed = len(walk.read)
-    ordered = message.in_order([*map(_as_message, walk.read), *others])[followed:] if others else []
+    ordered = message.in_order([*walk.read, *others])[followed:] if others else []
     left = [in_wire_form for _, in_wire_form, _ in ordered]
     prefix, known = index.find(left, walk.prefix)
     replies = index.replies(prefix) if known == len(left) else []
@@ -95,10 +95,6 @@ def in_part(body: bytes, index: ResponseIndex) -> ChatRequest | None:
         raise NotRecorded(index, [*history, *left], prefix, len(history) + known, numbers)
     parts = [walk.in_place, *walk.in_order, *left] if walk.in_place else [*walk.in_order, *left]
     return ChatRequest(replies, wire.joined_size(parts), prefix, settings)
-
-
-def _as_message(read: Message | bytes) -> Message:
-    return Message(read) if isinstance(read, bytes) else read
 
 
 def _around(before: bytes, rest: bytes) -> tuple[Settings, list[Message]] | None:
