@@ -25,7 +25,7 @@ DEFAULT_MODEL = b'"mockchat"'  # As JSON.
 
 _KEY = b'"messages":'
 _ARRAY = _KEY + wire.OPENING
-_CACHED_SIZE = 1024  # bytes
+_CACHED_SIZE = 4096  # bytes
 
 
 class Settings(NamedTuple):

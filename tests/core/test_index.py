@@ -1,9 +1,10 @@
 import sys
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mockchat.core import wire
+from mockchat.core import entries, wire
 from mockchat.core.dataset import load
 from mockchat.core.entries import Conversation
 from mockchat.core.index import Reply, ResponseIndex
@@ -158,3 +159,36 @@ def test_memory_is_linear_in_the_length_of_a_conversation() -> None:
         return sum(sys.getsizeof(part) for part in vars(index).values())
 
     assert size(20_000) < 2.5 * size(10_000)
+
+
+def test_a_call_has_an_id_of_its_own_unless_it_is_all_that_is_asked_for() -> None:
+    calling = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": ""}}]}
+    hi = {"role": "user", "content": "hi"}
+    answers = [{"role": "tool", "content": "x", "tool_call_id": "1"}, {"role": "assistant", "content": "y"}]
+    whole = entries.conversation({"messages": [hi, calling, *answers]}, "c")
+    cut = entries.conversation({"messages": [hi, calling]}, "d")
+    index = index_of(whole, cut)
+    first, second = index.replies(1)
+    assert (first.conversation_id, second.conversation_id) == (b'"c_1"', b'"d"')
+    (last,) = index.replies(3)
+    assert last.conversation_id == b'"c"'
+
+
+def test_messages_that_say_more_are_followed_beside_texts_and_branches() -> None:
+    def talk(name: str, *arguments: str) -> Conversation:
+        messages: list[Any] = [{"role": "user", "content": "hi"}]
+        for each in arguments:
+            messages.append({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": each}}]})
+            messages.append({"role": "tool", "content": each})
+        return entries.conversation({"messages": [*messages, {"role": "assistant", "content": name}]}, name)
+
+    talks = [talk("a", "{}"), talk("b", "{}", "[]"), talk("c", "[]"), talk("d", "{}", "[1]"), talk("e")]
+    index = ResponseIndex([])
+    for each in talks:
+        index.add(each)
+    for found in (index, ResponseIndex(talks)):
+        for each in talks:
+            prefix, known = found.find(each.messages[:-1])
+            assert known == len(each.messages) - 1
+            assert each.messages[-1] in [reply.message for reply in found.replies(prefix)]
+            assert found.conversation_id(prefix) == each.id or each.id in "e"
