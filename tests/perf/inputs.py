@@ -10,13 +10,14 @@ from typing import Any
 from mockchat.core import dataset
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
+from mockchat.core.message import as_object
 from mockchat.requester.plan import places, questions
 from tests.perf.load import output
 
 HERE = Path(__file__).parent
 FILES = HERE.parents[1] / "build" / "perf"
 FULL, SOME, FIRST = FILES / "full.json", FILES / "3000.json", FILES / "first-1000.json"
-WORDS = FILES / "words.json"
+WORDS, TOOLS = FILES / "words.json", FILES / "tools.json"
 PIECES = 251  # Of the one reply there.
 MANY, FEW, SHORT = 3000, 1500, 20000  # Requests in a round: real bodies, those that take long, one line.
 
@@ -35,6 +36,26 @@ def make_files() -> None:
     if not WORDS.exists():
         reply = " ".join(["word"] * PIECES)
         WORDS.write_text(json.dumps([{"messages": [{"role": "assistant", "content": reply}]}]), encoding="utf-8")
+    if not TOOLS.exists():
+        TOOLS.write_text(json.dumps([{"messages": loop} for loop in tool_loops()]), encoding="utf-8")
+
+
+def tool_loops() -> list[list[dict[str, Any]]]:
+    """Some of the recorded conversations with a call before each message of the user, which answers it."""
+    loops = []
+    for talk in recorded(SOME)[0][:FEW]:
+        loop = [{"role": "user", "content": "go on"}]
+        for number, message in enumerate(talk.messages[:20]):
+            if number % 2:
+                continue
+            text = as_object(message)["content"]
+            arguments = json.dumps({"query": text[:80], "limit": number, "exact": True}, ensure_ascii=False)
+            function = {"arguments": arguments, "name": "search"}
+            call = {"id": f"call_{number:024}", "function": function, "type": "function"}
+            loop.append({"role": "assistant", "content": None, "tool_calls": [call]})
+            loop.append({"role": "tool", "tool_call_id": call["id"], "content": text})
+        loops.append([*loop, {"role": "assistant", "content": "done"}])
+    return loops
 
 
 def first_entries(conversations: int) -> list[Any]:
@@ -96,6 +117,19 @@ def by_json_dumps() -> list[bytes]:
 def by_langchain() -> list[bytes]:
     # Sorted, `content` comes before `role`, as there.
     return [compact(json.loads(body), sort_keys=True) for body in bodies(FEW)]
+
+
+def by_an_agent() -> list[bytes]:
+    """The last request of each tool loop, as OpenAI's Python SDK spells the messages that it was given."""
+    asked = []
+    for entry in json.loads(TOOLS.read_text(encoding="utf-8")):
+        history = entry["messages"][:-1]
+        for number, message in enumerate(history):
+            if message["role"] == "assistant":
+                beside = {"refusal": None, "role": "assistant", "annotations": []}
+                history[number] = {"content": None, **beside, "tool_calls": message["tool_calls"]}
+        asked.append(compact({"messages": history, "model": "m"}))
+    return asked
 
 
 def misses() -> list[bytes]:

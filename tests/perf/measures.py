@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import islice
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -89,10 +90,10 @@ def in_turn(rounds: int, ours: Callable[[], Any], theirs: Callable[[], Any]) -> 
     return pairs[1:]
 
 
-def against_bare(rounds: int, made: Callable[[], list[bytes]], status: bytes = b"200") -> Pairs:
+def against_bare(rounds: int, made: Callable[[], list[bytes]], status: bytes = b"200", recorded: Path = SOME) -> Pairs:
     """The server's CPU, and that of a bare application whose replies have the same size."""
     requests = [http(body) for body in made()]
-    with serving(*MOCK, SOME) as server:
+    with serving(*MOCK, recorded) as server:
         size = answer(server, requests, status)["size"]
         with serving(HERE / "bare.py", "server", size) as bare:
             return in_turn(rounds, partial(cpu_us, server, requests, status), partial(cpu_us, bare, requests))

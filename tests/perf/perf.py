@@ -39,6 +39,7 @@ ROWS = [
     Row("server: 50,142 conversations loaded", "1,000 loaded", "us CPU", 1.15, recordings),
     Row("server: json.dumps spelling", BARE, "us CPU", 2, partial(against_bare, made=inputs.by_json_dumps)),
     Row("server: LangChain's spelling", BARE, "us CPU", 2, partial(against_bare, made=inputs.by_langchain)),
+    Row("server: tool loops", BARE, "us CPU", 2, partial(against_bare, made=inputs.by_an_agent, recorded=inputs.TOOLS)),
     Row("server: miss and diagnosis", BARE, "us CPU", 2.5, partial(against_bare, made=inputs.misses, status=b"404")),
     Row("server: streamed, unpaced", "plain", "us CPU", 1.7, streams),
     Row("200 streams' first pieces: median", "200 ms asked for", "ms", 1.05, partial(firsts, which="p50")),
