@@ -191,6 +191,8 @@ class _Parts:
         at_the_end = False
         while not at_the_end and body.startswith(beginning, start):
             position = start + len(beginning)
+            if pairing is not None and body.startswith(wire.TOOL, position):
+                break
             message = index.first_message(prefix)
             end = spelling.end_of(message, body, position) if message else -1
             following = prefix + 1
@@ -210,7 +212,7 @@ class _Parts:
             else:
                 break
             if pairing is not None:
-                if message.startswith(wire.TOOL):
+                if message.startswith(wire.TOOL):  # Its content comes first.
                     at_the_end = False
                     break
                 pairing.call(())
@@ -269,11 +271,15 @@ class _Parts:
         if self._next(end) < 0:
             return None
         spelled = self._body[start : end + 1]
+        if (tools := _TOOLS.match(spelled)) and _is_plain(wire.from_parts(b"tool", text := spelled[tools.end() : -1])):
+            return Message(wire.from_parts(b"tool", text), answers=tools[1].decode()), end
         read = (_read if len(spelled) > _CACHED_SIZE else _known)(spelled)
         return (read, end) if read else None
 
 
 _BETWEEN_ANY = re.compile(rb'\}, ?\{"(?:role|content|tool_call_id|refusal|name)"')
+# A tool's message in the spelling that most clients have, up to its text: it may be long, and need not be decoded.
+_TOOLS = re.compile(rb'\{"role": ?"tool", ?"tool_call_id": ?"([\w.:-]+)", ?"content": ?')
 
 
 def _is_tools(message: Message) -> bool:
@@ -284,7 +290,7 @@ def _is_plain(cut: bytes) -> bool:
     """Whether what was cut out is a message in wire form, so that no other spelling of it could be recorded."""
     role, text = wire.parts(cut)
     quotes = text.count(b'"') - text.count(b'\\"')
-    return role in _ROLES and text.startswith(b'"') and quotes == 2 and b"\\/" not in text
+    return role in _ROLES and text.startswith(b'"') and quotes == 2 and b"\\/" not in text and b"\\u" not in text
 
 
 def _read(spelled: bytes) -> Message | None:
