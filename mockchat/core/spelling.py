@@ -301,5 +301,5 @@ def _read(spelled: bytes) -> Message | None:
         return None
 
 
-_known = lru_cache(maxsize=1024)(_read)  # A client sends a message again with each one that follows.
-_CACHED_SIZE = 4096  # bytes
+_known = lru_cache(maxsize=8192)(_read)  # A client sends a message again with each one that follows.
+_CACHED_SIZE = 1024  # bytes: of a message that is remembered as it was read; of all together, at most some 40 MB
