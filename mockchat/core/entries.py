@@ -166,7 +166,7 @@ def _with_details(
             if found := _reply_details(in_wire_form, unusual.get(number), ends):
                 details[place] = found
         elif number in unusual:
-            sent = message.sent(read[number], read[number].answers or answers)
+            sent = message.sent(read[number], answers or read[number].answers)
             if sent != in_wire_form:
                 details[place] = Details(sent)
     return [in_wire_form for _, in_wire_form, _ in ordered], details or NO_DETAILS

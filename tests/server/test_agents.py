@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mockchat.core import answer
@@ -213,6 +213,12 @@ def test_every_way_to_read_a_history_is_a_full_parse(
         assert verify_stream(200, streamed_too, found.replies)[0] is None
 
 
+@example(
+    [
+        {"role": "assistant", "tool_calls": [{"id": each, "function": {"name": "f"}} for each in "ba"]},
+        *[{"role": "tool", "tool_call_id": "a", "content": text} for text in "xy"],
+    ]
+)
 @given(st.lists(spoken, max_size=6))
 def test_what_is_sent_is_what_was_recorded(history: list[Any]) -> None:
     talk = conversation({"messages": [*history, END]}, "c")
