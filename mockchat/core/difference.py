@@ -46,12 +46,17 @@ def _of_parts(beside: dict[str, Any], expected: dict[str, Any], verb: str) -> Di
     for number, (one, other) in enumerate(zip(parts, recorded, strict=False)):
         if not _same(one, other):
             return Difference(f".content[{number}]", _of_values(one, other, verb))
-    if len(parts) == len(recorded):
-        return None
-    number = min(len(parts), len(recorded))
-    if len(parts) > len(recorded):
-        return Difference(f".content[{number}]", f"is a part too many: {_kind(parts[number])}")
-    return Difference(".content", f"lacks a part at {number}: {_kind(recorded[number])}")
+    return _of_numbers(".content", "part", list(map(_kind, parts)), list(map(_kind, recorded)))
+
+
+def _of_numbers(place: str, what: str, sent: list[str], recorded: list[str]) -> Difference | None:
+    """How lists differ of which one only goes on where the other one ends, if they do; given is how to show them."""
+    number = min(len(sent), len(recorded))
+    if len(sent) > number:
+        return Difference(f"{place}[{number}]", f"is a {what} too many: {sent[number]}")
+    if len(recorded) > number:
+        return Difference(place, f"lacks a {what} at {number}: {recorded[number]}")
+    return None
 
 
 def _kind(part: Any) -> str:
@@ -74,12 +79,7 @@ def _of_calls(beside: dict[str, Any], expected: dict[str, Any], verb: str) -> Di
             return Difference(f"{place}.{key}", difference(one["text"], other["text"], verb))
         mine, theirs = (each.get("arguments", each.get("text")) for each in (one, other))
         return Difference(f"{place}.{key}", _of_values(mine, theirs, verb))
-    if len(called) == len(recorded):
-        return None
-    number = min(len(called), len(recorded))
-    if len(called) > len(recorded):
-        return Difference(f".tool_calls[{number}]", f"is a call too many: {_shown(called[number])}")
-    return Difference(".tool_calls", f"lacks the call {number}: {_shown(recorded[number])}")
+    return _of_numbers(".tool_calls", "call", list(map(_shown, called)), list(map(_shown, recorded)))
 
 
 def _of_values(one: Any, other: Any, verb: str) -> str:

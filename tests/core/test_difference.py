@@ -64,7 +64,7 @@ DATA = "data:image/png;base64,AAAA"
             "sent custom, recorded function",
         ),
         ({"tool_calls": [call(), call()]}, {"tool_calls": [call()]}, ".tool_calls[1]", "is a call too many: "),
-        ({}, {"tool_calls": [call()]}, ".tool_calls", "lacks the call 0: "),
+        ({}, {"tool_calls": [call()]}, ".tool_calls", "lacks a call at 0: "),
         (
             {"content": [image(DATA)]},
             {"content": [image(DATA + "B")]},

@@ -198,7 +198,7 @@ def test_right_calls_however_they_are_spelled() -> None:
 @pytest.mark.parametrize(
     ("message", "cause", "detail"),
     [
-        (CALLING | {"tool_calls": [CALL]}, "other calls", "tool_calls lacks the call 1: "),
+        (CALLING | {"tool_calls": [CALL]}, "other calls", "tool_calls lacks a call at 1: "),
         (CALLING | {"tool_calls": [CALL] * 3}, "other calls", "tool_calls[2] is a call too many: "),
         (
             with_call(name="wether"),
