@@ -18,7 +18,7 @@ from mockchat.core import wire
 
 FUNCTION, CUSTOM, LEGACY = "function", "custom", "function_call"
 # By type, the key of the text that is given to what is called.
-_TEXT_KEYS = {FUNCTION: "arguments", CUSTOM: "input", LEGACY: "arguments"}
+TEXT_KEYS = {FUNCTION: "arguments", CUSTOM: "input", LEGACY: "arguments"}
 
 
 class Call(NamedTuple):
@@ -47,7 +47,7 @@ class Call(NamedTuple):
     @property
     def text_key(self) -> str:
         """The key of the text that is given to what is called."""
-        return _TEXT_KEYS[self.type]
+        return TEXT_KEYS[self.type]
 
     def spelled(self, text: str | None = None) -> bytes:
         """What stands under the call's type; with another text, if given."""
@@ -82,13 +82,13 @@ def _read(call: Any, place: str) -> Call:
     if not isinstance(call, dict):
         raise ValueError(f"{place} must be an object")
     call_type = call.get("type") or (CUSTOM if CUSTOM in call else FUNCTION)
-    if call_type not in _TEXT_KEYS:
+    if call_type not in TEXT_KEYS:
         raise ValueError(f"{place}.type must be {FUNCTION} or {CUSTOM}")
     called = call.get(call_type)
     place_called = f"{place}.{call_type}".lstrip(".")
     if not isinstance(called, dict):
         raise ValueError(f"{place_called} must be an object")
-    text_key = _TEXT_KEYS[call_type]
+    text_key = TEXT_KEYS[call_type]
     name, text, call_id = called.get("name"), called.get(text_key), call.get("id")
     if not isinstance(name, str):
         raise ValueError(f"{place_called}.name must be a string")

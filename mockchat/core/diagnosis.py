@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mockchat.core import ignorable, wire
-from mockchat.core.difference import differ, likeness
+from mockchat.core.difference import Difference, differ, likeness
 from mockchat.core.index import ResponseIndex
 from mockchat.core.text import around
 
@@ -41,9 +41,9 @@ def diagnose(
         return Diagnosis(place, f"{place} is one too many: {_end(index, prefix, known)}")
     following, closest = max(candidates, key=lambda item: likeness(item[1], message))
     found = differ(message, wire.with_role(closest, role))
-    text = f"{place}{found.place} {found.text}"
     if role == "tool" and wire.is_assistant(closest):
-        text = f"{place} is an answer too many, or one to no call"
+        found = Difference("", "is an answer too many, or one to no call")
+    text = f"{place}{found.place} {found.text}"
     if not same_role:
         text += f", and the role {role} is recorded as {wire.role_of(closest)}"
     if ignorable.may_be_alike(message, closest):

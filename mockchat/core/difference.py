@@ -68,13 +68,14 @@ def _of_calls(beside: dict[str, Any], expected: dict[str, Any], verb: str) -> Di
     for number, (one, other) in enumerate(zip(called, recorded, strict=False)):
         if _same(one, other):
             continue
-        place, one_type, other_type = f".tool_calls[{number}]", next(iter(one)), next(iter(other))
+        one_type, other_type = next(iter(one)), next(iter(other))
+        place = "" if calls.LEGACY in (one_type, other_type) else f".tool_calls[{number}]"
         if one_type != other_type:
             return Difference(f"{place}.type", f"differs: {verb} {one_type}, recorded {other_type}")
         place += f".{one_type}"
         if one[one_type] != other[one_type]:
             return Difference(f"{place}.name", f"differs: {verb} {one[one_type]!r}, recorded {other[one_type]!r}")
-        key = "input" if one_type == calls.CUSTOM else "arguments"
+        key = calls.TEXT_KEYS[one_type]
         if "text" in one and "text" in other:
             return Difference(f"{place}.{key}", difference(one["text"], other["text"], verb))
         mine, theirs = (each.get("arguments", each.get("text")) for each in (one, other))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mockchat.core import message, wire
+from mockchat.core.calls import LEGACY
 from mockchat.core.message import TEXT_ROLES, Details, Message
 from mockchat.core.program import ProgramError
 
@@ -138,7 +139,6 @@ class _Unusual:
         self.weight = given.get("weight")
         # Only in the API's form are further keys what the model said.
         self.given = given if text_key == "content" else {}
-        self.has_details = not isinstance(read.content, str) or bool(called) or message.says_more(self.given)
 
 
 def _ending(entry: dict[str, Any]) -> dict[str, Any]:
@@ -174,17 +174,18 @@ def _with_details(
 
 def _reply_details(in_wire_form: bytes, unusual: _Unusual | None, ending: dict[str, Any]) -> Details | None:
     """The details of an assistant message; None where its text is all that there is to it."""
-    is_reply = unusual is None or unusual.weight != 0
-    if unusual is None or not unusual.has_details:
-        if is_reply and not ending:
-            return None
-        answered = in_wire_form + b',"refusal":null' if is_reply else b""
-        return Details(in_wire_form, answered, is_reply=is_reply)._replace(**ending)
-    said = unusual.message
-    reason = said.calls[-1].type if said.calls and said.calls[-1].type == "function_call" else "tool_calls"
-    answered = message.answered(said, unusual.given) if is_reply else b""
-    finish_reason = b'"%b"' % (reason if said.calls else "stop").encode()
-    return Details(message.sent(said), answered, finish_reason, is_reply=is_reply)._replace(**ending)
+    details = of_text = message.details_of_text(in_wire_form)
+    if unusual is not None:
+        said = unusual.message
+        reasons = [b'"function_call"' if call.type == LEGACY else b'"tool_calls"' for call in said.calls]
+        details = Details(
+            sent=message.sent(said),
+            answered=message.answered(said, unusual.given),
+            finish_reason=reasons[-1] if reasons else of_text.finish_reason,
+            is_reply=unusual.weight != 0,
+        )
+    details = details._replace(**ending)
+    return None if details == of_text and not ending else details
 
 
 def _keys_in(given: dict[str, Any], list_key: str) -> tuple[str, str]:

@@ -27,7 +27,7 @@ import ujson
 
 from mockchat.core import wire
 from mockchat.core.entries import Conversation
-from mockchat.core.message import Details
+from mockchat.core.message import Details, details_of_text
 
 # Stands in the list where the message that leads to the prefix is in the hash instead: a run begins there.
 _RUN_BEGINS = b""
@@ -115,7 +115,7 @@ class ResponseIndex:
         assert self.ignore is not None
         message = self.ignore(said)
         if message != said and details is None:
-            details = Details(said, said + b',"refusal":null')
+            details = details_of_text(said)
         return message, details
 
     def compared(self, messages: list[bytes]) -> list[bytes]:

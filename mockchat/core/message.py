@@ -76,6 +76,14 @@ class Details(NamedTuple):
     is_reply: bool = True
 
 
+NO_REFUSAL = b',"refusal":null'
+
+
+def details_of_text(in_wire_form: bytes) -> Details:
+    """The details of a reply of which nothing is known but its text."""
+    return Details(in_wire_form, in_wire_form + NO_REFUSAL)
+
+
 def role(name: str) -> str | None:
     """The API's name of the role that a file or a client calls `name`, in any case; None if there is none."""
     return ROLES.get(name) or ROLES.get(name.lower())
@@ -187,9 +195,12 @@ def _ordered(row: list[tuple[int, Message]], pairing: Pairing) -> list[tuple[int
 
 def answer_in_wire_form(message: Message, found: calls.Answered) -> bytes:
     """A tool's message in wire form, which says which call it answers where that is not the next one."""
-    if found.call is None or found.in_turn:
-        return message.wire
-    return wire.with_more(message.wire, b'{"answers":%d}' % found.call)
+    return answering(message.wire, None if found.in_turn else found.call)
+
+
+def answering(in_wire_form: bytes, call: int | None) -> bytes:
+    """A tool's message that answers the call of this number; None for the next one, which need not be said."""
+    return in_wire_form if call is None else wire.with_more(in_wire_form, b'{"answers":%d}' % call)
 
 
 def sent(message: Message, answers: str | None = None) -> bytes:
@@ -200,16 +211,11 @@ def sent(message: Message, answers: str | None = None) -> bytes:
 
 def answered(message: Message, given: dict[str, Any]) -> bytes:
     """A model's message with all that it has: `given` is the object that it was read from."""
-    refusal = given.get("refusal")
+    refusal = given.get("refusal") or None
     others = {key: value for key, value in given.items() if key not in _READ and value not in _NOTHING}
     beside = [b',"refusal":%b' % wire.json_of(refusal), *_spelled(message.calls)]
     beside += [b",%b:%b" % (wire.text(key), wire.json_of(value)) for key, value in others.items()]
     return _with_content(message, beside)
-
-
-def says_more(given: dict[str, Any]) -> bool:
-    """Whether there is more to a model's message than content and calls."""
-    return any(value not in _NOTHING for key, value in given.items() if key not in _READ or key == "refusal")
 
 
 def _with_content(message: Message, beside: list[bytes]) -> bytes:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-from mockchat.core import wire
+from mockchat.core import calls, wire
 from mockchat.core.entries import Conversation
-from mockchat.core.message import Details, as_object, read, spell
+from mockchat.core.message import Details, answering, as_object, read, spell
 
 SHARE = 0.01  # Of all messages, how many are altered.
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -50,9 +50,7 @@ def _alter_detailed(message: bytes, details: Details, chance: random.Random) -> 
         said["content"] = answered["content"] = alter(said["content"] or "", chance)
     else:
         said["tool_calls"] = answered["tool_calls"] = _alter_calls(said, chance)
-    altered = read(said).wire
-    if (call := wire.more_of(message).get("answers")) is not None:
-        altered = wire.with_more(altered, b'{"answers":%d}' % call)
+    altered = answering(read(said).wire, wire.more_of(message).get("answers"))
     answered_now = spell(answered) if details.answered else b""
     return altered, details._replace(sent=spell(said), answered=answered_now)
 
@@ -62,8 +60,7 @@ def _alter_calls(said: dict[str, Any], chance: random.Random) -> Any:
     while True:
         altered = deepcopy(said)
         call = chance.choice(altered["tool_calls"])
-        called = call[call["type"]]
-        key = "input" if call["type"] == "custom" else "arguments"
+        called, key = call[call["type"]], calls.TEXT_KEYS[call["type"]]
         called[key] = alter(called[key], chance)
         if read(altered).wire != read(said).wire:
             return altered["tool_calls"]

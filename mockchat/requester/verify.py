@@ -36,7 +36,7 @@ def verify(status: int, body: bytes, expected: Sequence[Reply]) -> Problem | Non
                 return None
             completion = answer.read(body)
         elif not (_says_something(completion) or any(reply.details for reply in expected)):
-            return _bad(BadAnswer("an answer without choices[0].message.content", body))
+            raise BadAnswer("an answer without choices[0].message.content", body)
         return _compare(completion, expected)
     except BadAnswer as error:
         return _bad(error)
@@ -105,7 +105,7 @@ def _compare(completion: Completion, expected: Sequence[Reply]) -> Problem | Non
         return None if None in problems else problems[0]
     closest = max(expected, key=lambda reply: likeness(got.wire, reply.message))
     found = differ(got.wire, closest.message, "got")
-    cause = "other calls" if "tool_calls" in found.place else "another text"
+    cause = "other calls" if "_call" in found.place else "another text"
     return Problem(MISMATCHED, cause, f"{found.place.lstrip('.')} {found.text}".lstrip())
 
 

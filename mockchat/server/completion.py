@@ -137,8 +137,8 @@ def _finish_reason(reply: Reply) -> bytes:
 
 def _first_delta(reply: Reply) -> bytes:
     """What comes before the first piece: the role, and that there is no text, where it is null."""
-    empty = reply.details is None or b'"content":null' not in reply.details.answered[: len(_BEFORE_REPLY) + 4]
-    return b'{"role":"assistant","content":%b,"refusal":null}' % (b'""' if empty else b"null")
+    is_null = reply.details is not None and reply.details.answered.startswith(_BEFORE_REPLY + b"null")
+    return b'{"role":"assistant","content":%b,"refusal":null}' % (b"null" if is_null else b'""')
 
 
 def _marked(reply: Reply, at_once: int) -> Iterator[tuple[bytes, bytes, bytes]]:

@@ -19,9 +19,9 @@ import ujson
 from mockchat.core import answer, entries, wire
 from mockchat.core.answer import Completion
 from mockchat.core.entries import Conversation, DatasetError
+from mockchat.core.message import NO_REFUSAL
 
 _BEGINNING = b'{"id":"'
-_NO_REFUSAL = b',"refusal":null'
 _OTHER = "answers that are errors in spite of status 200, several choices or no message of the API"
 
 
@@ -140,7 +140,7 @@ def _line(recorded: Conversation) -> bytes:
     if details is None:
         messages.append(recorded.messages[number])
     else:
-        messages.append(details.answered.replace(_NO_REFUSAL, b"", 1))
+        messages.append(details.answered.replace(NO_REFUSAL, b"", 1))
         ending = b',"finish_reason":%b' % details.finish_reason
         ending += b',"usage":%b' % details.usage if details.usage else b""
     return b'%b%b","messages":%b%b}\n' % (_BEGINNING, recorded.id.encode(), wire.join(messages), ending)

@@ -138,7 +138,7 @@ def in_full(body: bytes, index: ResponseIndex) -> ChatRequest:
     if not isinstance(given, list):
         problem = "is missing" if given is None else "must be an array"
         raise ApiError(400, f"messages {problem}: send the history as a list of role and content", param="messages")
-    read = [_read_message(message, f"messages[{number}]") for number, message in enumerate(given)]
+    read = [_read_message(each, f"messages[{number}]") for number, each in enumerate(given)]
     settings = _settings(parameters)
     ordered = message.in_order(read)
     messages = [in_wire_form for _, in_wire_form, _ in ordered]

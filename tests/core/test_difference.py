@@ -63,6 +63,12 @@ DATA = "data:image/png;base64,AAAA"
             ".tool_calls[0].type",
             "sent custom, recorded function",
         ),
+        (
+            {"function_call": {"name": "f", "arguments": "1"}},
+            {"function_call": {"name": "f", "arguments": "2"}},
+            ".function_call.arguments",
+            "differs: sent 1, recorded 2",
+        ),
         ({"tool_calls": [call(), call()]}, {"tool_calls": [call()]}, ".tool_calls[1]", "is a call too many: "),
         ({}, {"tool_calls": [call()]}, ".tool_calls", "lacks a call at 0: "),
         (
