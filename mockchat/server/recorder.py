@@ -22,7 +22,7 @@ from mockchat.core.entries import Conversation, DatasetError
 from mockchat.core.message import NO_REFUSAL
 
 _BEGINNING = b'{"id":"'
-_OTHER = "answers that are errors in spite of status 200, several choices or no message of the API"
+_OTHER = "answers that are errors in spite of status 200, several choices, no strict JSON or no message of the API"
 
 
 class NotRecordable(Exception):
@@ -43,7 +43,7 @@ def read_answer(body: bytes, streamed: bool) -> Completion:
     """
     try:
         completion = _read_stream(body) if streamed else answer.read(body)
-    except answer.ErrorSent:
+    except (answer.ErrorSent, answer.LaxJson):
         raise NotRecordable(_OTHER) from None
     if not completion.alone:
         raise NotRecordable(_OTHER)
