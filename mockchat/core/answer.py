@@ -269,6 +269,8 @@ def error_message(answer: bytes) -> str:
 def explain(error: Exception) -> NoAnswer:
     """What a request that got no answer died of, and what to check."""
     match error:
+        case BadAnswer():
+            return NoAnswer(error.cause, error.detail)
         case TimeoutError():
             return NoAnswer("no answer in time", str(error))
         case aiohttp.ClientConnectorError():

@@ -31,7 +31,7 @@ def _run(chosen: argparse.Namespace) -> int:
     chat = ChatCompletions(index, **route_options)
     if chosen.record:
         print(f"Asking {chosen.upstream} for what is not recorded, and recording it into {chosen.record}", flush=True)
-        chat.upstream = Upstream(chosen.upstream, index, chosen.record, chosen.upstream_timeout)
+        chat.upstream = Upstream(chosen.upstream, index, chosen.record, chosen.upstream_timeout, chosen.max_answer_mb)
 
     def ready(base_url: str) -> None:
         host = URL(base_url).host or ""

@@ -83,6 +83,7 @@ def parse(given: Sequence[str] | None) -> Namespace:
     recording.add_argument(
         "--upstream-timeout", **option(arguments.positive_number, "S", waited, default=upstream.TIMEOUT)
     )
+    recording.add_argument("--max-answer-mb", **arguments.MAX_ANSWER_MB)
     return parser.parse_args(given)
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import gzip
 import io
 import json
 import socket
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
 from aiohttp.test_utils import TestClient as Client
 
 from mockchat.core.dataset import load
@@ -315,7 +316,7 @@ async def broken(recorder: Recorder) -> AsyncIterator[Speak]:
     servers: list[asyncio.Server] = []
     speaking: set[asyncio.Task[None] | None] = set()
 
-    async def speak(answer: bytes, timeout: float = PATIENCE) -> None:
+    async def speak(answer: bytes, timeout: float = PATIENCE, max_answer_mb: int = 64) -> None:
         async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             speaking.add(asyncio.current_task())
             with suppress(OSError, asyncio.IncompleteReadError):
@@ -333,7 +334,7 @@ async def broken(recorder: Recorder) -> AsyncIterator[Speak]:
         url = "http://{}:{}/v1".format(*server.sockets[0].getsockname())
         chat = recorder.server.chat  # type: ignore[attr-defined]
         await chat.upstream.close()
-        chat.upstream = Upstream(url, chat._index, recorder.file, timeout)
+        chat.upstream = Upstream(url, chat._index, recorder.file, timeout, max_answer_mb)
 
     yield speak
     over.set()
@@ -410,6 +411,37 @@ async def test_a_stream_that_fails_after_its_beginning(
     assert not rest.endswith(b"0\r\n\r\n")
     assert b"[DONE]" not in rest
     assert recorder.recorded() == 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 9_000_000,
+        EVENTS_HEAD + CHUNK * 20_000,
+        b"HTTP/1.1 500 Oh\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(bytes(9_000_000)),
+    ],
+)
+@pytest.mark.parametrize("asked", [ASKED, STREAM])
+async def test_an_answer_that_is_too_large_is_given_up(
+    recorder: Recorder, broken: Speak, said: bytes, asked: bytes
+) -> None:
+    await broken(said + SILENCE, max_answer_mb=1)
+    try:
+        status, body = await recorder.ask(asked)
+    except ClientPayloadError:  # A stream that has begun can only break off.
+        assert said.startswith(EVENTS_HEAD)
+        assert asked == STREAM
+    else:
+        assert (status, "larger than 1 MB (see --max-answer-mb)" in body.decode()) == (502, True)
+    assert not recorder.server.chat.upstream.busy  # type: ignore[attr-defined]
+    assert recorder.recorded() == 0
+
+
+async def test_a_compressed_answer_is_handed_on_unpacked(recorder: Recorder, broken: Speak) -> None:
+    packed = gzip.compress(whole({"content": "small"}))
+    await broken(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed)
+    status, body = await recorder.ask(ASKED)
+    assert (status, content(body), recorder.recorded()) == (200, "small", 1)
 
 
 async def test_an_upstream_that_never_reads(recorder: Recorder, broken: Speak) -> None:
