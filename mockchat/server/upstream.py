@@ -9,7 +9,6 @@ import asyncio
 import io
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -24,6 +23,7 @@ from mockchat.core.index import ResponseIndex
 from mockchat.server import recorder
 from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.http import LAST_CHUNK, Answer, HttpRequest, Part, Route, chunk, connection_header
+from mockchat.server.record_file import RecordFile
 from mockchat.server.recorder import NotRecordable
 
 TIMEOUT = 600.0  # seconds, as in OpenAI's SDKs
@@ -66,7 +66,7 @@ class Upstream:
         self,
         base_url: str,
         index: ResponseIndex,
-        file: Path,
+        file: RecordFile,
         timeout: float = TIMEOUT,
         max_answer_mb: int = MAX_ANSWER_MB,
     ) -> None:
@@ -192,14 +192,14 @@ class Upstream:
             messages = self._index.compared(recorded.messages[:-1])
             prefix, known = self._index.find(messages)
             if known < len(messages) or not self._index.replies(prefix):  # Else another way of asking was faster.
-                recorder.append(self._file, recorded)
+                self._file.append(recorded)
                 self._index.add(recorded)
                 self.recorded += 1
         except NotRecordable as reason:
             if history is not None:
                 self._tell(f"{reason} are not recorded, only passed on")
         except OSError as error:
-            self._tell(f"can't record into {self._file}: {error.strerror}")
+            self._tell(f"can't record into {self._file.path}: {error.strerror}")
 
     def _tell(self, line: str) -> None:
         """Say something on the log, once."""
