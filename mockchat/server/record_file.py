@@ -72,15 +72,17 @@ class RecordFile:
         while self._file is None or not self._is_there(self._file):
             if self._file is not None:
                 self._file.close()
-            self._file = self.path.open("ab+", buffering=0)
-            if fcntl:
-                try:
-                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    self._file.close()
-                    self._file = None
-                    problem = "another server records into it, so give each a file of its own"
-                    raise OSError(errno.EBUSY, problem) from None
+                self._file = None
+            file = self.path.open("ab+", buffering=0)
+            try:
+                if fcntl:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.close()
+                if isinstance(error, BlockingIOError):
+                    error.strerror = "another server records into it, so give each a file of its own"
+                raise
+            self._file = file
         return self._file
 
     def _is_there(self, file: BinaryIO) -> bool:
