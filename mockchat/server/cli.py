@@ -48,7 +48,7 @@ def _serve(
     index = recordings.index_of([], chosen.ignore)
     if files:
         _, index = recordings.load(files, stitch=not chosen.no_stitch, ignore=chosen.ignore)
-    chat = ChatCompletions(index, **route_options)
+    chat = ChatCompletions(index, **route_options, grows=file is not None)
     if file:
         print(f"Asking {chosen.upstream} for what is not recorded, and recording it into {file.path}", flush=True)
         timeout, max_answer_mb = chosen.upstream_timeout, chosen.max_answer_mb

@@ -105,10 +105,12 @@ def _events(
             yield from (start, some.replace(_MARK, end + start), end)
 
     def apart(reply: Reply, start_of_piece: bytes) -> Iterator[bytes]:
-        for opening, some, closing in _marked(reply, 8 if one_at_a_time else _PIECES_AT_ONCE):
+        for opening, some, closing in _marked(reply, at_once):
             for piece in some.split(_MARK):
                 yield b"".join((start_of_piece, opening, piece, closing, end_of_piece))
 
+    # Of many choices each has only some pieces ready.
+    at_once = 8 if one_at_a_time else max(8, _PIECES_AT_ONCE // len(replies))
     starts = [before + _START_OF_PIECE % number for number in range(len(replies))]
     first = [b"".join((start, _first_delta(reply), end_of_piece)) for start, reply in zip(starts, replies, strict=True)]
     end = [before + _LAST_CHOICE % (number, _finish_reason(reply)) + after for number, reply in enumerate(replies)]
@@ -206,7 +208,7 @@ def _cut(text: bytes, start: int, at_once: int) -> Iterator[bytes]:
 _MARK = b"\0"  # JSON has it in a text as an escape only.
 _PART = re.compile(rb" ?[^ \\\x80-\xff]{1,16}|\\(?:u[0-9a-f]{4}|.)| ?(?:[\xc0-\xff][\x80-\xbf]+){1,8}| +", re.DOTALL)
 _WORD_SIZE = 12  # bytes: a text whose words are no longer on average is cut at its spaces alone
-_SAMPLE_SIZE = 65536  # bytes, by which a text is judged
+_SAMPLE_SIZE = 16384  # bytes, by which a text is judged
 _PIECES_AT_ONCE = 256
 _LONG = 65536  # bytes
 _START_OF_PIECE = b'{"index":%d,"delta":'

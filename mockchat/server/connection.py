@@ -22,6 +22,7 @@ from aiohttp.log import server_logger
 
 from mockchat.server.errors import ApiError
 from mockchat.server.http import UNREADABLE, Answer, HttpRequest, KnownHead, Part, known_head
+from mockchat.server.memory import too_much
 
 if TYPE_CHECKING:
     from mockchat.server.app import ChatServer
@@ -68,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._half_closed = False
         self._leaving = False  # The last answer is written; what comes now is not read.
         self._since = time.monotonic()  # When the present state began.
+        self._held = 0  # What this has the server hold, in bytes.
         self._unread = 0, self._since  # The bytes that the client has not taken, and since when it takes none of them.
 
     # What the transport and the parser call
@@ -86,6 +88,7 @@ class Connection(asyncio.Protocol):
         self._drop_answer()
         self._leaving = True
         self._requests.clear()
+        self._hold(0)
         self._server.lost(self)
 
     def data_received(self, data: bytes) -> None:
@@ -153,6 +156,8 @@ class Connection(asyncio.Protocol):
             self._begin(self._route.answer(request, body))
             if rest:
                 self.data_received(rest)
+        elif not self._hold(len(self._body)):
+            self._begin(self._route.refuse(request, too_much()))
 
     def _parse(self, data: bytes) -> None:
         """Have the parser read on."""
@@ -204,9 +209,18 @@ class Connection(asyncio.Protocol):
                     self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._body += content.read_nowait()
             self._route.check(request, len(self._body))
+            if not self._hold(len(self._body)):
+                raise too_much()
         except ApiError as error:
             return self._route.refuse(request, error)
         return None
+
+    def _hold(self, size: int) -> bool:
+        """Take down how much this has the server hold; False if that is too much."""
+        memory = self._route.memory
+        memory.held += size - self._held
+        self._held = size
+        return not (size and memory.is_full)
 
     def _refuse_malformed(self) -> Answer:
         reason = (self._malformed or "its body").partition("\n")[0].partition(": b'")[0].rstrip(":")
@@ -235,6 +249,8 @@ class Connection(asyncio.Protocol):
     def _begin(self, answer: Answer) -> None:
         self._answers += 1
         self._server.requests_count += 1
+        if self._held:
+            self._hold(0)
         self._receiving, self._since = False, time.monotonic()
         self._parts, self._persistent = iter(answer.parts), answer.persistent
         self._write()
@@ -247,6 +263,8 @@ class Connection(asyncio.Protocol):
                 if isinstance(part, bytes):
                     self._transport.write(part)
                     if self._paused or self._transport.is_closing():
+                        if not self._hold(self._transport.get_write_buffer_size()):
+                            self.abort()
                         return
                 elif isinstance(part, Answer):
                     self._parts, self._persistent = iter(part.parts), part.persistent
@@ -259,6 +277,8 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._parts = None
+        if self._held:
+            self._hold(0)
         if not self._persistent or (not self._requests and (self._half_closed or self._route.closing)):
             self._leave()
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, Union
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from mockchat.server.errors import ApiError
+from mockchat.server.memory import Memory
 
 LAST_CHUNK = b"0\r\n\r\n"
 JSON = b"application/json"
@@ -63,6 +64,7 @@ class Route(Protocol):
     """What becomes of each request."""
 
     closing: bool  # Set when the server stops: no further answer may promise to keep its connection.
+    memory: Memory
 
     @property
     def busy(self) -> bool:
@@ -212,7 +214,7 @@ def in_blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
     size = 0
     for part in parts:
         if len(part) > _LONGEST_WRITE:
-            if block:
+            if size:
                 yield b"".join(block)
                 block, size = [], 0
             for start in range(0, len(part), _LONGEST_WRITE):
@@ -223,7 +225,7 @@ def in_blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
         if size >= _WRITE_SIZE:
             yield b"".join(block)
             block, size = [], 0
-    if block:
+    if size:
         yield b"".join(block)
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 from mockchat.core import arguments
 from mockchat.core.arguments import option
+from mockchat.core.coding import MB
 from mockchat.core.program import ProgramError
 from mockchat.server import simulation, upstream
 from mockchat.server.app import SHUTDOWN_TIMEOUT
 from mockchat.server.connection import REQUEST_TIMEOUT
+from mockchat.server.memory import MAX_MEMORY_MB
 from mockchat.server.simulation import FAULT_HEADER, Fault, Simulation
 
 
@@ -29,6 +31,12 @@ def _fault(value: str) -> Fault:
 _ANSWERS = {
     "max_body_mb": option(
         arguments.positive_whole_number, "N", "refuse larger requests (default %(default)s)", default=64
+    ),
+    "max_memory_mb": option(
+        arguments.positive_whole_number,
+        "N",
+        "of what clients send and do not read, all together (default %(default)s)",
+        default=MAX_MEMORY_MB,
     ),
     "api_key": option(
         arguments.api_key,
@@ -118,7 +126,12 @@ def of_route(chosen: Namespace) -> dict[str, Any]:
         simulated = Simulation(**asked) if asked else None
     except ValueError as error:
         raise ProgramError(str(error)) from None
-    return {"max_body_size": chosen.max_body_mb * 1024 * 1024, "api_keys": chosen.api_key, "simulation": simulated}
+    return {
+        "max_body_size": chosen.max_body_mb * MB,
+        "max_memory_mb": chosen.max_memory_mb,
+        "api_keys": chosen.api_key,
+        "simulation": simulated,
+    }
 
 
 def _port(value: str) -> int:

@@ -23,6 +23,7 @@ from mockchat.core.index import ResponseIndex
 from mockchat.server import recorder
 from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.http import LAST_CHUNK, Answer, HttpRequest, Part, Route, chunk, connection_header
+from mockchat.server.memory import Memory, too_much
 from mockchat.server.record_file import RecordFile
 from mockchat.server.recorder import NotRecordable
 
@@ -38,8 +39,10 @@ _HOP_BY_HOP = frozenset(
 class _Exchange:
     """A question on its way to the upstream, and what is there of the answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory) -> None:
         self.task: asyncio.Task[None]
+        self.memory = memory
+        self.held = 0  # The bytes that have come.
         self.status = 0
         self.reason = ""
         self.headers: CIMultiDict[str] = CIMultiDict()
@@ -48,6 +51,13 @@ class _Exchange:
         self.over = False
         self.error: ApiError | None = ApiError(503, "The server was stopped before the upstream had answered")
         self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def hold(self, size: int) -> None:
+        """Take down that so much more has come; raises `ApiError` where that is too much."""
+        self.held += size
+        self.memory.held += size
+        if self.memory.is_full:
+            raise too_much()
 
     def tell(self) -> None:
         """Wake all that wait for more of the answer."""
@@ -106,7 +116,7 @@ class Upstream:
         stream = isinstance(parameters, dict) and parameters.get("stream") is True
         exchange = self._exchanges.get(key)
         if exchange is None:
-            exchange = self._exchanges[key] = _Exchange()
+            exchange = self._exchanges[key] = _Exchange(route.memory)
             asking = self._ask(exchange, request, body, stream, history)
             exchange.task = asyncio.create_task(asking)
             exchange.task.add_done_callback(lambda task: self._exchanges.pop(key))
@@ -129,6 +139,8 @@ class Upstream:
                 self._record(history, b"".join([*exchange.blocks, rest]), events)
             exchange.blocks.append(rest)
             exchange.error = None
+        except ApiError as error:
+            exchange.error = error
         except TimeoutError as error:
             exchange.error = ApiError(504, f"The upstream took too long: {str(error) or 'no answer'}")
         except BadAnswer as error:
@@ -137,6 +149,7 @@ class Upstream:
             problem = explain(error)
             exchange.error = ApiError(502, f"The upstream failed: {problem.cause}, {problem.detail}")
         finally:
+            exchange.memory.held -= exchange.held
             exchange.over = True
             exchange.tell()
 
@@ -159,6 +172,7 @@ class Upstream:
             rest = bytearray()
             async for sent in response.content.iter_any():
                 block = decoder.feed(sent)
+                exchange.hold(len(block))
                 rest += block
                 # Only whole events are handed on: in a part of one, an error that follows would be lost.
                 new = max(0, len(rest) - len(block) - 3)

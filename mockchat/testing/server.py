@@ -57,7 +57,7 @@ class _WatchedChat(ChatCompletions):
     """Takes down each request and its answer, before the client hears of it."""
 
     def __init__(self, index: ResponseIndex, **options: Any) -> None:
-        super().__init__(index, **options)
+        super().__init__(index, **options, grows=True)
         self.requests: list[Request] = []
 
     def answer(self, request: HttpRequest, body: bytes) -> Answer:

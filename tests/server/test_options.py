@@ -26,7 +26,7 @@ def test_both_ways_give_the_same() -> None:
     [
         (
             {"ttft": 5},
-            "there is no option 'ttft': the options are max_body_mb, api_key, ignore, request_timeout, ttft_ms, ",
+            "there is no option 'ttft': the options are max_body_mb, max_memory_mb, api_key, ",
         ),
         ({"port": 80}, "there is no option 'port'"),
         ({"ttft_ms": "x"}, "ttft_ms: 'x' is no number of at least 0"),

@@ -13,6 +13,7 @@ from aiohttp import ClientPayloadError, web
 from aiohttp.test_utils import TestClient as Client
 
 from mockchat.core.dataset import load
+from mockchat.server.memory import Memory
 from mockchat.server.record_file import RecordFile
 from mockchat.server.route import PATH
 from mockchat.server.upstream import Upstream
@@ -441,6 +442,14 @@ async def test_an_answer_that_is_too_large_is_given_up(
         assert (status, "larger than 1 MB (see --max-answer-mb)" in body.decode()) == (502, True)
     assert not recorder.server.chat.upstream.busy  # type: ignore[attr-defined]
     assert recorder.recorded() == 0
+
+
+async def test_an_answer_beyond_what_the_server_may_hold_is_given_up(recorder: Recorder, broken: Speak) -> None:
+    await broken(b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 3_000_000 + SILENCE)
+    memory = recorder.server.chat.memory = Memory(2)  # type: ignore[attr-defined]
+    status, body = await recorder.ask(ASKED)
+    assert (status, b"The server holds as much as it may" in body) == (503, True)
+    assert memory.held == 0
 
 
 async def test_a_compressed_answer_is_handed_on_unpacked(recorder: Recorder, broken: Speak) -> None:
