@@ -74,7 +74,7 @@ else
 	@$(VENV_PYTHON) server.py --port $(PORT) $(BOTH)
 endif
 
-bench: $(INSTALLED) $(if $(WORKERS),$(VENV)/with-gunicorn) ## replay everything against a server of its own (DATA=file, CONCURRENCY, PROCESSES, WORKERS=n, ARGS=options of both)
+bench: $(INSTALLED) $(if $(WORKERS),$(VENV)/with-gunicorn) ## replay everything against a server of its own (DATA=file, CONCURRENCY, PROCESSES, WORKERS=n, ARGS=more options)
 	@$(VENV_PYTHON) -m tests.programs.bench $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(PROCESSES),--processes $(PROCESSES)) \
 		$(if $(WORKERS),--workers $(WORKERS)) $(BOTH)
 

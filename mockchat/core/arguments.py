@@ -13,12 +13,18 @@ from typing import Any
 
 from yarl import URL
 
+from mockchat import __version__
 from mockchat.core import ignorable, recordings
 
 
 def option(kind: Callable[[str], Any], metavar: str, told: str, **more: Any) -> dict[str, Any]:
     """What `add_argument` is told of an option with a value: its type, how the value is called, and the help."""
     return {"type": kind, "metavar": metavar, "help": told, **more}
+
+
+def add_version(parser: ArgumentParser) -> None:
+    """Add the option that prints the version and ends the program."""
+    parser.add_argument("--version", action="version", version=f"mockchat {__version__}")
 
 
 def add_recordings(parser: ArgumentParser) -> None:
