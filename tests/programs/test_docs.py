@@ -76,7 +76,7 @@ class Typist:
         self._printed = ""
         path = f"{clone / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
         self._env = environment(PATH=path, PYTHONPATH=str(clone))
-        for name in [name for name in self._env if name.startswith(("PYTEST_", "MAKE", "COV"))]:
+        for name in [name for name in self._env if name.startswith(("PYTEST_", "COV"))]:
             del self._env[name]
         # The plugins of everybody else take longer than the tests.
         self._env |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "mockchat.testing.pytest_plugin"}
