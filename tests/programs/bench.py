@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from mockchat.core import program
 from mockchat.requester import options as of_requester
 from mockchat.server import options as of_server
 from tests.programs import REQUESTER, ServerFailed, environment, running_server
@@ -52,4 +53,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program.run(main))
