@@ -13,7 +13,7 @@ from typing import Any
 from yarl import URL
 
 from mockchat import __version__
-from mockchat.core import ignorable, recordings
+from mockchat.core import coding, ignorable, recordings
 
 
 def option(kind: Callable[[str], Any], metavar: str, told: str, **more: Any) -> dict[str, Any]:
@@ -43,15 +43,6 @@ def pattern(value: str) -> str:
     return value
 
 
-IGNORE = option(
-    pattern,
-    "REGEX",
-    "leave out what it matches, in what is sent and what is recorded, before they are compared; repeatable",
-    action="append",
-    default=[],
-)
-
-
 def whole_number(value: str, least: int = 0) -> int:
     """A whole number from 0 (or `least`) up, of at most nine digits."""
     if value.isascii() and value.isdigit() and len(value) < 10 and int(value) >= least:
@@ -62,6 +53,20 @@ def whole_number(value: str, least: int = 0) -> int:
 def positive_whole_number(value: str) -> int:
     """A whole number from 1 up."""
     return whole_number(value, 1)
+
+
+IGNORE = option(
+    pattern,
+    "REGEX",
+    "leave out what it matches, in what is sent and what is recorded, before they are compared; repeatable",
+    action="append",
+    default=[],
+)
+
+
+MAX_ANSWER_MB = option(
+    positive_whole_number, "N", "give up answers that are larger (default %(default)s)", default=coding.MAX_ANSWER_MB
+)
 
 
 def random_seed(value: str) -> int:

@@ -27,7 +27,7 @@ SAMPLE = "sample"
 def default() -> Path:
     """The recordings where none are named: the big file if it is there, else the sample. Raises `DatasetError`."""
     for path in DATASETS:
-        if path.exists():
+        if os.path.exists(path):
             return path
     raise DatasetError("there are no recordings here: name some with --data FILE")
 
@@ -58,7 +58,7 @@ def load(
 
     tell(f"Reading {', '.join(map(str, paths))}")
     started = time.perf_counter()
-    size = sum(path.stat().st_size for path in paths) if all(map(Path.is_file, paths)) else None
+    size = sum(path.stat().st_size for path in paths) if all(map(os.path.isfile, paths)) else None
     with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=quiet or not sys.stderr.isatty()) as bar:
         loaded = dataset.load(*paths, stitch=stitch, progress=bar.update)
     altered = seeding.seed_errors(loaded.conversations, os.environ.get("SEED_ERRORS", ""))

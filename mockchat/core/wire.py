@@ -70,6 +70,18 @@ def canonical(value_as_json: str) -> bytes:
         raise ValueError("is nested too deeply") from None
 
 
+def parse(data: bytes) -> Any:
+    """The value of JSON as https://www.rfc-editor.org/rfc/rfc8259 has it. Raises `ValueError` for all else.
+
+    So it refuses what `ujson.loads` and many clients take: NaN, `007`, bytes that are no UTF-8, and control characters
+    in texts.
+    """
+    try:
+        return _STRICT_DECODER.decode(data.decode())
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
 def _number(spelled: str) -> float | int:
     number = float(spelled)
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
@@ -89,6 +101,7 @@ def _bytes(encoded: str) -> bytes:
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SORTING_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
+_STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse)
 _DECODER = json.JSONDecoder(parse_float=_number, parse_int=_number, parse_constant=_refuse)
 
 

@@ -89,6 +89,7 @@ def parser() -> ArgumentParser:
     recording.add_argument(
         "--upstream-timeout", **option(arguments.positive_number, "S", waited, default=upstream.TIMEOUT)
     )
+    recording.add_argument("--max-answer-mb", **arguments.MAX_ANSWER_MB)
     return parser
 
 

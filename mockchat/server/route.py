@@ -11,10 +11,10 @@ from random import Random
 
 from aiohttp.log import server_logger
 
-from mockchat.core.index import ResponseIndex
+from mockchat.core.index import Reply, ResponseIndex
 from mockchat.server import completion
 from mockchat.server.errors import ApiError, NotRecorded
-from mockchat.server.http import JSON, PLAIN_TEXT, Answer, AnswerWriter, HttpRequest, Part
+from mockchat.server.http import JSON, PLAIN_TEXT, Answer, AnswerWriter, HttpRequest, Part, next_turn
 from mockchat.server.request import ChatRequest, read_request
 from mockchat.server.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
 from mockchat.server.upstream import Upstream
@@ -71,8 +71,7 @@ class ChatCompletions:
             created = int(time.time())
             if asked.settings.stream:
                 return self._stream(request, completion.stream(asked, created))
-            body = completion.whole(asked, created)
-            return self._writer.whole(request, 200, body, keep_alive=not self.closing)
+            return self._writer.whole(request, 200, *completion.whole(asked, created), keep_alive=not self.closing)
         except ApiError as error:
             return self.error(request, error)
         except Exception as error:  # A bug of ours, logged and told.
@@ -171,12 +170,10 @@ class ChatCompletions:
             events = completion.steps if simulation.timed else completion.stream
             answer = self._stream(request, events(asked, created, replies))
             return answer._replace(parts=chain.from_iterable(zip(moments, answer.parts, strict=False)))
-        answer = self._writer.whole(
-            request, 200, completion.whole(asked, created, replies), keep_alive=not self.closing
-        )
-        steps = completion.count_steps(replies) if simulation.timed else 1
-        end = next(islice(moments, steps - 1, None))
-        return answer._replace(parts=chain((end,), answer.parts))
+        body = completion.whole(asked, created, replies)
+        answer = self._writer.whole(request, 200, *body, keep_alive=not self.closing)
+        end = _end_of_stream(moments, replies) if simulation.timed else islice(moments, 1)
+        return answer._replace(parts=chain(end, answer.parts))
 
     def _arrival(self) -> float:
         """When this request was there to be read: of many that were at once, the last is as old as the first."""
@@ -187,6 +184,23 @@ class ChatCompletions:
 
     def _forget_arrival(self) -> None:
         self._arrived = None
+
+
+def _end_of_stream(moments: Iterator[float], replies: Sequence[Reply]) -> Iterator[Part]:
+    """When the stream of the replies would have ended. A long one is gone through in steps, others in between."""
+    longest = 1
+    for reply in {id(reply): reply for reply in replies}.values():
+        count = 0
+        for number, some in enumerate(completion.count_steps(reply), 1):
+            count += some
+            if number % 64 == 0:
+                yield next_turn()
+        longest = max(longest, count)
+    for number in range(1, longest):
+        next(moments)
+        if number % 4096 == 0:
+            yield next_turn()
+    yield next(moments)
 
 
 def _first_half(parts: Iterable[Part]) -> Iterator[Part]:

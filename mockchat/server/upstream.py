@@ -9,7 +9,6 @@ import asyncio
 import io
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,10 +18,12 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from mockchat.core.answer import BLANK_LINE, BadAnswer, endpoint, explain
+from mockchat.core.coding import MAX_ANSWER_MB, Decoder
 from mockchat.core.index import ResponseIndex
 from mockchat.server import recorder
 from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.http import LAST_CHUNK, Answer, HttpRequest, Part, Route, chunk, connection_header
+from mockchat.server.record_file import RecordFile
 from mockchat.server.recorder import NotRecordable
 
 TIMEOUT = 600.0  # seconds, as in OpenAI's SDKs
@@ -57,14 +58,23 @@ class _Exchange:
 class Upstream:
     """Asks the server at `base_url`, and records its good answers in `file` and in `index`.
 
-    `timeout` is in seconds: for an answer to begin, and then between its parts.
+    `timeout` is in seconds: for an answer to begin, and then between its parts. An answer that is larger than
+    `max_answer_mb` is given up.
     """
 
-    def __init__(self, base_url: str, index: ResponseIndex, file: Path, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        index: ResponseIndex,
+        file: RecordFile,
+        timeout: float = TIMEOUT,
+        max_answer_mb: int = MAX_ANSWER_MB,
+    ) -> None:
         self._url = URL(endpoint(base_url))
         self._index = index
         self._file = file
         self._timeout = timeout
+        self._max_answer_mb = max_answer_mb
         self._session: aiohttp.ClientSession | None = None
         self._exchanges: dict[object, _Exchange] = {}
         self._name = f"mockchat-{secrets.token_hex(6)}"
@@ -145,8 +155,10 @@ class Upstream:
             exchange.headers = _end_to_end(response.headers)
             events = response.content_type == "text/event-stream"
             streamed = stream and events and response.status == 200
+            decoder = Decoder(response.headers.get("Content-Encoding"), self._max_answer_mb)
             rest = bytearray()
-            async for block in response.content.iter_any():
+            async for sent in response.content.iter_any():
+                block = decoder.feed(sent)
                 rest += block
                 # Only whole events are handed on: in a part of one, an error that follows would be lost.
                 new = max(0, len(rest) - len(block) - 3)
@@ -155,6 +167,7 @@ class Upstream:
                     exchange.blocks.append(bytes(rest[: ends[-1]]))
                     exchange.tell()
                     del rest[: ends[-1]]
+            decoder.end()
         return bytes(rest), events
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -163,6 +176,7 @@ class Upstream:
                 # A connection kept open may close the moment it is used, and nobody could ask again.
                 connector=aiohttp.TCPConnector(limit=0, force_close=True),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
                 timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=self._timeout),
                 skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
             )
@@ -178,14 +192,14 @@ class Upstream:
             messages = self._index.compared(recorded.messages[:-1])
             prefix, known = self._index.find(messages)
             if known < len(messages) or not self._index.replies(prefix):  # Else another way of asking was faster.
-                recorder.append(self._file, recorded)
+                self._file.append(recorded)
                 self._index.add(recorded)
                 self.recorded += 1
         except NotRecordable as reason:
             if history is not None:
                 self._tell(f"{reason} are not recorded, only passed on")
         except OSError as error:
-            self._tell(f"can't record into {self._file}: {error.strerror}")
+            self._tell(f"can't record into {self._file.path}: {error.strerror}")
 
     def _tell(self, line: str) -> None:
         """Say something on the log, once."""

@@ -12,6 +12,7 @@ from mockchat.core import recordings
 from mockchat.core.entries import DatasetError
 from tests.helpers import SAMPLE
 from tests.programs import ROOT, STOP_TIMEOUT, environment
+from tests.requester.test_outputs import as_nobody
 
 
 def test_the_word_sample_is_the_sample_and_a_path_is_a_file() -> None:
@@ -57,3 +58,17 @@ def test_setup_cfg_names_every_package_and_of_the_data_only_the_sample() -> None
     assert set(config["options"]["packages"].split()) == packages | {"mockchat.data"}
     assert config["options"]["package_dir"].strip() == "mockchat.data = data"
     assert config["options.package_data"]["mockchat.data"] == SAMPLE.name
+
+
+def test_recordings_that_can_t_be_read_are_named(tmp_path: Path) -> None:
+    """Also where even whether they are there can't be found out: so it is for a container that runs as nobody."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (closed / "f").write_text("[]")
+    closed.chmod(0)
+    with as_nobody():
+        for path in (closed / "f", tmp_path / ("x" * 300)):
+            with pytest.raises(DatasetError) as raised:
+                recordings.load([path], quiet=True)
+            assert str(raised.value) in (f"{path}: Permission denied", f"{path}: File name too long")
+    closed.chmod(0o700)

@@ -196,3 +196,9 @@ def test_the_tables_name_every_option() -> None:
         rows = "".join(re.findall(r"^\| `--.*$", (ROOT / page).read_text(encoding="utf-8"), re.M))
         there = set(re.findall(r"--[a-z-]+", rows))
         assert set(re.findall(r"--[a-z-]+", parser.format_help())) - {"--help", "--version"} - there == set(), page
+
+
+def test_the_plan_of_the_house_has_every_room() -> None:
+    plan = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
+    modules = [file.name for file in (ROOT / "mockchat").rglob("*.py") if file.name != "__init__.py"]
+    assert [name for name in modules if not re.search(rf"^ +{name} ", plan, re.M)] == []
