@@ -1,4 +1,7 @@
-"""The recordings as both programs have them: read, altered if asked for, indexed, and summed up in a line."""
+"""The recordings as both programs have them: read, altered if asked for, indexed, and summed up in a line.
+
+The sample is in `data/` of a clone, and in the package where that is installed.
+"""
 
 import gc
 import os
@@ -15,8 +18,10 @@ from mockchat.core.entries import Conversation, DatasetError
 from mockchat.core.ignorable import LeavingOut
 from mockchat.core.index import ResponseIndex
 
-_FOLDER = Path(os.path.relpath(Path(__file__).parents[2] / "data"))
+_INSTALLED = Path(__file__).parents[1] / "data"
+_FOLDER = Path(os.path.relpath(_INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "data"))
 DATASETS = (_FOLDER / "ShareGPT_V3_unfiltered_cleaned_split.json", _FOLDER / "sample.json")
+SAMPLE = "sample"
 
 
 def default() -> Path:
@@ -25,6 +30,11 @@ def default() -> Path:
         if os.path.exists(path):
             return path
     raise DatasetError("there are no recordings here: name some with --data FILE")
+
+
+def named(name: str | os.PathLike[str]) -> Path:
+    """The file that is meant by this name: the word `sample` means the sample, and `./sample` a file of that name."""
+    return DATASETS[-1] if name == SAMPLE else Path(name)
 
 
 def index_of(conversations: Iterable[Conversation], ignore: Sequence[str] = ()) -> ResponseIndex:

@@ -70,7 +70,13 @@ _SIMULATED = {
 
 def parse(given: Sequence[str] | None) -> Namespace:
     """The options in these arguments (`None`: the process's own). Ends the program where they are wrong."""
+    return parser().parse_args(given)
+
+
+def parser() -> ArgumentParser:
+    """What reads the options."""
     parser = ArgumentParser(description="Serve the Chat Completions API from recorded conversations.")
+    arguments.add_version(parser)
     arguments.add_recordings(parser)
     parser.add_argument("--host", type=_host, default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="0 picks a free one (default %(default)s)")
@@ -92,7 +98,7 @@ def parse(given: Sequence[str] | None) -> Namespace:
         "--upstream-timeout", **option(arguments.positive_number, "S", waited, default=upstream.TIMEOUT)
     )
     recording.add_argument("--max-answer-mb", **arguments.MAX_ANSWER_MB)
-    return parser.parse_args(given)
+    return parser
 
 
 def from_keywords(given: Mapping[str, object]) -> Namespace:

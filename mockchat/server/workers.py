@@ -64,7 +64,7 @@ def create_app(data: str | Path | Sequence[str | Path] = (), *, no_stitch: bool 
     try:
         chosen = options.from_keywords(given)
         route_options = options.of_route(chosen)
-        files = [Path(path) for path in ([data] if isinstance(data, str | Path) else data)]
+        files = [recordings.named(name) for name in ([data] if isinstance(data, str | Path) else data)]
         index = read_shared(files or [recordings.default()], stitch=not no_stitch, ignore=chosen.ignore)
     except ProgramError as error:
         print(f"create_app: {error}", file=sys.stderr)

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ujson
@@ -154,7 +153,7 @@ def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
         if isinstance(recording, Conversation):
             conversations.append(recording)
         elif isinstance(recording, str | os.PathLike):
-            conversations += dataset.load(Path(recording), stitch=stitch).conversations
+            conversations += dataset.load(recordings.named(recording), stitch=stitch).conversations
         elif isinstance(recording, Mapping) and "role" in recording:
             raise DatasetError(f"recording {number} is a message: give a list of conversations, each a list of them")
         else:
