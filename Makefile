@@ -24,7 +24,7 @@ DATASET := data/$(notdir $(DATASET_URL))
 BOTH := $(if $(DATA),--data "$(DATA)") $(ARGS)
 GUNICORN := --worker-class mockchat.server.workers.Worker --preload --workers $(WORKERS) --bind 127.0.0.1:$(PORT)
 
-.PHONY: help install serve bench seed-test perf test test-lowest fuzz lint data clean
+.PHONY: help install serve bench seed-test perf soak test test-lowest fuzz lint data clean
 
 help: ## say what there is (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ seed-test: $(INSTALLED) ## prove that the requester finds exactly what is wrong 
 
 perf: $(VENV)/with-perf ## measure against the least that this machine can do (ARGS=options)
 	@$(VENV_PYTHON) -m tests.perf.perf $(ARGS)
+
+soak: $(VENV)/with-test ## attack the server, stop it and kill it, for two minutes (ARGS=options)
+	@$(VENV_PYTHON) -m tests.soak.soak $(ARGS)
 
 test: $(VENV)/with-test $(VENV)/with-node ## run the tests (ARGS=options of pytest, such as --cov)
 	$(VENV_PYTHON) -m pytest --quiet --numprocesses auto $(ARGS)

@@ -27,17 +27,18 @@ def choose(request: ChatRequest, chance: Callable[[], float] = random.random) ->
     return [replies[int(chance() * len(replies))] for _ in range(settings.n)]
 
 
-def whole(request: ChatRequest, created: int, replies: list[Reply] | None = None) -> list[bytes]:
+def whole(request: ChatRequest, created: int, replies: list[Reply] | None = None) -> list[bytes | memoryview]:
     """The answer to a request: a `chat.completion` object, in one part unless it is long.
 
     `created` is the Unix time in seconds; `replies` are those that `choose` drew, if it has been asked. The top-level
     `message` is the answer's shape in the original program.
     """
     replies = replies or choose(request)
-    parts = [_BEFORE_CHOICES % (replies[0].conversation_id, created, request.settings.model)]
+    parts: list[bytes | memoryview] = [_BEFORE_CHOICES % (replies[0].conversation_id, created, request.settings.model)]
     for number, reply in enumerate(replies):
         parts += (_BEFORE_MESSAGE % (b"," if number else b"", number), _answered(reply), _after_message(reply))
-    parts += (_AFTER_CHOICES % _usage(request, replies), _answered(replies[0])[len(wire.ASSISTANT) :], b"}}")
+    content = memoryview(_answered(replies[0]))[len(wire.ASSISTANT) :]
+    parts += (_AFTER_CHOICES % _usage(request, replies), content, b"}}")
     is_long = len(replies) > 1 or len(replies[0].message) > _LONG
     return parts if is_long else [b"".join(parts)]
 

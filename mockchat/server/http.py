@@ -146,7 +146,12 @@ class AnswerWriter:
         self._heads: dict[tuple[int, bytes, bytes], bytes] = {}  # Those of this second.
 
     def whole(
-        self, request: HttpRequest, status: int, *body: bytes, keep_alive: bool = True, content_type: bytes = JSON
+        self,
+        request: HttpRequest,
+        status: int,
+        *body: bytes | memoryview,
+        keep_alive: bool = True,
+        content_type: bytes = JSON,
     ) -> Answer:
         """An answer whose size is known; the body may be given in parts."""
         keep_alive = keep_alive and request.keep_alive
@@ -209,9 +214,9 @@ def connection_header(request: HttpRequest, keep_alive: bool) -> bytes:
     return b"" if request.is_http_1_1 else b"Connection: keep-alive\r\n"
 
 
-def in_blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
+def in_blocks(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
     """The parts as one write should carry them: short ones together, long ones cut."""
-    block: list[bytes] = []
+    block: list[bytes | memoryview] = []
     size = 0
     for part in parts:
         if len(part) > _LONGEST_WRITE:
@@ -219,7 +224,7 @@ def in_blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
                 yield b"".join(block)
                 block, size = [], 0
             for start in range(0, len(part), _LONGEST_WRITE):
-                yield part[start : start + _LONGEST_WRITE]
+                yield bytes(part[start : start + _LONGEST_WRITE])
             continue
         block.append(part)
         size += len(part)

@@ -26,6 +26,8 @@ DEFAULT_MODEL = b'"mockchat"'  # As JSON.
 _KEY = b'"messages":'
 _ARRAY = _KEY + wire.OPENING
 _CACHED_SIZE = 4096  # bytes
+LONG_BODY = 65536  # bytes: others should not have to wait until it is parsed,
+_LONGEST_IN_PLACE = 4 * 1024 * 1024  # bytes: nor until it is compared
 
 
 class Settings(NamedTuple):
@@ -58,6 +60,15 @@ def read_request(body: bytes, index: ResponseIndex) -> ChatRequest:
     if index.ignore is not None:
         return in_full(body, index)
     return in_place(body, index) or in_part(body, index) or in_full(body, index)
+
+
+def is_in_place(body: bytes, index: ResponseIndex) -> bool:
+    """Whether a long body is read soon: its messages in place, and not much beside them."""
+    start = body.find(_ARRAY) if len(body) < _LONGEST_IN_PLACE and index.ignore is None else -1
+    if start < 0:
+        return False
+    _, end, to_the_end = index.walk(body, start + len(_ARRAY))
+    return to_the_end and len(body) - (end - start) < LONG_BODY
 
 
 def read_to_the_end(body: bytes, index: ResponseIndex) -> ChatRequest:

@@ -17,13 +17,12 @@ from mockchat.server import completion
 from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.http import JSON, PLAIN_TEXT, Answer, AnswerWriter, HttpRequest, Part, next_turn
 from mockchat.server.memory import MAX_MEMORY_MB, Memory
-from mockchat.server.request import ChatRequest, read_request, read_to_the_end
+from mockchat.server.request import LONG_BODY, ChatRequest, is_in_place, read_request, read_to_the_end
 from mockchat.server.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
 from mockchat.server.upstream import Upstream
 
 PATH = "/v1/chat/completions"
 MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
-_LONG_BODY = 1024 * 1024  # bytes
 Read = Callable[[bytes, ResponseIndex], ChatRequest]  # As `read_request` does.
 FAULT_TOLD = "A fault that was asked for"
 
@@ -74,7 +73,7 @@ class ChatCompletions:
             self.check(request, len(body))
         except ApiError as error:
             return self.error(request, error)
-        if len(body) > _LONG_BODY and not (self._grows or self.upstream):
+        if len(body) > LONG_BODY and not (self._grows or self.upstream or is_in_place(body, self._index)):
             return self._answer_later(request, body)
         return self._answer(request, body, read_request)
 

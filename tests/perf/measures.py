@@ -11,6 +11,7 @@ from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -21,11 +22,14 @@ from tests.perf import inputs
 from tests.perf.inputs import FEW, FIRST, FULL, HERE, MANY, PIECES, SOME, WORDS, bodies, recorded
 from tests.perf.load import Server, children, cpu_ns, http, memory, output, pss, running
 from tests.programs import running_server
+from tests.soak.attacks import ATTACKS
+from tests.soak.soak import under
 
 MOCK = (HERE.parents[1] / "server.py", "--port", 0, "--data")
 CORES = sorted(os.sched_getaffinity(0))
 FOR_LOAD, FOR_SERVERS = CORES[0], CORES[-1]
 CONNECTIONS = 16
+ALLOWED_HOLD = 50.0  # ms
 ASKED = 4000  # Requests of the requester in a round.
 
 Pairs = list[tuple[Any, Any]]  # Of each round: ours, theirs.
@@ -210,3 +214,10 @@ def firsts(rounds: int, which: str) -> Pairs:
 
 def lasts(rounds: int, count: int, ttft_ms: int, itl_ms: int) -> Pairs:
     return [(found["last"], ttft_ms + itl_ms * (PIECES - 1)) for found in paced(rounds, count, ttft_ms, itl_ms)]
+
+
+def holds(rounds: int) -> Pairs:
+    """The longest hold of the loop under each attack of make soak, in ms of CPU; theirs is what is allowed."""
+    with TemporaryDirectory() as folder:
+        found = [under(attack, 1, Path(folder), asking=False) for attack in ATTACKS for _ in range(rounds)]
+    return [(max(attacked.hold_ms for attacked in found), ALLOWED_HOLD)]

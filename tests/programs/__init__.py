@@ -66,12 +66,13 @@ def running_server(
     env: Mapping[str, str] | None = None,
     echo: bool = False,
     preexec_fn: Callable[[], None] | None = None,
+    program: Sequence[str] = (str(SERVER),),
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A server on a free port: gives its base URL and its process, and stops it in the end.
 
     With `workers`, it is gunicorn's master with `more` options of its own.
     """
-    single = [sys.executable, str(SERVER), "--port", "0", *arguments]
+    single = [sys.executable, *program, "--port", "0", *arguments]
     command = [*gunicorn(arguments, workers), *more] if workers else single
     with subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, text=True, encoding="utf-8", preexec_fn=preexec_fn
