@@ -36,6 +36,9 @@ from mockchat.server.simulation import BY_HEADER, Fault
 Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Conversation
 Recordings = str | os.PathLike[str] | Sequence[Recording]
 
+_OTHER_OPTIONS = ("no_stitch", "strict")
+_NOT_STRICT = "where that is meant: mockchat.strict = False, or @pytest.mark.mockchat(strict=False)"
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -89,10 +92,14 @@ class _WatchedChat(ChatCompletions):
 
 
 class MockServer:
-    """A server that is running; made by `serve`."""
+    """A server that is running; made by `serve`.
+
+    While `strict` is true, `check` finds fault with requests that missed; with pytest, so does the end of each test.
+    """
 
     def __init__(self, data: Recordings, no_stitch: bool, given: Mapping[str, object]) -> None:
-        chosen = options.from_keywords(given)
+        self.strict = True
+        chosen = options.from_keywords(given, beside=_OTHER_OPTIONS)
         chosen.fault = [*(chosen.fault or ()), Fault(BY_HEADER)]
         self._stitch = not no_stitch
         self._index = recordings.index_of(read(data, stitch=self._stitch), chosen.ignore)
@@ -123,6 +130,12 @@ class MockServer:
                 self._index.add(conversation)
 
         asyncio.run_coroutine_threadsafe(add(), self._loop).result()
+
+    def check(self) -> None:
+        """Raise `AssertionError`, which says what is wrong, where a request missed, unless `strict` is false."""
+        if self.strict and (missed := len(self.misses)):
+            told = "1 request is" if missed == 1 else f"{missed} requests are"
+            raise AssertionError(f"{told} not recorded ({_NOT_STRICT})\n{self.report()}")
 
     def report(self) -> str:
         """Each request that was refused and why, a line each; empty where there was none."""
@@ -173,7 +186,13 @@ def serve(data: Recordings = (), *, no_stitch: bool = False, **options: object) 
     header `X-Mockchat-Fault`. What is under way at the end is cut. Raises `DatasetError` for recordings that can't be
     read, and `ProgramError` for options.
     """
-    server = MockServer(data, no_stitch, options)
+    with running(MockServer(data, no_stitch, options)) as server:
+        yield server
+
+
+@contextmanager
+def running(server: MockServer) -> Iterator[MockServer]:
+    """Run a server as long as the context lasts."""
     started: Future[None] = Future()
     thread = threading.Thread(target=server._run, args=(started,), name="mockchat", daemon=True)
     thread.start()
