@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from itertools import chain, islice
 from random import Random
@@ -41,6 +41,7 @@ class ChatCompletions:
         self.closing = False
         self.upstream = upstream
         self._index = index
+        self._read: Callable[[bytes, ResponseIndex], ChatRequest] = read_request
         self._max_body_size = max_body_size
         self._api_keys = [key.encode() for key in api_keys]
         self._simulation = simulation
@@ -63,7 +64,7 @@ class ChatCompletions:
             try:
                 if self._simulation is not None:
                     return self._simulated(request, body, self._simulation)
-                asked = read_request(body, self._index)
+                asked = self._read(body, self._index)
             except ApiError as error:
                 if self.upstream is None:
                     raise
@@ -144,7 +145,7 @@ class ChatCompletions:
         if named is not None and not is_fault(named):
             return self.error(request, ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}"))
         try:
-            asked = read_request(body, self._index)
+            asked = self._read(body, self._index)
         except ApiError:
             if named is None:
                 raise

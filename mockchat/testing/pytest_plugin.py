@@ -55,21 +55,19 @@ def _mockchat_recordings(pytestconfig: pytest.Config) -> "list[Conversation]":
 def mockchat(request: pytest.FixtureRequest, _mockchat_recordings: "list[Conversation]") -> "Iterator[MockServer]":
     """A mock of OpenAI's API on a free port (`mockchat.base_url`), which answers from the project's recordings.
 
-    `mockchat.load([...])` adds more, `mockchat.requests` says what was asked. A test in which a request missed fails at
-    its end, unless `mockchat.strict` is set to False. Where a test fails, its report says which requests were refused,
-    and why. The marker `mockchat` has the server's options, and `strict`.
+    `mockchat.load([...])` adds more, `mockchat.reply(...)` answers what is not recorded, `mockchat.requests` says what
+    was asked. A test in which a request missed or a reply was not asked for fails at its end, unless `mockchat.strict`
+    is set to False. Where a test fails, its report says which requests were refused, and why. The marker `mockchat` has
+    the server's options, and `strict`.
     """
     from mockchat.core.program import ProgramError
     from mockchat.testing.server import MockServer, running
 
     item = request.node
-    options = _options(item)
-    strict, no_stitch = bool(options.pop("strict", True)), bool(options.pop("no_stitch", False))
     try:
-        server = MockServer(_mockchat_recordings, no_stitch, options)
+        server = MockServer(_mockchat_recordings, **_options(item))
     except ProgramError as error:
         raise pytest.fail.Exception(f"@pytest.mark.mockchat: {error}", pytrace=False) from None
-    server.strict = strict
     with running(server):
         item.stash[_SERVER] = server
         yield server

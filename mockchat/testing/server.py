@@ -29,8 +29,10 @@ from mockchat.server import app, options
 from mockchat.server.app import ChatServer
 from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.http import Answer, HttpRequest
+from mockchat.server.request import ChatRequest, read_request
 from mockchat.server.route import FAULT_TOLD, ChatCompletions
 from mockchat.server.simulation import BY_HEADER, Fault
+from mockchat.testing.replies import GivenReplies
 
 # A file of recordings; or one conversation, as a list of messages or as an entry of such a file has it.
 Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Conversation
@@ -62,9 +64,24 @@ class _WatchedChat(ChatCompletions):
     def __init__(self, index: ResponseIndex, **options: Any) -> None:
         super().__init__(index, **options)
         self.requests: list[Request] = []
+        self.replies = GivenReplies()
+        self._read = self._read_or_reply
+        self._offered = False
+
+    def _read_or_reply(self, body: bytes, index: ResponseIndex) -> ChatRequest:
+        try:
+            return read_request(body, index)
+        except NotRecorded as missed:
+            if not self.replies:
+                raise
+            self._offered = True
+            return self.replies.offer(body, missed)
 
     def answer(self, request: HttpRequest, body: bytes) -> Answer:
+        self._offered = False
         answer = super().answer(request, body)
+        if self._offered and answer.fault is None:
+            self.replies.use_up()
         try:
             parsed = ujson.loads(body)
         except ValueError:
@@ -88,17 +105,20 @@ class _WatchedChat(ChatCompletions):
             error = f"{FAULT_TOLD}: {answer.fault}"
         elif answer.error is not None:
             error = ujson.loads(answer.error.body())["error"]["message"]
+            if is_miss and self.replies.count:
+                error += f"; replies were given, {self.replies.count} in all, and are used up"
         self.requests.append(Request(body, headers, answer.status, error, is_miss))
 
 
 class MockServer:
     """A server that is running; made by `serve`.
 
-    While `strict` is true, `check` finds fault with requests that missed; with pytest, so does the end of each test.
+    While `strict` is true, `check` finds fault with requests that missed and replies that were not asked for; with
+    pytest, so does the end of each test.
     """
 
-    def __init__(self, data: Recordings, no_stitch: bool, given: Mapping[str, object]) -> None:
-        self.strict = True
+    def __init__(self, data: Recordings, /, *, no_stitch: bool = False, strict: bool = True, **given: object) -> None:
+        self.strict = strict
         chosen = options.from_keywords(given, beside=_OTHER_OPTIONS)
         chosen.fault = [*(chosen.fault or ()), Fault(BY_HEADER)]
         self._stitch = not no_stitch
@@ -131,11 +151,33 @@ class MockServer:
 
         asyncio.run_coroutine_threadsafe(add(), self._loop).result()
 
+    def reply(
+        self,
+        text: str | None = None,
+        *,
+        tool_calls: Sequence[Mapping[str, Any]] | None = None,
+        status: int | None = None,
+        finish_reason: str | None = None,
+        usage: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Answer so the next request whose history is not recorded; further replies answer further ones, in order.
+
+        `tool_calls` are as the API has them, their arguments as a string or as they are; they need no ids. With a
+        `status` (400 to 599) the answer is an error, of which `text` is the message. Raises `ProgramError`.
+        """
+        ending = {"finish_reason": finish_reason, "usage": None if usage is None else dict(usage)}
+        self._chat.replies.add(text, tool_calls, status, ending)
+
     def check(self) -> None:
-        """Raise `AssertionError`, which says what is wrong, where a request missed, unless `strict` is false."""
-        if self.strict and (missed := len(self.misses)):
+        """Raise `AssertionError` where a request missed or a reply was not asked for, unless `strict` is false."""
+        if not self.strict:
+            return
+        if missed := len(self.misses):
             told = "1 request is" if missed == 1 else f"{missed} requests are"
             raise AssertionError(f"{told} not recorded ({_NOT_STRICT})\n{self.report()}")
+        if left := self._chat.replies.described():
+            told = "1 reply was" if len(left) == 1 else f"{len(left)} replies were"
+            raise AssertionError(f"{told} not asked for ({_NOT_STRICT}): {', '.join(left)}")
 
     def report(self) -> str:
         """Each request that was refused and why, a line each; empty where there was none."""
@@ -177,16 +219,19 @@ def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
 
 
 @contextmanager
-def serve(data: Recordings = (), *, no_stitch: bool = False, **options: object) -> Iterator[MockServer]:
+def serve(
+    data: Recordings = (), *, no_stitch: bool = False, strict: bool = True, **options: object
+) -> Iterator[MockServer]:
     """Serve recordings on a free port of this machine as long as the context lasts.
 
     `data` is a file or several (in any form that the server reads), or recordings as they are: a list of conversations,
     each a list of messages `{"role": …, "content": …}`. `options` are those of server.py that shape the answers, named
     as there: `fault="503=first:2", ttft_ms=50, api_key=["a", "b"]`. In any case a request may name a fault in its
-    header `X-Mockchat-Fault`. What is under way at the end is cut. Raises `DatasetError` for recordings that can't be
+    header `X-Mockchat-Fault`. `strict` is what `MockServer.check` goes by, which you call yourself here. What is under
+    way at the end is cut. Raises `DatasetError` for recordings that can't be
     read, and `ProgramError` for options.
     """
-    with running(MockServer(data, no_stitch, options)) as server:
+    with running(MockServer(data, no_stitch=no_stitch, strict=strict, **options)) as server:
         yield server
 
 

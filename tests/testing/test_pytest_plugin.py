@@ -351,3 +351,28 @@ def test_markers_that_are_refused(project: pytest.Pytester) -> None:
         ]
     )
     result.stdout.no_fnmatch_line("*During handling*")
+
+
+def test_replies_that_are_given(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        SWALLOWS
+        + """
+def test_all_asked_for(mockchat):
+    mockchat.reply("given")
+    assert ask(mockchat.base_url, "new") == "given"
+
+def test_one_left(mockchat):
+    mockchat.reply("given")
+    mockchat.reply(status=429)
+    assert ask(mockchat.base_url, "new") == "given"
+
+@pytest.mark.mockchat(strict=False)
+def test_one_left_but_not_strict(mockchat):
+    mockchat.reply("given")
+"""
+    )
+    result = run(project)
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*_ test_one_left _*", "1 reply was not asked for (where that is meant: *): status 429"]
+    )
