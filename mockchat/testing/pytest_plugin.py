@@ -75,6 +75,14 @@ def mockchat(request: pytest.FixtureRequest, _mockchat_recordings: "list[Convers
         _check(item)
 
 
+@pytest.fixture
+def mockchat_env(mockchat: "MockServer", monkeypatch: pytest.MonkeyPatch) -> "MockServer":
+    """The server of the fixture `mockchat`, to which `OPENAI_BASE_URL` and `OPENAI_API_KEY` lead during the test."""
+    monkeypatch.setenv("OPENAI_BASE_URL", mockchat.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", mockchat.api_key)
+    return mockchat
+
+
 def _options(item: pytest.Item) -> dict[str, Any]:
     """The options of all markers of a test, its own before its class's, and these before its module's."""
     options: dict[str, Any] = {}

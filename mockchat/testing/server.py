@@ -111,7 +111,7 @@ class _WatchedChat(ChatCompletions):
 
 
 class MockServer:
-    """A server that is running; made by `serve`.
+    """A server that is running; made by `serve`. Clients need its `base_url`, and a key, such as `api_key`.
 
     While `strict` is true, `check` finds fault with requests that missed and replies that were not asked for; with
     pytest, so does the end of each test.
@@ -128,6 +128,7 @@ class MockServer:
         self._loop: asyncio.AbstractEventLoop
         self._stop = asyncio.Event()
         self.base_url = ""
+        self.api_key: str = [*chosen.api_key, "any"][0]
 
     @property
     def requests(self) -> list[Request]:

@@ -1,39 +1,14 @@
 """The plugin as pytest loads it: in runs of pytest inside this one."""
 
-import json
-
 import pytest
+
+from tests.testing.project import ASK, SWALLOWS, run
 
 pytest_plugins = ["pytester"]
 
-ASK = """
-import json, urllib.request
-
-def ask(base_url, *contents):
-    messages = [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(contents)]
-    headers = {"Accept": "application/json"}
-    body = json.dumps({"messages": messages}).encode()
-    request = urllib.request.Request(base_url + "/chat/completions", body, headers)
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)["choices"][0]["message"]["content"]
-"""
 INLINE = """
     mockchat.load([[{"role": "user", "content": "new"}, {"role": "assistant", "content": "inline"}]])
 """
-
-
-def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    """Run pytest without the plugin of hypothesis, which takes a second in each run."""
-    options = ("-p", "no:hypothesispytest", "-o", "asyncio_default_fixture_loop_scope=function", *arguments)
-    return project.runpytest(*options)
-
-
-@pytest.fixture
-def project(pytester: pytest.Pytester) -> pytest.Pytester:
-    """A project with recordings where the plugin looks for them."""
-    recorded = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
-    pytester.mkdir("tests").joinpath("conversations.jsonl").write_text(json.dumps(recorded) + "\n")
-    return pytester
 
 
 def test_a_passing_test_says_nothing(project: pytest.Pytester) -> None:
@@ -209,18 +184,6 @@ def test_miss(mockchat):
     result.stdout.fnmatch_lines(["*- mockchat -*", "requests[[]0]: 404, *'ho'*"])
 
 
-SWALLOWS = (
-    ASK
-    + """
-import pytest, urllib.error
-
-def swallow(mockchat, *contents):
-    with pytest.raises(urllib.error.HTTPError):
-        ask(mockchat.base_url, *contents)
-"""
-)
-
-
 def test_a_miss_that_is_swallowed_fails_the_test(project: pytest.Pytester) -> None:
     project.makepyfile(
         SWALLOWS
@@ -376,3 +339,29 @@ def test_one_left_but_not_strict(mockchat):
     result.stdout.fnmatch_lines(
         ["*_ test_one_left _*", "1 reply was not asked for (where that is meant: *): status 429"]
     )
+
+
+def test_a_program_that_makes_its_own_client(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "a real one")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    project.makepyfile(
+        ASK
+        + """
+import os, pytest
+
+KEY = "OPENAI_API_KEY"
+
+def test_any_key(mockchat_env, mockchat):
+    assert ask(os.environ["OPENAI_BASE_URL"], "hi") == "hello"
+    assert mockchat_env is mockchat
+    assert os.environ[KEY] == mockchat.api_key == "any"
+
+@pytest.mark.mockchat(api_key=["secret", "other"])
+def test_the_key_that_the_server_asks_for(mockchat_env):
+    assert os.environ[KEY] == "secret"
+
+def test_afterwards():
+    assert (os.environ[KEY], os.environ.get("OPENAI_BASE_URL")) == ("a real one", None)
+"""
+    )
+    run(project).assert_outcomes(passed=3)
