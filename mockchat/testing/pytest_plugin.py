@@ -4,51 +4,101 @@ Nothing is imported before it is needed, so that it costs nothing where it is no
 """
 
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from mockchat.core.entries import Conversation
-    from mockchat.testing.server import MockServer
+    from mockchat.testing.server import MockServer, Recorder
 
 _DEFAULT = "tests/conversations.jsonl"
+
+
+@dataclass
+class _Run:
+    """A run of pytest: what records in it, if it does, and what was recorded."""
+
+    recorder: "Recorder | None" = None
+    header: str = ""
+    recorded: int = 0
+    not_recorded: set[str] = field(default_factory=set)
+
+
+_RUN = pytest.StashKey[_Run]()
 _SERVER = pytest.StashKey["MockServer"]()
 _PASSED = pytest.StashKey[bool]()
-_HINT = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare where the recordings are."""
+    """Declare where the recordings are, and what can be done with them."""
     told = f"recordings for the fixture mockchat (default: {_DEFAULT} in the root directory, if it is there)"
     parser.addini("mockchat_data", told, type="paths")
+    group = parser.getgroup("mockchat", "mockchat, a mock of OpenAI's API")
+    told = "ask this server, as https://api.openai.com/v1, for what is not recorded, and record its answers"
+    group.addoption("--mockchat-record", metavar="URL", help=told)
+    group.addoption("--mockchat-record-in-ci", action="store_true", help="record even where CI is set")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker."""
+    """Declare the marker, and see that what is to be recorded can be."""
     told = (
         "mockchat(**options): options of mockchat.testing.serve for the fixture mockchat, as fault='503=first:2'; "
         "and strict=False for a test in which a request may miss"
     )
     config.addinivalue_line("markers", told)
+    run = config.stash[_RUN] = _Run()
+    if upstream := config.getoption("mockchat_record"):
+        from mockchat.testing.recording import prepare
+
+        run.recorder, run.header = prepare(config, upstream, _named(config) or [config.rootpath / _DEFAULT])
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say that it is recorded."""
+    return config.stash[_RUN].header.splitlines()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what was recorded."""
+    run = config.stash[_RUN]
+    if run.recorder:
+        terminalreporter.section("mockchat")
+        answers = "1 answer" if run.recorded == 1 else f"{run.recorded:,} answers"
+        terminalreporter.line(f"Recorded {answers} into {run.recorder.file}")
+        for line in sorted(run.not_recorded):
+            terminalreporter.line(line[0].upper() + line[1:])
+
+
+def _named(config: pytest.Config) -> list[Path]:
+    """The files of recordings that the configuration names."""
+    return list(config.getini("mockchat_data"))
+
+
+def _files(config: pytest.Config) -> list[Path]:
+    """The files of recordings to read; one that need not be there is left out where it is not."""
+    named = _named(config)
+    if named and not config.stash[_RUN].recorder:
+        return named
+    return [path for path in named or [config.rootpath / _DEFAULT] if path.exists() and path.stat().st_size]
+
+
+def _read(config: pytest.Config) -> "list[Conversation]":
+    from mockchat.core.program import ProgramError
+    from mockchat.testing.server import read
+
+    try:
+        return read(_files(config))
+    except ProgramError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @pytest.fixture(scope="session")
 def _mockchat_recordings(pytestconfig: pytest.Config) -> "list[Conversation]":
     """The recordings of the project, read once."""
-    from mockchat.core.program import ProgramError
-    from mockchat.testing.server import read
-
-    default = pytestconfig.rootpath / _DEFAULT
-    try:
-        if data := pytestconfig.getini("mockchat_data"):
-            return read(data)
-        if default.exists() and default.stat().st_size:
-            return read(default)
-    except ProgramError as error:
-        raise pytest.fail.Exception(str(error), pytrace=False) from None
-    pytestconfig.stash[_HINT] = f"(There are no recordings in {default}, and mockchat_data names no other.)"
-    return []
+    return _read(pytestconfig)
 
 
 @pytest.fixture
@@ -63,14 +113,18 @@ def mockchat(request: pytest.FixtureRequest, _mockchat_recordings: "list[Convers
     from mockchat.core.program import ProgramError
     from mockchat.testing.server import MockServer, running
 
-    item = request.node
+    item, run = request.node, request.config.stash[_RUN]
+    data = _read(request.config) if run.recorder else _mockchat_recordings
     try:
-        server = MockServer(_mockchat_recordings, **_options(item))
+        server = MockServer(data, run.recorder, **_options(item))
     except ProgramError as error:
         raise pytest.fail.Exception(f"@pytest.mark.mockchat: {error}", pytrace=False) from None
     with running(server):
         item.stash[_SERVER] = server
         yield server
+    if server.upstream:
+        run.recorded += server.upstream.recorded
+        run.not_recorded |= server.upstream.told
     if item.stash.get(_PASSED, False):  # Whatever was asked after the test itself had ended.
         _check(item)
 
@@ -101,8 +155,14 @@ def _check(item: pytest.Item) -> None:
         try:
             server.check()
         except AssertionError as error:
-            told = f"{error}\n{item.config.stash.get(_HINT, '')}".rstrip()
-            raise pytest.fail.Exception(told, pytrace=False) from None
+            raise pytest.fail.Exception(f"{error}\n{_hint(item.config)}".rstrip(), pytrace=False) from None
+
+
+def _hint(config: pytest.Config) -> str:
+    """What may explain misses."""
+    if _files(config) or config.stash[_RUN].recorder:
+        return ""
+    return f"(There are no recordings in {config.rootpath / _DEFAULT}, and mockchat_data names no other.)"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -121,6 +181,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.when == "call":
         item.stash[_PASSED] = report.passed
     if server is not None and report.failed and (refused := server.report()) and refused not in report.longreprtext:
-        hint = item.config.stash.get(_HINT, "")
-        report.sections.append(("mockchat", f"{refused}\n{hint}".rstrip()))
+        report.sections.append(("mockchat", f"{refused}\n{_hint(item.config)}".rstrip()))
     return report

@@ -14,100 +14,31 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import ujson
-from multidict import CIMultiDict, CIMultiDictProxy
+from typing import Any, NamedTuple
 
 from mockchat.core import dataset, entries, recordings
 from mockchat.core.entries import Conversation, DatasetError
-from mockchat.core.index import ResponseIndex
 from mockchat.core.program import new_loop
 from mockchat.server import app, options
 from mockchat.server.app import ChatServer
-from mockchat.server.errors import ApiError, NotRecorded
-from mockchat.server.http import Answer, HttpRequest
-from mockchat.server.request import ChatRequest, read_request
-from mockchat.server.route import FAULT_TOLD, ChatCompletions
 from mockchat.server.simulation import BY_HEADER, Fault
-from mockchat.testing.replies import GivenReplies
+from mockchat.testing.watched import Request, WatchedChat, WatchedUpstream
 
 # A file of recordings; or one conversation, as a list of messages or as an entry of such a file has it.
 Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Conversation
 Recordings = str | os.PathLike[str] | Sequence[Recording]
 
+_FINISHING = 60.0  # seconds for what is to be recorded
 _OTHER_OPTIONS = ("no_stitch", "strict")
 _NOT_STRICT = "where that is meant: mockchat.strict = False, or @pytest.mark.mockchat(strict=False)"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request, and what became of it.
+class Recorder(NamedTuple):
+    """What to do with what is not recorded: ask the server at this base URL, and append its answer to this file."""
 
-    `body` is its JSON, None where it was none; `status` is the answer's, 0 where a fault that was asked for left it
-    without one, or without its end. `error` says why it was refused, if it was: of a miss that is the diagnosis, where
-    the history left the recordings and how.
-    """
-
-    body: Any
-    headers: Mapping[str, str]
-    status: int = 200
-    error: str | None = None
-    is_miss: bool = False
-
-
-class _WatchedChat(ChatCompletions):
-    """Takes down each request and its answer, before the client hears of it."""
-
-    def __init__(self, index: ResponseIndex, **options: Any) -> None:
-        super().__init__(index, **options)
-        self.requests: list[Request] = []
-        self.replies = GivenReplies()
-        self._read = self._read_or_reply
-        self._offered = False
-
-    def _read_or_reply(self, body: bytes, index: ResponseIndex) -> ChatRequest:
-        try:
-            return read_request(body, index)
-        except NotRecorded as missed:
-            if not self.replies:
-                raise
-            self._offered = True
-            return self.replies.offer(body, missed)
-
-    def answer(self, request: HttpRequest, body: bytes) -> Answer:
-        self._offered = False
-        answer = super().answer(request, body)
-        if self._offered and answer.fault is None:
-            self.replies.use_up()
-        try:
-            parsed = ujson.loads(body)
-        except ValueError:
-            parsed = None
-        headers = request.headers
-        if "Content-Length" in headers:
-            known = CIMultiDict(headers)
-            known["Content-Length"] = str(len(body))  # On a kept connection it may be that of an earlier request.
-            headers = CIMultiDictProxy(known)
-        self._take_down(parsed, headers, answer)
-        return answer
-
-    def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
-        answer = super().refuse(request, error)
-        self._take_down(None, request.headers, answer)
-        return answer
-
-    def _take_down(self, body: Any, headers: Mapping[str, str], answer: Answer) -> None:
-        error, is_miss = None, isinstance(answer.error, NotRecorded)
-        if answer.status == 0:
-            error = f"{FAULT_TOLD}: {answer.fault}"
-        elif answer.error is not None:
-            error = ujson.loads(answer.error.body())["error"]["message"]
-            if is_miss and self.replies.count:
-                error += f"; replies were given, {self.replies.count} in all, and are used up"
-        self.requests.append(Request(body, headers, answer.status, error, is_miss))
+    upstream: str
+    file: Path
 
 
 class MockServer:
@@ -117,18 +48,30 @@ class MockServer:
     pytest, so does the end of each test.
     """
 
-    def __init__(self, data: Recordings, /, *, no_stitch: bool = False, strict: bool = True, **given: object) -> None:
+    def __init__(
+        self,
+        data: Recordings,
+        recorder: Recorder | None = None,
+        /,
+        *,
+        no_stitch: bool = False,
+        strict: bool = True,
+        **given: object,
+    ) -> None:
         self.strict = strict
         chosen = options.from_keywords(given, beside=_OTHER_OPTIONS)
         chosen.fault = [*(chosen.fault or ()), Fault(BY_HEADER)]
         self._stitch = not no_stitch
         self._index = recordings.index_of(read(data, stitch=self._stitch), chosen.ignore)
-        self._chat = _WatchedChat(self._index, **options.of_route(chosen))
+        self._chat = WatchedChat(self._index, **options.of_route(chosen))
+        self.upstream: WatchedUpstream | None = None
+        if recorder:
+            self.upstream = self._chat.upstream = WatchedUpstream(recorder.upstream, self._index, recorder.file)
         self._request_timeout = chosen.request_timeout
         self._loop: asyncio.AbstractEventLoop
         self._stop = asyncio.Event()
         self.base_url = ""
-        self.api_key: str = [*chosen.api_key, "any"][0]
+        self.api_key: str = [*chosen.api_key, (recorder and os.environ.get("OPENAI_API_KEY")) or "any"][0]
 
     @property
     def requests(self) -> list[Request]:
@@ -189,7 +132,8 @@ class MockServer:
         async def main() -> None:
             self._loop = asyncio.get_running_loop()
             server = ChatServer(self._chat, self._request_timeout)
-            async with app.listening(server, "127.0.0.1", 0, shutdown_timeout=0) as self.base_url:
+            finishing = _FINISHING if self.upstream else 0
+            async with app.listening(server, "127.0.0.1", 0, finishing) as self.base_url:
                 started.set_result(None)
                 await self._stop.wait()
 
