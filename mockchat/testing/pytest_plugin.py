@@ -19,14 +19,16 @@ _DEFAULT = "tests/conversations.jsonl"
 
 @dataclass
 class _Run:
-    """A run of pytest: what records in it, if it does, and what was recorded."""
+    """A run of pytest: what records in it, if it does, what was recorded, and which recordings were used."""
 
     recorder: "Recorder | None" = None
     header: str = ""
     recorded: int = 0
     not_recorded: set[str] = field(default_factory=set)
+    used: set[int] = field(default_factory=set)
 
 
+_USED = "mockchat_used"
 _RUN = pytest.StashKey[_Run]()
 _SERVER = pytest.StashKey["MockServer"]()
 _PASSED = pytest.StashKey[bool]()
@@ -40,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     told = "ask this server, as https://api.openai.com/v1, for what is not recorded, and record its answers"
     group.addoption("--mockchat-record", metavar="URL", help=told)
     group.addoption("--mockchat-record-in-ci", action="store_true", help="record even where CI is set")
+    group.addoption("--mockchat-unused", action="store_true", help="say at the end which recordings no test has used")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -61,15 +64,44 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return config.stash[_RUN].header.splitlines()
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what the tests of this process have used, if it is one of pytest-xdist's."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[_USED] = sorted(session.config.stash[_RUN].used)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take it over from such a process."""
+    node.config.stash[_RUN].used.update(getattr(node, "workeroutput", {}).get(_USED, ()))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what was recorded."""
-    run = config.stash[_RUN]
-    if run.recorder:
+    """Say what was recorded, and what was not used."""
+    if lines := [*_recorded(config.stash[_RUN]), *_unused(config)]:
         terminalreporter.section("mockchat")
+        for line in lines:
+            terminalreporter.line(line)
+
+
+def _recorded(run: _Run) -> Iterator[str]:
+    if run.recorder:
         answers = "1 answer" if run.recorded == 1 else f"{run.recorded:,} answers"
-        terminalreporter.line(f"Recorded {answers} into {run.recorder.file}")
-        for line in sorted(run.not_recorded):
-            terminalreporter.line(line[0].upper() + line[1:])
+        yield f"Recorded {answers} into {run.recorder.file}"
+        yield from [line[0].upper() + line[1:] for line in sorted(run.not_recorded)]
+
+
+def _unused(config: pytest.Config) -> Iterator[str]:
+    if config.getoption("mockchat_unused"):
+        from mockchat.core.program import ProgramError
+        from mockchat.testing import unused
+        from mockchat.testing.server import read
+
+        try:
+            recordings = [(path, conversation) for path in _files(config) for conversation in read(path)]
+            yield from unused.tell(recordings, config.stash[_RUN].used, config.rootpath)
+        except ProgramError as error:
+            yield str(error)
 
 
 def _named(config: pytest.Config) -> list[Path]:
@@ -125,6 +157,8 @@ def mockchat(request: pytest.FixtureRequest, _mockchat_recordings: "list[Convers
     if server.upstream:
         run.recorded += server.upstream.recorded
         run.not_recorded |= server.upstream.told
+    if request.config.getoption("mockchat_unused"):
+        run.used |= server.used(_read(request.config) if run.recorder else data)
     if item.stash.get(_PASSED, False):  # Whatever was asked after the test itself had ended.
         _check(item)
 

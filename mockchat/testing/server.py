@@ -23,6 +23,7 @@ from mockchat.core.program import new_loop
 from mockchat.server import app, options
 from mockchat.server.app import ChatServer
 from mockchat.server.simulation import BY_HEADER, Fault
+from mockchat.testing import unused
 from mockchat.testing.watched import Request, WatchedChat, WatchedUpstream
 
 # A file of recordings; or one conversation, as a list of messages or as an entry of such a file has it.
@@ -82,6 +83,10 @@ class MockServer:
     def misses(self) -> list[Request]:
         """Those of the requests whose history was not recorded."""
         return [request for request in self.requests if request.is_miss]
+
+    def used(self, conversations: Sequence[Conversation]) -> set[int]:
+        """The numbers of those of its recordings of which a reply was asked for."""
+        return unused.used(conversations, self._index, self._chat.asked())
 
     def load(self, data: Recordings) -> None:
         """Answer from these recordings too from now on; they are given as to `serve`. Raises `DatasetError`."""
