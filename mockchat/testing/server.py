@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 from mockchat.core import dataset, entries, recordings
 from mockchat.core.entries import Conversation, DatasetError
-from mockchat.core.program import new_loop
 from mockchat.server import app, options
 from mockchat.server.app import ChatServer
 from mockchat.server.simulation import BY_HEADER, Fault
@@ -143,7 +142,8 @@ class MockServer:
                 await self._stop.wait()
 
         try:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
+            # With uvloop's, a process that the test forks would crash at its end.
+            with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 runner.run(main())
         except Exception as error:
             if started.done():
