@@ -76,7 +76,7 @@ def pytest_testnodedown(node: Any) -> None:
     node.config.stash[_RUN].used.update(getattr(node, "workeroutput", {}).get(_USED, ()))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
     """Say what was recorded, and what was not used."""
     if lines := [*_recorded(config.stash[_RUN]), *_unused(config)]:
         terminalreporter.section("mockchat")
@@ -184,24 +184,25 @@ def _options(item: pytest.Item) -> dict[str, Any]:
 
 
 def _check(item: pytest.Item) -> None:
-    """Fail where a request missed that must not."""
+    """Fail where a request missed, or a reply was not asked for, and that was not meant."""
     if (server := item.stash.get(_SERVER, None)) is not None:
         try:
             server.check()
         except AssertionError as error:
-            raise pytest.fail.Exception(f"{error}\n{_hint(item.config)}".rstrip(), pytrace=False) from None
+            told = f"{error}\n{_hint(item.config, server)}".rstrip()
+            raise pytest.fail.Exception(told, pytrace=False) from None
 
 
-def _hint(config: pytest.Config) -> str:
-    """What may explain misses."""
-    if _files(config) or config.stash[_RUN].recorder:
+def _hint(config: pytest.Config, server: "MockServer") -> str:
+    """What may explain misses, if there are some."""
+    if not server.misses or _files(config):
         return ""
     return f"(There are no recordings in {config.rootpath / _DEFAULT}, and mockchat_data names no other.)"
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Have a test that would pass fail at its end where a request missed."""
+    """Have a test that would pass fail at its end for what its server finds fault with."""
     result = yield
     _check(item)
     return result
@@ -215,5 +216,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.when == "call":
         item.stash[_PASSED] = report.passed
     if server is not None and report.failed and (refused := server.report()) and refused not in report.longreprtext:
-        report.sections.append(("mockchat", f"{refused}\n{_hint(item.config)}".rstrip()))
+        report.sections.append(("mockchat", f"{refused}\n{_hint(item.config, server)}".rstrip()))
     return report
