@@ -22,6 +22,11 @@ def test_first(mockchat_env):
 def test_second(mockchat):
     assert ask(mockchat.base_url, "new") == "recorded"
     assert ask(mockchat.base_url, "new", "recorded", "more") == "at once"
+
+def test_third_leaves_before_the_end(mockchat):
+    body = json.dumps({"messages": [{"role": "user", "content": "go on"}], "stream": True}).encode()
+    with urllib.request.urlopen(mockchat.base_url + "/chat/completions", body) as answer:
+        assert answer.readline().startswith(b"data: {")
 """
 )
 KEY = "OPENAI_API_KEY"
@@ -37,7 +42,8 @@ def _no_ci(monkeypatch: pytest.MonkeyPatch) -> None:
 def upstream() -> Iterator[MockServer]:
     texts = ["new", "recorded", "more", "at once"]
     said = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
-    with serve([said]) as server:
+    going_on = [{"role": "user", "content": "go on"}, {"role": "assistant", "content": "word " * 100_000}]
+    with serve([said, going_on]) as server:
         yield server
 
 
@@ -48,16 +54,16 @@ def lines(path: Path) -> list[str]:
 def test_what_one_test_records_the_next_one_finds(pytester: pytest.Pytester, upstream: MockServer) -> None:
     pytester.makepyfile(TEST)
     result = run(pytester, f"--mockchat-record={upstream.base_url}")
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=3)
     file = pytester.path / "tests/conversations.jsonl"
     told = f"asking {upstream.base_url} for what is not recorded, and recording it into {file}"
-    result.stdout.fnmatch_lines([f"mockchat: {told}", "*= mockchat =*", f"Recorded 2 answers into {file}"])
-    assert lines(file) == ["recorded", "at once"]
-    assert [request.status for request in upstream.requests] == [200, 200]
+    result.stdout.fnmatch_lines([f"mockchat: {told}", "*= mockchat =*", f"Recorded 3 answers into {file}"])
+    assert lines(file) == ["recorded", "at once", "word " * 100_000]
+    assert [request.status for request in upstream.requests] == [200, 200, 200]
     replayed = run(pytester)
-    replayed.assert_outcomes(passed=2)
+    replayed.assert_outcomes(passed=3)
     replayed.stdout.no_fnmatch_line("*recording*")
-    assert len(upstream.requests) == 2
+    assert len(upstream.requests) == 3
 
 
 def test_the_client_s_own_key_and_a_file_that_is_named(pytester: pytest.Pytester, upstream: MockServer) -> None:
