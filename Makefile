@@ -1,9 +1,15 @@
 # make help says what there is; every target installs what it needs.
 
 VENV := .venv
-PYTHON := $(VENV)/bin/python
-INSTALLED := $(VENV)/installed
 LOWEST := .venv-lowest
+PYTHON ?=
+BASE_PYTHON := $(or $(PYTHON),python3)
+VENV_PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+UV := $(shell command -v uv 2>/dev/null)
+PIP_INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(VENV),$(VENV_PYTHON) -m pip install --quiet)
+EXTRAS ?=
+CHOOSE := name another, as in PYTHON=python3.13 make bench
 
 PORT ?= 8000
 DATA ?=
@@ -23,59 +29,83 @@ GUNICORN := --worker-class mockchat.server.workers.Worker --preload --workers $(
 help: ## say what there is (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## make .venv from setup.cfg (again, when that has changed)
+install: $(INSTALLED) $(EXTRAS:%=$(VENV)/with-%) ## make .venv, anew when setup.cfg has changed (EXTRAS="locust plot": these of setup.cfg too)
+
+# A .venv that another PYTHON has made is made anew, but only where PYTHON is given.
+ifneq ($(PYTHON),)
+ifneq ($(PYTHON),$(shell cat $(INSTALLED) 2>/dev/null))
+.PHONY: $(INSTALLED)
+endif
+endif
 
 $(INSTALLED): setup.cfg
-	@python3 -c 'import ensurepip, venv' 2>/dev/null || \
-		{ echo "python3 has no venv module: install it first (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
-	python3 -m venv --clear $(VENV)
-	$(PYTHON) -m pip install --quiet --editable '.[lint,test]'
-	@if command -v npm >/dev/null; then npm install --silent --no-package-lock --prefix tests/programs/sdk; \
+	$(call make_venv,$(VENV))
+	@echo "Installing mockchat and what it needs into $(VENV)"
+	@$(PIP_INSTALL) --editable .
+	@echo $(BASE_PYTHON) > $@
+
+# What only some targets need is installed when it is first asked for: a stamp for each of setup.cfg's extras.
+$(VENV)/with-%: $(INSTALLED)
+	@echo "Installing what setup.cfg names for '$*' into $(VENV)"
+	@$(PIP_INSTALL) --editable '.[$*]'
+	@touch $@
+
+$(VENV)/with-node: $(INSTALLED) tests/programs/sdk/package.json
+	@if command -v npm >/dev/null; then echo "Installing OpenAI's JavaScript SDK into tests/programs/sdk"; \
+		npm install --silent --no-package-lock --prefix tests/programs/sdk; \
 		else echo "No npm here: the tests of the JavaScript SDK will be skipped"; fi
 	@touch $@
 
-serve: $(INSTALLED) ## run the server (PORT=8000, DATA=file, ARGS=more options; WORKERS=n: gunicorn, ARGS are its own)
+define make_venv
+@$(BASE_PYTHON) -c '' 2>/dev/null || { echo "There is no $(BASE_PYTHON) here: $(CHOOSE)" >&2; exit 1; }
+@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "$(BASE_PYTHON) is $$($(BASE_PYTHON) --version 2>&1), and 3.11 or later is needed: $(CHOOSE)" >&2; exit 1; }
+@$(if $(UV),,$(BASE_PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	{ echo "$(BASE_PYTHON) has no venv module: install it first (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; })
+@echo "Making $(1) with $$($(BASE_PYTHON) --version)"
+@rm -rf $(1)
+@$(if $(UV),$(UV) venv --quiet --seed --python "$$($(BASE_PYTHON) -c 'import sys; print(sys.executable)')",$(BASE_PYTHON) -m venv) $(1)
+endef
+
+serve: $(INSTALLED) $(if $(WORKERS),$(VENV)/with-gunicorn) ## run the server (PORT=8000, DATA=file, ARGS=more options; WORKERS=n: gunicorn, ARGS are its own)
 ifdef WORKERS
 	@$(VENV)/bin/gunicorn "mockchat.server:create_app($(if $(DATA),'$(DATA)'))" $(GUNICORN) $(ARGS)
 else
-	@$(PYTHON) server.py --port $(PORT) $(BOTH)
+	@$(VENV_PYTHON) server.py --port $(PORT) $(BOTH)
 endif
 
-bench: $(INSTALLED) ## replay everything against a server of its own (DATA=file, CONCURRENCY, PROCESSES, WORKERS=n, ARGS=options of both)
-	@$(PYTHON) -m tests.programs.bench $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(PROCESSES),--processes $(PROCESSES)) \
+bench: $(INSTALLED) $(if $(WORKERS),$(VENV)/with-gunicorn) ## replay everything against a server of its own (DATA=file, CONCURRENCY, PROCESSES, WORKERS=n, ARGS=more options)
+	@$(VENV_PYTHON) -m tests.programs.bench $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(PROCESSES),--processes $(PROCESSES)) \
 		$(if $(WORKERS),--workers $(WORKERS)) $(BOTH)
 
 seed-test: $(INSTALLED) ## prove that the requester finds exactly what is wrong (DATA=file)
-	@$(PYTHON) -m tests.programs.seed_check $(BOTH)
+	@$(VENV_PYTHON) -m tests.programs.seed_check $(BOTH)
 
-perf: $(INSTALLED) ## measure against the least that this machine can do (ARGS=options)
-	@$(PYTHON) -m tests.perf.perf $(ARGS)
+perf: $(VENV)/with-perf ## measure against the least that this machine can do (ARGS=options)
+	@$(VENV_PYTHON) -m tests.perf.perf $(ARGS)
 
-test: $(INSTALLED) ## run the tests
-	$(PYTHON) -m pytest --quiet --numprocesses auto
+test: $(VENV)/with-test $(VENV)/with-node ## run the tests (ARGS=options of pytest, such as --cov)
+	$(VENV_PYTHON) -m pytest --quiet --numprocesses auto $(ARGS)
 
-test-lowest: $(LOWEST)/installed ## run the tests with the lowest versions that setup.cfg allows
-	$(LOWEST)/bin/python -m pytest --quiet --numprocesses auto
+test-lowest: $(LOWEST)/installed $(VENV)/with-node ## run the tests with the lowest versions that setup.cfg allows
+	$(LOWEST)/bin/python -m pytest --quiet --numprocesses auto $(ARGS)
 
 # Only wheels: where a Python is newer than a lowest version, it gets the first one that was built for it.
-$(LOWEST)/installed: $(INSTALLED)
-	python3 -m venv --clear $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet uv
-	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct \
+$(LOWEST)/installed: setup.cfg
+	$(call make_venv,$(LOWEST))
+	@echo "Installing the lowest versions that setup.cfg allows into $(LOWEST)"
+	@$(if $(UV),,$(LOWEST)/bin/python -m pip install --quiet uv)
+	@$(or $(UV),$(LOWEST)/bin/uv) pip install --quiet --python $(LOWEST) --resolution lowest-direct \
 		--only-binary :all: --no-binary mockchat --editable '.[test]'
 	@touch $@
 
-fuzz: $(VENV)/fuzz-installed ## look for inputs that break it (FUZZ_TIME=seconds for each of three targets)
-	@$(PYTHON) -m tests.fuzz.run --seconds $(FUZZ_TIME)
+fuzz: $(VENV)/with-fuzz ## look for inputs that break it (FUZZ_TIME=seconds for each of three targets)
+	@$(VENV_PYTHON) -m tests.fuzz.run --seconds $(FUZZ_TIME)
 
-$(VENV)/fuzz-installed: $(INSTALLED)
-	$(PYTHON) -m pip install --quiet --editable '.[fuzz]'
-	@touch $@
-
-lint: $(INSTALLED) ## check style, types, and which room may import which
-	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m mypy
+lint: $(VENV)/with-lint $(VENV)/with-test ## check style, types, and which room may import which
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m mypy
 	$(VENV)/bin/lint-imports --no-logo --no-cache
 
 data: ## fetch the big file (about 650 MB; a broken download goes on where it stopped)

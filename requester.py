@@ -1,11 +1,19 @@
-"""Start the requester: python requester.py --help"""
+"""Start the requester: python requester.py --help
+
+Older Pythons can read this file too, and are told what is needed.
+"""
 
 import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036
+    told = "requester.py: this is Python " + sys.version.split()[0] + ", and 3.11 or later is needed: "
+    sys.stderr.write(told + "try python3.13 requester.py\n")
+    sys.exit(2)
 
 try:
     from mockchat.requester.cli import main
 except ModuleNotFoundError as error:
-    print(f"requester.py: {error}: make install, and then .venv/bin/python requester.py", file=sys.stderr)
+    sys.stderr.write("requester.py: " + str(error) + ": make install, and then .venv/bin/python requester.py\n")
     sys.exit(2)
 except KeyboardInterrupt:
     sys.exit(130)

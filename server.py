@@ -1,11 +1,19 @@
-"""Start the server: python server.py --help"""
+"""Start the server: python server.py --help
+
+Older Pythons can read this file too, and are told what is needed.
+"""
 
 import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036
+    told = "server.py: this is Python " + sys.version.split()[0] + ", and 3.11 or later is needed: "
+    sys.stderr.write(told + "try python3.13 server.py\n")
+    sys.exit(2)
 
 try:
     from mockchat.server.cli import main
 except ModuleNotFoundError as error:
-    print(f"server.py: {error}: make install, and then .venv/bin/python server.py", file=sys.stderr)
+    sys.stderr.write("server.py: " + str(error) + ": make install, and then .venv/bin/python server.py\n")
     sys.exit(2)
 except KeyboardInterrupt:
     sys.exit(130)

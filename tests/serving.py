@@ -14,10 +14,11 @@ from aiohttp.test_utils import BaseTestServer
 
 from mockchat.core.index import ResponseIndex
 from mockchat.server.app import ChatServer
-from mockchat.server.connection import REQUEST_TIMEOUT, Connection, Runner
+from mockchat.server.connection import REQUEST_TIMEOUT, Connection
 from mockchat.server.http import Route
 from mockchat.server.route import PATH, ChatCompletions
 from mockchat.server.simulation import Simulation
+from mockchat.server.workers import Runner
 from tests.helpers import conversation, index_of, request_body
 
 BIG = "big " * 300_000
@@ -76,13 +77,19 @@ class MockServer(BaseTestServer):
         max_body_size: int = MAX_BODY_SIZE,
         request_timeout: float = REQUEST_TIMEOUT,
         simulation: Simulation | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
-        self.chat = ChatCompletions(index, max_body_size, api_keys, simulation)
+        self.chat = ChatCompletions(index, max_body_size, api_keys, simulation, **options)
         self.chat_server = _WatchedServer(self.chat, request_timeout)
 
     async def _make_runner(self, **options: Any) -> web.BaseRunner:
         return Runner(self.chat_server, shutdown_timeout=PATIENCE)
+
+    async def close(self) -> None:
+        """Stop it. Whatever its clients did, it holds nothing for them any more."""
+        await super().close()
+        assert self.chat.memory.held == 0
 
 
 class Raw:

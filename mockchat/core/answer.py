@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import ujson
 
+from mockchat.core import wire
 from mockchat.core.message import TEXTS
 from mockchat.core.text import excerpt
 
@@ -38,6 +39,10 @@ class ErrorSent(BadAnswer):
     """An error in place of an answer, or of the rest of a stream, in spite of status 200."""
 
 
+class LaxJson(BadAnswer):
+    """An answer that is no JSON, although parsers that are not strict take it for that."""
+
+
 class NoAnswer(NamedTuple):
     """Why there was no answer: `cause` is the same for all that fail alike, `detail` is for people."""
 
@@ -48,7 +53,7 @@ class NoAnswer(NamedTuple):
 class Completion(NamedTuple):
     """The first choice of an answer: its message as the API's object, why it ended there and the usage, if it says so.
 
-    Of a stream, `flaw` says what is wrong with its deltas, although it can be guessed what they mean.
+    `flaw` says what is wrong with the answer, although it can be guessed what it means.
     """
 
     message: dict[str, Any]
@@ -87,13 +92,16 @@ def read(answer: bytes, known: Sequence[bytes] = ()) -> Completion:
     decoded, and `KNOWN` stands in its place.
     """
     parsed = _parse(_without(known, answer), answer)
+    if isinstance(parsed, dict) and parsed.get("error"):
+        beside = "beside" if "choices" in parsed or "message" in parsed else "in place of"
+        raise ErrorSent(f"an error {beside} a message", error_message(answer))
     match parsed:
         case {"choices": [{"message": dict(message), **choice}, *others], **answer_keys}:
-            return Completion(message, choice.get("finish_reason"), not others, answer_keys.get("usage"))
+            alone = not others and choice.get("index", 0) == 0
+            flaw = None if alone else "a choice that was not asked for"
+            return Completion(message, choice.get("finish_reason"), alone, answer_keys.get("usage"), flaw)
         case {"message": dict(message)}:
             return Completion(message, None, alone=True)
-        case {"error": _}:
-            raise ErrorSent("an answer without choices[0].message", answer)
     raise BadAnswer("an answer without choices[0].message", answer)
 
 
@@ -120,7 +128,9 @@ def read_stream(answer: bytes) -> Stream:
     arrivals: list[int] = []
     finish_reason = usage = None
     alone, whole = True, False
-    for end, data in events(answer):
+    for end, name, data in events(answer):
+        if name == b"error":
+            raise ErrorSent("a stream that broke off with an error", error_message(data))
         if data == b"[DONE]":
             whole = True
             break
@@ -128,7 +138,7 @@ def read_stream(answer: bytes) -> Stream:
         if isinstance(chunk, dict):
             usage = chunk.get("usage") or usage
         match chunk:
-            case {"error": _}:
+            case {"error": error} if error:
                 raise ErrorSent("a stream that broke off with an error", error_message(data))
             case {"choices": list(choices)}:
                 for choice in choices:
@@ -142,7 +152,8 @@ def read_stream(answer: bytes) -> Stream:
                             alone = False
                             continue
                     finish_reason = choice.get("finish_reason") or finish_reason
-    return Stream(Completion(message.whole(), finish_reason, alone, usage, message.flaw), whole, arrivals)
+    flaw = message.flaw if alone else "a choice that was not asked for"
+    return Stream(Completion(message.whole(), finish_reason, alone, usage, flaw), whole, arrivals)
 
 
 class _Message:
@@ -219,23 +230,29 @@ def _join(whole: dict[str, Any], piece: dict[str, Any]) -> None:
             whole[key] = value
 
 
-def events(answer: bytes) -> Iterator[tuple[int, bytes]]:
-    """The data of each server-sent event, with the position at which the event is complete."""
+def events(answer: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """The position at which each server-sent event is complete, its name (if it has one) and its data."""
     start = 0
     for blank in BLANK_LINE.finditer(answer):
         lines = answer[start : blank.start()].splitlines()
         start = blank.end()
         data = [line[5:].strip() for line in lines if line.startswith(b"data:")]
         if data:
-            yield start, b"\n".join(data)
+            names = [line[6:].strip() for line in lines if line.startswith(b"event:")]
+            yield start, names[-1] if names else b"", b"\n".join(data)
 
 
 def _parse(data: bytes, sent: bytes) -> object:
     try:
-        parsed: object = ujson.loads(data)
+        parsed: object = wire.parse(data)
+        return parsed
+    except ValueError as error:
+        problem = str(error)
+    try:
+        ujson.loads(data)
     except ValueError:
         raise BadAnswer("an answer that is not JSON", sent) from None
-    return parsed
+    raise LaxJson("an answer that is not JSON, to the letter of RFC 8259", problem)
 
 
 def error_message(answer: bytes) -> str:
@@ -252,6 +269,8 @@ def error_message(answer: bytes) -> str:
 def explain(error: Exception) -> NoAnswer:
     """What a request that got no answer died of, and what to check."""
     match error:
+        case BadAnswer():
+            return NoAnswer(error.cause, error.detail)
         case TimeoutError():
             return NoAnswer("no answer in time", str(error))
         case aiohttp.ClientConnectorError():

@@ -8,12 +8,12 @@ import math
 import re
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from yarl import URL
 
-from mockchat.core import ignorable, recordings
+from mockchat import __version__
+from mockchat.core import coding, ignorable, recordings
 
 
 def option(kind: Callable[[str], Any], metavar: str, told: str, **more: Any) -> dict[str, Any]:
@@ -21,12 +21,16 @@ def option(kind: Callable[[str], Any], metavar: str, told: str, **more: Any) -> 
     return {"type": kind, "metavar": metavar, "help": told, **more}
 
 
+def add_version(parser: ArgumentParser) -> None:
+    """Add the option that prints the version and ends the program."""
+    parser.add_argument("--version", action="version", version=f"mockchat {__version__}")
+
+
 def add_recordings(parser: ArgumentParser) -> None:
     """Add the options that say which recordings to read: `data` and `no_stitch`."""
-    default = f"data/{recordings.DATASETS[0].name}, else the sample, in a clone"
-    parser.add_argument(
-        "--data", **option(Path, "FILE", f"recordings; repeatable (default: {default})", action="append")
-    )
+    default = f"{recordings.DATASETS[0].name} if it is in data/ of a clone, else {recordings.SAMPLE!r}"
+    told = f"recordings, or {recordings.SAMPLE!r} for those of the package; repeatable (default: {default})"
+    parser.add_argument("--data", **option(recordings.named, "FILE", told, action="append"))
     parser.add_argument("--no-stitch", action="store_true", help="do not join entries with ids like a_0 and a_12")
 
 
@@ -39,15 +43,6 @@ def pattern(value: str) -> str:
     return value
 
 
-IGNORE = option(
-    pattern,
-    "REGEX",
-    "leave out what it matches, in what is sent and what is recorded, before they are compared; repeatable",
-    action="append",
-    default=[],
-)
-
-
 def whole_number(value: str, least: int = 0) -> int:
     """A whole number from 0 (or `least`) up, of at most nine digits."""
     if value.isascii() and value.isdigit() and len(value) < 10 and int(value) >= least:
@@ -58,6 +53,20 @@ def whole_number(value: str, least: int = 0) -> int:
 def positive_whole_number(value: str) -> int:
     """A whole number from 1 up."""
     return whole_number(value, 1)
+
+
+IGNORE = option(
+    pattern,
+    "REGEX",
+    "leave out what it matches, in what is sent and what is recorded, before they are compared; repeatable",
+    action="append",
+    default=[],
+)
+
+
+MAX_ANSWER_MB = option(
+    positive_whole_number, "N", "give up answers that are larger (default %(default)s)", default=coding.MAX_ANSWER_MB
+)
 
 
 def random_seed(value: str) -> int:

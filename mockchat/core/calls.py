@@ -9,6 +9,7 @@ Follows https://platform.openai.com/docs/guides/function-calling. Rules that hol
 - Several tool messages in a row are in the order of their calls: tools that run at the same time may end in any order.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -132,15 +133,19 @@ class Pairing:
 
     def __init__(self) -> None:
         self._ids: list[str] = []  # Of the calls that may be answered: those of messages that follow each other.
-        self._open: list[bool] = []  # Which of them are not answered yet.
+        self._answered: set[int] = set()  # The numbers of those that are.
+        self._left: deque[int] = deque()  # Those that may be left, and the same by id.
+        self._left_by_id: dict[str, deque[int]] = {}
         self._calling = False  # Whether the last message had calls.
 
     def call(self, ids: Sequence[str]) -> None:
         """Go on with a message that is no tool's, and has calls with these ids or none."""
         if ids and not self._calling:
-            self._ids, self._open = [], []
+            self._ids, self._answered, self._left, self._left_by_id = [], set(), deque(), {}
+        for number, call_id in enumerate(ids, len(self._ids)):
+            self._left.append(number)
+            self._left_by_id.setdefault(call_id, deque()).append(number)
         self._ids += ids
-        self._open += [True] * len(ids)
         self._calling = bool(ids)
 
     def answer(self, row: Sequence[str | None]) -> list[Answered]:
@@ -149,20 +154,21 @@ class Pairing:
         `row` has the ids that they name.
         """
         self._calling = False
-        before = self._open.count(False)
-        named = [self._take(call_id) if call_id else None for call_id in row]
-        calls = [self._take(None) if call is None else call for call in named]
+        before = len(self._answered)
+        named = [self._take(self._left_by_id.get(call_id)) if call_id else None for call_id in row]
+        calls = [self._take(self._left) if call is None else call for call in named]
         last = len(self._ids)
         order = sorted(range(len(row)), key=lambda number: last if (call := calls[number]) is None else call)
-        return [self._answered(number, calls[number], place) for place, number in enumerate(order, before)]
+        return [self._answer(number, calls[number], place) for place, number in enumerate(order, before)]
 
-    def _answered(self, number: int, call: int | None, place: int) -> Answered:
+    def _answer(self, number: int, call: int | None, place: int) -> Answered:
         return Answered(number, call, None if call is None else self._ids[call], call in (None, place))
 
-    def _take(self, call_id: str | None) -> int | None:
-        """The number of the first call that has this id (None: any) and is not answered yet: now it is."""
-        for number, is_open in enumerate(self._open):
-            if is_open and call_id in (None, self._ids[number]):
-                self._open[number] = False
+    def _take(self, left: deque[int] | None) -> int | None:
+        """The first of these calls that is not answered yet: now it is."""
+        while left:
+            number = left.popleft()
+            if number not in self._answered:
+                self._answered.add(number)
                 return number
         return None

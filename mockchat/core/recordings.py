@@ -1,4 +1,7 @@
-"""The recordings as both programs have them: read, altered if asked for, indexed, and summed up in a line."""
+"""The recordings as both programs have them: read, altered if asked for, indexed, and summed up in a line.
+
+The sample is in `data/` of a clone, and in the package where that is installed.
+"""
 
 import gc
 import os
@@ -15,16 +18,23 @@ from mockchat.core.entries import Conversation, DatasetError
 from mockchat.core.ignorable import LeavingOut
 from mockchat.core.index import ResponseIndex
 
-_FOLDER = Path(os.path.relpath(Path(__file__).parents[2] / "data"))
+_INSTALLED = Path(__file__).parents[1] / "data"
+_FOLDER = Path(os.path.relpath(_INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "data"))
 DATASETS = (_FOLDER / "ShareGPT_V3_unfiltered_cleaned_split.json", _FOLDER / "sample.json")
+SAMPLE = "sample"
 
 
 def default() -> Path:
     """The recordings where none are named: the big file if it is there, else the sample. Raises `DatasetError`."""
     for path in DATASETS:
-        if path.exists():
+        if os.path.exists(path):
             return path
     raise DatasetError("there are no recordings here: name some with --data FILE")
+
+
+def named(name: str | os.PathLike[str]) -> Path:
+    """The file that is meant by this name: the word `sample` means the sample, and `./sample` a file of that name."""
+    return DATASETS[-1] if name == SAMPLE else Path(name)
 
 
 def index_of(conversations: Iterable[Conversation], ignore: Sequence[str] = ()) -> ResponseIndex:
@@ -48,7 +58,7 @@ def load(
 
     tell(f"Reading {', '.join(map(str, paths))}")
     started = time.perf_counter()
-    size = sum(path.stat().st_size for path in paths) if all(map(Path.is_file, paths)) else None
+    size = sum(path.stat().st_size for path in paths) if all(map(os.path.isfile, paths)) else None
     with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=quiet or not sys.stderr.isatty()) as bar:
         loaded = dataset.load(*paths, stitch=stitch, progress=bar.update)
     altered = seeding.seed_errors(loaded.conversations, os.environ.get("SEED_ERRORS", ""))

@@ -17,7 +17,9 @@ How it is made and taken apart is only known here. Three rules make it work:
 """
 
 import json
+import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import ujson
@@ -62,12 +64,48 @@ def json_of(value: Any) -> bytes:
 def canonical(value_as_json: str) -> bytes:
     """The one spelling of all that is the same JSON value: compact, keys sorted, numbers as doubles.
 
-    Raises `ValueError` where it is no JSON, has a number that no double can express, or is nested too deeply.
+    Raises `ValueError` where it is no JSON, has a number that no double can express, is nested too deeply, or has more
+    than `MOST_VALUES` values.
     """
+    if len(value_as_json) > MOST_VALUES and has_too_many_values(value_as_json.encode(errors="surrogatepass")):
+        raise ValueError(f"has more than {MOST_VALUES:,} values")
     try:
         return _bytes(_SORTING_ENCODER.encode(_DECODER.decode(value_as_json)))
     except RecursionError:
         raise ValueError("is nested too deeply") from None
+
+
+def parse(data: bytes) -> Any:
+    """The value of JSON as https://www.rfc-editor.org/rfc/rfc8259 has it. Raises `ValueError` for all else.
+
+    So it refuses what `ujson.loads` and many clients take: NaN, `007`, bytes that are no UTF-8, and control characters
+    in texts.
+    """
+    try:
+        return _STRICT_DECODER.decode(data.decode())
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+def has_too_many_values(data: bytes) -> bool:
+    """Whether JSON has more than `MOST_VALUES` values, so that reading it takes many times its own size of memory."""
+    if len(data) < 2 * MOST_VALUES:
+        return False
+    at_most = 0
+    for start in range(0, len(data), _COUNTED_AT_ONCE):
+        at_most += sum(data.count(mark, start, start + _COUNTED_AT_ONCE) for mark in (b",", b"[", b"{"))
+        if at_most > MOST_VALUES:
+            break
+    else:
+        return False
+    # Texts have commas too: now only those count that stand outside.
+    outside = (found for found in _STRING_OR_MARK.finditer(data) if not found[0].startswith(b'"'))
+    return next(islice(outside, MOST_VALUES, None), None) is not None
+
+
+MOST_VALUES = 250_000
+_COUNTED_AT_ONCE = 1 << 20  # bytes
+_STRING_OR_MARK = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[,\[{]', re.DOTALL)
 
 
 def _number(spelled: str) -> float | int:
@@ -89,6 +127,7 @@ def _bytes(encoded: str) -> bytes:
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SORTING_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
+_STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse)
 _DECODER = json.JSONDecoder(parse_float=_number, parse_int=_number, parse_constant=_refuse)
 
 

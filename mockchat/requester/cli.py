@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import fields
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from multidict import CIMultiDict
@@ -18,7 +17,7 @@ from yarl import URL
 from mockchat.core import program, recordings
 from mockchat.core.dataset import Dataset
 from mockchat.core.program import ProgramError
-from mockchat.requester import options, plot, processes, report
+from mockchat.requester import options, outputs, plot, processes, report
 from mockchat.requester.plan import Load
 from mockchat.requester.result import Result
 from mockchat.requester.run import replay
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(chosen: argparse.Namespace) -> int:
     chosen.data = chosen.data or [recordings.default()]
-    _check_outputs([path for path in (chosen.json, chosen.failures, chosen.plot) if path], chosen.data)
+    outputs.check([path for path in (chosen.json, chosen.failures, chosen.plot) if path], chosen.data)
     if chosen.plot and not plot.is_possible():
         raise ProgramError("--plot needs matplotlib: pip install matplotlib, or '.[plot]' in a clone")
     if chosen.processes > 1 and not processes.is_possible():
@@ -49,25 +48,6 @@ def _run(chosen: argparse.Namespace) -> int:
     if result.interrupted:
         return program.INTERRUPTED
     return program.FAILED if result.failures or result.lost or not result.passed else program.OK
-
-
-def _check_outputs(paths: Sequence[Path], data: Sequence[Path]) -> None:
-    """Find out before the run whether the files can be written; what is in them stays until it can be replaced.
-
-    Raises `ProgramError`.
-    """
-    taken = {path.resolve() for path in data}
-    for path in paths:
-        existed = path.exists()
-        if path.resolve() in taken and (path.is_file() or not existed):
-            raise ProgramError(f"{path} is the file of the recordings, or of another option: give another")
-        taken.add(path.resolve())
-        try:
-            path.open("a").close()
-            if not existed:
-                path.unlink()
-        except OSError as error:
-            raise ProgramError(f"can't write {path}: {error.strerror}") from None
 
 
 def _headers(chosen: argparse.Namespace) -> CIMultiDict[str]:
@@ -122,17 +102,17 @@ def _tell(result: Result, conversations: int, load: Load, chosen: argparse.Names
         print(report.summary(result, conversations, load), end="\n\n")
     print(_coloured(report.verdict(result), bool(result.failures or result.lost)), flush=True)
     if chosen.json:
-        _write(chosen.json, json.dumps(report.as_json(result, conversations, load), indent=2) + "\n")
+        outputs.write(chosen.json, json.dumps(report.as_json(result, conversations, load), indent=2) + "\n")
     if chosen.failures:
         lines = [json.dumps(report.failure_json(failure)) + "\n" for failure in result.failures]
-        _write(chosen.failures, "".join(lines))
+        outputs.write(chosen.failures, "".join(lines))
     if chosen.plot:
         server = URL(chosen.base_url).with_user(None)
         title = f"{result.requests:,} requests to {server}, {report.rate(result):,.0f} a second"
         try:
             plot.draw(result, title, chosen.plot)
         except OSError as error:
-            raise ProgramError(f"can't write {chosen.plot}: {error.strerror}") from None
+            raise outputs.cannot_write(chosen.plot, error.strerror) from None
 
 
 def _coloured(text: str, failed: bool) -> str:
@@ -140,10 +120,3 @@ def _coloured(text: str, failed: bool) -> str:
     if os.environ.get("NO_COLOR") or not sys.stdout.isatty():
         return text
     return f"\033[{31 if failed else 32}m{text}\033[0m"
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ProgramError(f"can't write {path}: {error.strerror}") from None

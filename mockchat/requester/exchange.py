@@ -35,6 +35,8 @@ from aiohttp.streams import StreamReader
 from multidict import CIMultiDict
 from yarl import URL
 
+from mockchat.core.coding import MAX_ANSWER_MB, MB, Decoder
+
 _LONGEST_HEAD = 8190  # bytes: aiohttp takes no longer line, so in a head of that size all of them are short enough.
 _MOST_HEADS = 16  # To know a head costs more than to read one: a server whose heads are all different is not learned.
 # What these headers say decides where an answer ends, or what becomes of it or of its connection.
@@ -72,13 +74,16 @@ class Answer(NamedTuple):
 class Client:
     """Asks one URL over the connections of a session. The session's headers are sent, and a user in the URL.
 
-    Where answers are `timed`, aiohttp reads all of them.
+    Where answers are `timed`, aiohttp reads all of them. One that is larger than `max_answer_mb` is given up.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, *, timed: bool = False) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, *, timed: bool = False, max_answer_mb: int = MAX_ANSWER_MB
+    ) -> None:
         self._session = session
         self._url = URL(url)
         self._timed = timed
+        self._max_answer_mb = max_answer_mb
         self._request: aiohttp.ClientRequest | None = None
         self._head = b""
         self._heads = _Heads()
@@ -90,7 +95,7 @@ class Client:
         connector = self._session.connector
         assert connector is not None
         connection = await connector.connect(self._request, traces=[], timeout=self._session.timeout)
-        return Line(connection, self._request, None if self._timed else self._heads)
+        return Line(connection, self._request, None if self._timed else self._heads, self._max_answer_mb)
 
     def _make_request(self) -> aiohttp.ClientRequest:
         url = self._url.with_user(None)  # An error that names it tells no password.
@@ -122,8 +127,8 @@ class Slot:
     async def ask(self, body: bytes) -> Answer:
         """Send a body and read the answer.
 
-        Raises `aiohttp.ClientError` where there is none, `ValueError` where the request can't be sent; or what else
-        aiohttp raises.
+        Raises `aiohttp.ClientError` where there is none, `BadAnswer` where it is too large, `ValueError` where the
+        request can't be sent; or what else aiohttp raises.
         """
         line = self._line
         try:
@@ -183,7 +188,9 @@ class _Heads:
 class Line(asyncio.Protocol):
     """A connection in use, which gets the transport's data while an answer with a known head is expected."""
 
-    def __init__(self, connection: Connection, request: aiohttp.ClientRequest, heads: _Heads | None) -> None:
+    def __init__(
+        self, connection: Connection, request: aiohttp.ClientRequest, heads: _Heads | None, max_answer_mb: int
+    ) -> None:
         handler, transport = connection.protocol, connection.transport
         assert handler is not None
         assert transport is not None
@@ -192,6 +199,7 @@ class Line(asyncio.Protocol):
         self._transport = transport
         self._request = request
         self._heads = heads
+        self._max_answer_mb = max_answer_mb
         self.is_new = True  # Until it is used again.
         self._ours = False  # Whether this gets the data, and not aiohttp.
         self._waiter: asyncio.Future[bytes | None] | None = None
@@ -219,14 +227,16 @@ class Line(asyncio.Protocol):
             if answer is not None:
                 return Answer(200, _UNKNOWN, answer, [])
         else:
-            self._handler.set_response_params(read_until_eof=True)
+            self._handler.set_response_params(read_until_eof=True, auto_decompress=False)
             self._transport.writelines((head, body))
         return await self._read()
 
     async def _read(self) -> Answer:
         """The answer as aiohttp reads it."""
         message, content = await self._read_head()
-        blocks = [(time.perf_counter(), block) async for block in content.iter_any()]
+        decoder = Decoder(message.headers.get("Content-Encoding"), self._max_answer_mb)
+        blocks = [(time.perf_counter(), decoder.feed(block)) async for block in content.iter_any()]
+        decoder.end()
         if self._heads is not None:
             self._heads.learn(message)
             self._take_over()
@@ -280,6 +290,9 @@ class Line(asyncio.Protocol):
             if head is None or head.end() > _LONGEST_HEAD:
                 self._give_up([data])
                 return
+            if int(head[1]) > self._max_answer_mb * MB:
+                self._give_up([data])
+                return
             self._start = head.end()
             self._missing = self._start + int(head[1]) - len(data)
             if self._missing == 0:
@@ -296,7 +309,7 @@ class Line(asyncio.Protocol):
     def _give_up(self, parts: list[bytes]) -> None:
         """Let aiohttp read the answer, from its beginning and as it has come."""
         assert self._waiter is not None
-        self._handler.set_response_params(read_until_eof=True)
+        self._handler.set_response_params(read_until_eof=True, auto_decompress=False)
         self._hand_over()
         for part in parts:
             self._handler.data_received(part)

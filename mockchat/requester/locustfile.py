@@ -11,7 +11,6 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
-from pathlib import Path
 from typing import Any
 
 from locust import FastHttpUser, events, task
@@ -32,7 +31,7 @@ def _conversations() -> Iterator[Conversation]:
 
 
 try:
-    _paths = [Path(os.environ.get("MOCKCHAT_DATA") or recordings.default())]
+    _paths = [recordings.named(os.environ.get("MOCKCHAT_DATA") or recordings.default())]
     with redirect_stdout(sys.stderr):  # locust's own `--json` prints on stdout.
         _loaded, _index = recordings.load(_paths, stitch=not os.environ.get("MOCKCHAT_NO_STITCH"))
 except DatasetError as error:

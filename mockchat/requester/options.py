@@ -14,15 +14,21 @@ from mockchat.requester.plan import ATTEMPT_TIMEOUT
 
 def parse(given: Sequence[str] | None) -> Namespace:
     """The options in these arguments (`None`: the process's own). Ends the program where they are wrong."""
+    options = parser().parse_args(given)
+    options.shuffle = options.shuffle or options.random_seed is not None
+    return options
+
+
+def parser() -> ArgumentParser:
+    """What reads the options."""
     parser = ArgumentParser(description="Ask for every recorded reply and verify every answer.")
+    arguments.add_version(parser)
     arguments.add_recordings(parser)
     parser.add_argument("--ignore", **arguments.IGNORE)
     _add_server(parser)
     _add_load(parser)
     _add_report(parser)
-    options = parser.parse_args(given)
-    options.shuffle = options.shuffle or options.random_seed is not None
-    return options
+    return parser
 
 
 def _add_server(parser: ArgumentParser) -> None:
@@ -47,6 +53,7 @@ def _add_load(parser: ArgumentParser) -> None:
     add("--random-seed", **option(arguments.random_seed, "N", "shuffle, and the same way again"))
     add("--stream", action="store_true", help="ask for streams, and time their tokens")
     add("--timeout", **option(seconds, "S", "of an attempt (default %(default)g s)", default=ATTEMPT_TIMEOUT))
+    add("--max-answer-mb", **arguments.MAX_ANSWER_MB)
     retries = "try again so often, as OpenAI's SDKs do (default 0)"
     add("--retries", **option(arguments.whole_number, "N", retries, default=0))
     add("--processes", **option(count, "N", "share all this among N processes (default 1)", default=1))

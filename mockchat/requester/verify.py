@@ -12,7 +12,7 @@ from mockchat.core import answer, message, wire
 from mockchat.core.answer import BadAnswer, Completion
 from mockchat.core.difference import differ, likeness
 from mockchat.core.index import Reply
-from mockchat.core.text import difference
+from mockchat.core.text import difference, excerpt
 
 NOT_FOUND, MISMATCHED, ERROR = KINDS = ("not_found", "mismatched", "error")
 
@@ -65,21 +65,25 @@ def _says_something(completion: Completion) -> bool:
 def _is_alike(completion: Completion, reply: Reply) -> bool:
     """Whether a completion of a recorded text is a reply in all else."""
     is_text = wire.is_plain(reply.message) and not any(map(completion.message.get, ("tool_calls", "function_call")))
-    return is_text and _beside_the_message(completion, reply) is None
+    return is_text and completion.flaw is None and _beside_the_message(completion, reply) is None
 
 
 def _beside_the_message(completion: Completion, reply: Reply) -> Problem | None:
-    """What is wrong beside text and calls, as far as it was recorded how the reply ended."""
-    if reply.details is None:
-        return None
-    reason, recorded = completion.finish_reason, ujson.loads(reply.details.finish_reason)
-    if reason != recorded:
+    """What is wrong beside text and calls. A reply of which nothing but its text is known ended by itself."""
+    said, reason, details = completion.message, completion.finish_reason, reply.details
+    if said.get("role") not in _ASSISTANT:
+        return Problem(MISMATCHED, "another role", f"got {said['role']!r}, recorded 'assistant'")
+    recorded = ujson.loads(details.finish_reason) if details else "stop"
+    if reason != recorded and (details or reason is not None):
         return Problem(MISMATCHED, "another finish_reason", f"got {reason!r}, recorded {recorded!r}")
-    refusal = completion.message.get("refusal") or ""
-    recorded = message.as_object(reply.details.answered).get("refusal") or ""
+    refusal = said.get("refusal") or ""
+    recorded = (message.as_object(details.answered).get("refusal") or "") if details else ""
     if refusal != recorded:
         return Problem(MISMATCHED, "another refusal", difference(str(refusal), recorded, "got"))
     return None
+
+
+_ASSISTANT = ("assistant", "Assistant", None)  # The second is the original program's.
 
 
 def no_answer(error: Exception) -> Problem:
@@ -98,7 +102,7 @@ def _compare(completion: Completion, expected: Sequence[Reply]) -> Problem | Non
             if not call.get(key):
                 return Problem(MISMATCHED, f"a call without its {key}", f"got {wire.json_of(call).decode()}")
     if completion.flaw:
-        return Problem(MISMATCHED, completion.flaw, f"got {wire.json_of(said['tool_calls']).decode()}")
+        return Problem(MISMATCHED, completion.flaw, f"got {excerpt(wire.json_of(said))}")
     same = [reply for reply in expected if reply.message == got.wire]
     if same:
         problems = [_beside_the_message(completion, reply) for reply in same]

@@ -170,7 +170,7 @@ async def listening(server: ChatServer, host: str, port: int, shutdown_timeout: 
 
 
 async def _close(listener: asyncio.Server) -> None:
-    """Accept nothing more. What asyncio's own loop accepts while a listener is closed, it forgets, and leaves it open."""
+    """Accept nothing more. What asyncio's own loop accepts in the meantime it would forget, and never close."""
     loop = asyncio.get_running_loop()
     if isinstance(loop, asyncio.SelectorEventLoop):
         for socket in listener.sockets:

@@ -3,15 +3,19 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from ipaddress import ip_address
+from os.path import realpath
 from pathlib import Path
+from typing import Any
 
 from yarl import URL
 
 from mockchat.core import program, recordings
 from mockchat.core.program import ProgramError
-from mockchat.server import app, options, recorder
+from mockchat.server import app, options
 from mockchat.server.app import ChatServer
+from mockchat.server.record_file import RecordFile
 from mockchat.server.route import ChatCompletions
 from mockchat.server.upstream import Upstream
 
@@ -23,15 +27,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(chosen: argparse.Namespace) -> int:
     route_options = options.of_route(chosen)
-    recording = chosen.upstream or chosen.record
-    files = _prepare_recording(chosen) if recording else chosen.data or [recordings.default()]
+    if not (chosen.upstream or chosen.record):
+        return _serve(chosen, route_options, chosen.data or [recordings.default()])
+    _check_recording(chosen)
+    with closing(RecordFile(chosen.record)) as file:
+        if file.repaired:
+            print(file.repaired, file=sys.stderr)
+        others = [path for path in chosen.data or [] if realpath(path) != realpath(chosen.record)]
+        files = [*others, chosen.record] if chosen.record.stat().st_size else others
+        return _serve(chosen, route_options, files, file)
+
+
+def _serve(
+    chosen: argparse.Namespace,
+    route_options: dict[str, Any],
+    files: Sequence[Path],
+    file: RecordFile | None = None,
+) -> int:
+    """Serve the recordings of `files`; with `file`, record into it what the upstream answers."""
     index = recordings.index_of([], chosen.ignore)
     if files:
         _, index = recordings.load(files, stitch=not chosen.no_stitch, ignore=chosen.ignore)
-    chat = ChatCompletions(index, **route_options)
-    if chosen.record:
-        print(f"Asking {chosen.upstream} for what is not recorded, and recording it into {chosen.record}", flush=True)
-        chat.upstream = Upstream(chosen.upstream, index, chosen.record, chosen.upstream_timeout)
+    chat = ChatCompletions(index, **route_options, grows=file is not None)
+    if file:
+        print(f"Asking {chosen.upstream} for what is not recorded, and recording it into {file.path}", flush=True)
+        timeout, max_answer_mb = chosen.upstream_timeout, chosen.max_answer_mb
+        chat.upstream = Upstream(chosen.upstream, index, file, timeout, max_answer_mb)
 
     def ready(base_url: str) -> None:
         host = URL(base_url).host or ""
@@ -49,14 +70,9 @@ def _run(chosen: argparse.Namespace) -> int:
     return program.FAILED if server.cut else program.OK
 
 
-def _prepare_recording(chosen: argparse.Namespace) -> list[Path]:
-    """See that what is to be recorded can be; returns the files to read, the one that is recorded into among them."""
+def _check_recording(chosen: argparse.Namespace) -> None:
+    """Raise `ProgramError` where the options of recording contradict each other."""
     if not (chosen.upstream and chosen.record):
         raise ProgramError("--upstream and --record need each other: give both, or none")
     if URL(chosen.upstream).user:
         raise ProgramError("--upstream names a user: what clients send as Authorization is handed on, and nothing else")
-    if removed := recorder.prepare(chosen.record):
-        print(removed, file=sys.stderr)
-    others = [path for path in chosen.data or [] if path.resolve() != chosen.record.resolve()]
-    has_some = chosen.record.exists() and chosen.record.stat().st_size
-    return [*others, chosen.record] if has_some else others

@@ -13,6 +13,7 @@ from itertools import chain, islice, zip_longest
 from mockchat.core import calls, message, wire
 from mockchat.core.calls import Call
 from mockchat.core.index import Reply
+from mockchat.server.http import in_blocks
 from mockchat.server.request import ChatRequest
 
 
@@ -26,37 +27,34 @@ def choose(request: ChatRequest, chance: Callable[[], float] = random.random) ->
     return [replies[int(chance() * len(replies))] for _ in range(settings.n)]
 
 
-def whole(request: ChatRequest, created: int, replies: list[Reply] | None = None) -> bytes:
-    """The answer to a request: a `chat.completion` object; `created` is the Unix time in seconds.
+def whole(request: ChatRequest, created: int, replies: list[Reply] | None = None) -> list[bytes]:
+    """The answer to a request: a `chat.completion` object, in one part unless it is long.
 
-    `replies` are those that `choose` drew, if it has been asked. The top-level `message` is the answer's shape in the
-    original program.
+    `created` is the Unix time in seconds; `replies` are those that `choose` drew, if it has been asked. The top-level
+    `message` is the answer's shape in the original program.
     """
     replies = replies or choose(request)
-    choices = [_choice(number, reply) for number, reply in enumerate(replies)]
-    first = replies[0]
-    return _COMPLETION % (
-        first.conversation_id,
-        created,
-        request.settings.model,
-        b",".join(choices),
-        _usage(request, replies),
-        (first.details.answered if first.details else first.message)[len(wire.ASSISTANT) :],
-    )
+    parts = [_BEFORE_CHOICES % (replies[0].conversation_id, created, request.settings.model)]
+    for number, reply in enumerate(replies):
+        parts += (_BEFORE_MESSAGE % (b"," if number else b"", number), _answered(reply), _after_message(reply))
+    parts += (_AFTER_CHOICES % _usage(request, replies), _answered(replies[0])[len(wire.ASSISTANT) :], b"}}")
+    is_long = len(replies) > 1 or len(replies[0].message) > _LONG
+    return parts if is_long else [b"".join(parts)]
 
 
-def _choice(number: int, reply: Reply) -> bytes:
+def _answered(reply: Reply) -> bytes:
+    return reply.message if reply.details is None else reply.details.answered
+
+
+def _after_message(reply: Reply) -> bytes:
     if reply.details is None:
-        return _CHOICE % (number, reply.message)
-    return _DETAILED_CHOICE % (number, reply.details.answered, reply.details.finish_reason)
+        return b',"refusal":null},"logprobs":null,"finish_reason":"stop"}'
+    return b'},"logprobs":null,"finish_reason":%b}' % reply.details.finish_reason
 
 
-_CHOICE = b'{"index":%d,"message":{"role":"%b,"refusal":null},"logprobs":null,"finish_reason":"stop"}'
-_DETAILED_CHOICE = b'{"index":%d,"message":{"role":"%b},"logprobs":null,"finish_reason":%b}'
-_COMPLETION = (
-    b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":[%b],"usage":%b,'
-    b'"message":{"role":"Assistant"%b}}'
-)
+_BEFORE_CHOICES = b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":['
+_BEFORE_MESSAGE = b'%b{"index":%d,"message":{"role":"'
+_AFTER_CHOICES = b'],"usage":%b,"message":{"role":"Assistant"'
 
 
 def stream(request: ChatRequest, created: int, replies: list[Reply] | None = None) -> Iterator[bytes]:
@@ -66,19 +64,12 @@ def stream(request: ChatRequest, created: int, replies: list[Reply] | None = Non
     first, then the reply in pieces like tokens, then the reason why it ended, the usage if asked for, and `[DONE]`.
     Several choices are interleaved. The arguments are those of `whole`. The last block ends with `STREAM_END`.
     """
-    block, size = [], 0
     beginning, pieces, end = _events(request, created, replies or choose(request))
-    for part in chain((beginning,), pieces):
-        block.append(part)
-        size += len(part)
-        if size >= _WRITE_SIZE:
-            yield b"".join(block)
-            block, size = [], 0
-    yield b"".join([*block, end])
+    return in_blocks(chain((beginning,), pieces, (end,)))
 
 
 def steps(request: ChatRequest, created: int, replies: list[Reply]) -> Iterator[bytes]:
-    """The same stream as a model writes it: one piece (of each choice) at a time, `count_steps` in all.
+    """The same stream as a model writes it: one piece (of each choice) at a time.
 
     What comes before the first piece goes with it, and what comes after the last with that.
     """
@@ -90,9 +81,10 @@ def steps(request: ChatRequest, created: int, replies: list[Reply]) -> Iterator[
     yield step + end
 
 
-def count_steps(replies: list[Reply]) -> int:
-    """The number of pieces of the longest reply, and 1 if that is empty."""
-    return max(1, *[sum(some.count(_MARK) + 1 for _, some, _ in _marked(reply, _PIECES_AT_ONCE)) for reply in replies])
+def count_steps(reply: Reply) -> Iterator[int]:
+    """The number of pieces of a reply, some at a time: a long one takes its time to be counted."""
+    for _, some, _ in _marked(reply, _PIECES_AT_ONCE):
+        yield some.count(_MARK) + 1
 
 
 STREAM_END = b"data: [DONE]\n\n"
@@ -113,10 +105,12 @@ def _events(
             yield from (start, some.replace(_MARK, end + start), end)
 
     def apart(reply: Reply, start_of_piece: bytes) -> Iterator[bytes]:
-        for opening, some, closing in _marked(reply, 8 if one_at_a_time else _PIECES_AT_ONCE):
+        for opening, some, closing in _marked(reply, at_once):
             for piece in some.split(_MARK):
                 yield b"".join((start_of_piece, opening, piece, closing, end_of_piece))
 
+    # Of many choices each has only some pieces ready.
+    at_once = 8 if one_at_a_time else max(8, _PIECES_AT_ONCE // len(replies))
     starts = [before + _START_OF_PIECE % number for number in range(len(replies))]
     first = [b"".join((start, _first_delta(reply), end_of_piece)) for start, reply in zip(starts, replies, strict=True)]
     end = [before + _LAST_CHOICE % (number, _finish_reason(reply)) + after for number, reply in enumerate(replies)]
@@ -195,7 +189,8 @@ def _cut(text: bytes, start: int, at_once: int) -> Iterator[bytes]:
     too; an escape or a character never is.
     """
     start, end = start + 1, len(text) - 1
-    if text.count(b" ", start, end) * _WORD_SIZE >= end - start:
+    sample_end = min(end, start + _SAMPLE_SIZE)
+    if text.count(b" ", start, sample_end) * _WORD_SIZE >= sample_end - start:
         while start < end:
             stop = text.find(b" ", start + _WORD_SIZE * at_once, end)
             stop = stop if stop > 0 else end
@@ -213,8 +208,9 @@ def _cut(text: bytes, start: int, at_once: int) -> Iterator[bytes]:
 _MARK = b"\0"  # JSON has it in a text as an escape only.
 _PART = re.compile(rb" ?[^ \\\x80-\xff]{1,16}|\\(?:u[0-9a-f]{4}|.)| ?(?:[\xc0-\xff][\x80-\xbf]+){1,8}| +", re.DOTALL)
 _WORD_SIZE = 12  # bytes: a text whose words are no longer on average is cut at its spaces alone
+_SAMPLE_SIZE = 16384  # bytes, by which a text is judged
 _PIECES_AT_ONCE = 256
-_WRITE_SIZE = 65536  # bytes
+_LONG = 65536  # bytes
 _START_OF_PIECE = b'{"index":%d,"delta":'
 _END_OF_PIECE = b',"logprobs":null,"finish_reason":null}'
 _LAST_CHOICE = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":%b}'

@@ -3,13 +3,10 @@
 aiohttp's own connection has a task, which starts another for each request: that costs more than all that we do. Here is
 no task. What has to wait is kept in a few attributes until more bytes come, the client has read, or the time is up.
 
-This is the server's only file that uses what aiohttp does not document; setup.cfg bounds its version for that reason:
-
-- `HttpRequestParser`, `RawRequestMessage` and `HttpProcessingError` (aiohttp.http): the parser in C, which has seen
-  more attacks than one of ours ever would. It asks of the protocol it is given `connected`, `_reading_paused`,
-  `pause_reading` and `resume_reading`, and `set_upgraded(False)` makes it read on after an upgrade was declined.
-- `AppRunner._make_server`, and what a runner does with the server that it gives: gunicorn's worker class of aiohttp's
-  takes a runner, and no documented one has connections other than aiohttp's.
+What is used of aiohttp that its documentation does not promise (setup.cfg bounds its version for that reason):
+`HttpRequestParser`, `RawRequestMessage` and `HttpProcessingError` (aiohttp.http), the parser in C, which has seen more
+attacks than one of ours ever would. It asks of the protocol it is given `connected`, `_reading_paused`, `pause_reading`
+and `resume_reading`, and `set_upgraded(False)` makes it read on after an upgrade was declined.
 """
 
 import asyncio
@@ -25,6 +22,7 @@ from aiohttp.log import server_logger
 
 from mockchat.server.errors import ApiError
 from mockchat.server.http import UNREADABLE, Answer, HttpRequest, KnownHead, Part, known_head
+from mockchat.server.memory import too_much
 
 if TYPE_CHECKING:
     from mockchat.server.app import ChatServer
@@ -64,13 +62,14 @@ class Connection(asyncio.Protocol):
         self._request_end = b""  # and the last bytes of the last request that it read.
         self._malformed: str | None = None  # Why nothing more can be read.
         self._parts: Iterator[Part] | None = None  # What is left of the answer under way.
-        self._waiting: asyncio.TimerHandle | asyncio.Future[None] | None = None  # For the next part to be due.
+        self._waiting: asyncio.TimerHandle | asyncio.Future[Any] | None = None  # For the next part to be due.
         self._persistent = True
         self._answers = 0
         self._paused = False  # Whether the transport's buffer is full, as the client does not read.
         self._half_closed = False
         self._leaving = False  # The last answer is written; what comes now is not read.
         self._since = time.monotonic()  # When the present state began.
+        self._held = 0  # What this has the server hold, in bytes.
         self._unread = 0, self._since  # The bytes that the client has not taken, and since when it takes none of them.
 
     # What the transport and the parser call
@@ -89,6 +88,7 @@ class Connection(asyncio.Protocol):
         self._drop_answer()
         self._leaving = True
         self._requests.clear()
+        self._hold(0)
         self._server.lost(self)
 
     def data_received(self, data: bytes) -> None:
@@ -156,6 +156,8 @@ class Connection(asyncio.Protocol):
             self._begin(self._route.answer(request, body))
             if rest:
                 self.data_received(rest)
+        elif not self._hold(len(self._body)):
+            self._begin(self._route.refuse(request, too_much()))
 
     def _parse(self, data: bytes) -> None:
         """Have the parser read on."""
@@ -207,9 +209,18 @@ class Connection(asyncio.Protocol):
                     self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._body += content.read_nowait()
             self._route.check(request, len(self._body))
+            if not self._hold(len(self._body)):
+                raise too_much()
         except ApiError as error:
             return self._route.refuse(request, error)
         return None
+
+    def _hold(self, size: int) -> bool:
+        """Take down how much this has the server hold; False if that is too much."""
+        memory = self._route.memory
+        memory.held += size - self._held
+        self._held = size
+        return not (size and memory.is_full)
 
     def _refuse_malformed(self) -> Answer:
         reason = (self._malformed or "its body").partition("\n")[0].partition(": b'")[0].rstrip(":")
@@ -238,6 +249,8 @@ class Connection(asyncio.Protocol):
     def _begin(self, answer: Answer) -> None:
         self._answers += 1
         self._server.requests_count += 1
+        if self._held:
+            self._hold(0)
         self._receiving, self._since = False, time.monotonic()
         self._parts, self._persistent = iter(answer.parts), answer.persistent
         self._write()
@@ -250,7 +263,13 @@ class Connection(asyncio.Protocol):
                 if isinstance(part, bytes):
                     self._transport.write(part)
                     if self._paused or self._transport.is_closing():
+                        if not self._hold(self._transport.get_write_buffer_size()):
+                            self.abort()
                         return
+                elif isinstance(part, Answer):
+                    self._parts, self._persistent = iter(part.parts), part.persistent
+                    self._write()
+                    return
                 elif self._wait_for(part):
                     return
         except Exception as error:
@@ -258,10 +277,12 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._parts = None
+        if self._held:
+            self._hold(0)
         if not self._persistent or (not self._requests and (self._half_closed or self._route.closing)):
             self._leave()
 
-    def _wait_for(self, part: float | asyncio.Future[None]) -> bool:
+    def _wait_for(self, part: float | asyncio.Future[Any]) -> bool:
         """Go on when the part's moment has come, or its future is done; False where that is so already."""
         if isinstance(part, asyncio.Future):
             if part.done():
@@ -277,7 +298,7 @@ class Connection(asyncio.Protocol):
             self._waiting = asyncio.get_running_loop().call_later(early, self._wake, part)
         return True
 
-    def _wake(self, due: float | asyncio.Future[None]) -> None:
+    def _wake(self, due: float | asyncio.Future[Any]) -> None:
         if isinstance(due, float):
             self._server.woke(time.monotonic() - due)
         self._waiting = None
@@ -364,37 +385,3 @@ def _request(message: RawRequestMessage) -> HttpRequest:
     return HttpRequest(
         message.method, message.url.path, message.headers, is_http_1_1, not message.should_close, message.chunked
     )
-
-
-class Runner(web.AppRunner):
-    """aiohttp's runner, as its worker class for gunicorn uses it, with connections of ours."""
-
-    def __init__(self, server: "ChatServer", shutdown_timeout: float) -> None:
-        super().__init__(web.Application(), shutdown_timeout=shutdown_timeout)
-        self._chat_server = server
-
-    async def _make_server(self) -> Any:
-        self.app.freeze()  # Its shutdown, which does nothing here, asks for that.
-        return _RunnerServer(self._chat_server)
-
-
-class _RunnerServer:
-    """What a runner of aiohttp's expects of its server."""
-
-    def __init__(self, server: "ChatServer") -> None:
-        self._server = server
-
-    def __call__(self) -> Connection:
-        return self._server()
-
-    @property
-    def requests_count(self) -> int:
-        return self._server.requests_count
-
-    def pre_shutdown(self) -> None:
-        """Do nothing: `shutdown` does it all."""
-
-    async def shutdown(self, timeout: float) -> None:
-        await self._server.stop(timeout)
-        if cut := self._server.cut:
-            server_logger.warning("Connections cut before they were finished: %d (see --graceful-timeout)", cut)

@@ -46,12 +46,15 @@ class NotRecorded(ApiError):
         super().__init__(HTTPStatus.NOT_FOUND, NOT_RECORDED, code="no_recorded_response")
         self.messages = messages
         self._place = index, prefix, known, numbers
+        self._body: bytes | None = None
 
     def body(self) -> bytes:
         """The error object, with a diagnosis that costs nothing where only the plain text is sent."""
-        index, prefix, known, numbers = self._place
-        found = diagnose(index, self.messages, prefix, known, numbers)
-        return ApiError(self.status, f"{self}: {found.text}", param=found.param, code=self.code).body()
+        if self._body is None:
+            index, prefix, known, numbers = self._place
+            found = diagnose(index, self.messages, prefix, known, numbers)
+            self._body = ApiError(self.status, f"{self}: {found.text}", param=found.param, code=self.code).body()
+        return self._body
 
 
 def _nullable(value: str | None) -> bytes:

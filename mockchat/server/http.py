@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterable, Iterator
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Union
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from mockchat.server.errors import ApiError
+from mockchat.server.memory import Memory
 
 LAST_CHUNK = b"0\r\n\r\n"
 JSON = b"application/json"
@@ -22,8 +23,8 @@ PLAIN_TEXT = b"text/plain; charset=utf-8"
 _EVENT_STREAM = b"text/event-stream; charset=utf-8\r\nCache-Control: no-cache"
 
 # What is to be written; or what to wait for before the next part: a moment of `time.monotonic()`, or a future's end.
-# An infinite moment never comes: nothing more is sent, until the client gives up.
-Part = bytes | float | asyncio.Future[None]
+# An infinite moment never comes: nothing more is sent, until the client gives up. An answer goes on in place of this.
+Part = Union[bytes, float, "asyncio.Future[Any]", "Answer"]
 
 
 class HttpRequest(NamedTuple):
@@ -63,6 +64,7 @@ class Route(Protocol):
     """What becomes of each request."""
 
     closing: bool  # Set when the server stops: no further answer may promise to keep its connection.
+    memory: Memory
 
     @property
     def busy(self) -> bool:
@@ -129,6 +131,8 @@ def known_head(data: bytes, request: HttpRequest) -> KnownHead | None:
 
 _LENGTH = re.compile(rb"\r\nContent-Length: *([0-9]{1,18})(?=\r\n)", re.IGNORECASE)
 _MOST_DIGITS = 18
+_WRITE_SIZE = 65536  # bytes
+_LONGEST_WRITE = 4 * _WRITE_SIZE
 
 
 class AnswerWriter:
@@ -141,16 +145,17 @@ class AnswerWriter:
         self._heads: dict[tuple[int, bytes, bytes], bytes] = {}  # Those of this second.
 
     def whole(
-        self, request: HttpRequest, status: int, body: bytes, *, keep_alive: bool = True, content_type: bytes = JSON
+        self, request: HttpRequest, status: int, *body: bytes, keep_alive: bool = True, content_type: bytes = JSON
     ) -> Answer:
-        """An answer in one part."""
+        """An answer whose size is known; the body may be given in parts."""
         keep_alive = keep_alive and request.keep_alive
-        size = len(body)
-        if request.method == "HEAD":
-            body = b""
         head = self._head(status, content_type, connection_header(request, keep_alive))
-        answer = b"%b%08x\r\nContent-Length: %d\r\n\r\n%b" % (head, self._written, size, body)
-        return Answer((answer,), keep_alive, status)
+        size = len(body[0]) if len(body) == 1 else sum(map(len, body))
+        head = b"%b%08x\r\nContent-Length: %d\r\n\r\n" % (head, self._written, size)
+        if request.method == "HEAD":
+            return Answer((head,), keep_alive, status)
+        parts = (head + body[0],) if len(body) == 1 else in_blocks((head, *body))
+        return Answer(parts, keep_alive, status)
 
     def stream(self, request: HttpRequest, blocks: Iterator[bytes], end: bytes, *, keep_alive: bool = True) -> Answer:
         """Server-sent events, some in each block; the last block ends with `end`.
@@ -201,6 +206,40 @@ def connection_header(request: HttpRequest, keep_alive: bool) -> bytes:
     if not keep_alive:
         return b"Connection: close\r\n"
     return b"" if request.is_http_1_1 else b"Connection: keep-alive\r\n"
+
+
+def in_blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The parts as one write should carry them: short ones together, long ones cut."""
+    block: list[bytes] = []
+    size = 0
+    for part in parts:
+        if len(part) > _LONGEST_WRITE:
+            if size:
+                yield b"".join(block)
+                block, size = [], 0
+            for start in range(0, len(part), _LONGEST_WRITE):
+                yield part[start : start + _LONGEST_WRITE]
+            continue
+        block.append(part)
+        size += len(part)
+        if size >= _WRITE_SIZE:
+            yield b"".join(block)
+            block, size = [], 0
+    if size:
+        yield b"".join(block)
+
+
+def next_turn() -> "asyncio.Future[None]":
+    """A future that is done when the event loop has seen to everybody else once."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    loop.call_soon(_end, future)
+    return future
+
+
+def _end(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def chunk(block: bytes) -> bytes:

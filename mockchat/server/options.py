@@ -12,10 +12,12 @@ from typing import Any
 
 from mockchat.core import arguments
 from mockchat.core.arguments import option
+from mockchat.core.coding import MB
 from mockchat.core.program import ProgramError
 from mockchat.server import simulation, upstream
 from mockchat.server.app import SHUTDOWN_TIMEOUT
 from mockchat.server.connection import REQUEST_TIMEOUT
+from mockchat.server.memory import MAX_MEMORY_MB
 from mockchat.server.simulation import FAULT_HEADER, Fault, Simulation
 
 
@@ -30,6 +32,12 @@ def _fault(value: str) -> Fault:
 _ANSWERS = {
     "max_body_mb": option(
         arguments.positive_whole_number, "N", "refuse larger requests (default %(default)s)", default=64
+    ),
+    "max_memory_mb": option(
+        arguments.positive_whole_number,
+        "N",
+        "of what clients send and do not read, all together (default %(default)s)",
+        default=MAX_MEMORY_MB,
     ),
     "api_key": option(
         arguments.api_key,
@@ -63,7 +71,13 @@ _SIMULATED = {
 
 def parse(given: Sequence[str] | None) -> Namespace:
     """The options in these arguments (`None`: the process's own). Ends the program where they are wrong."""
+    return parser().parse_args(given)
+
+
+def parser() -> ArgumentParser:
+    """What reads the options."""
     parser = ArgumentParser(description="Serve the Chat Completions API from recorded conversations.")
+    arguments.add_version(parser)
     arguments.add_recordings(parser)
     parser.add_argument("--host", type=_host, default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="0 picks a free one (default %(default)s)")
@@ -84,7 +98,8 @@ def parse(given: Sequence[str] | None) -> Namespace:
     recording.add_argument(
         "--upstream-timeout", **option(arguments.positive_number, "S", waited, default=upstream.TIMEOUT)
     )
-    return parser.parse_args(given)
+    recording.add_argument("--max-answer-mb", **arguments.MAX_ANSWER_MB)
+    return parser
 
 
 def from_keywords(given: Mapping[str, object], beside: Sequence[str] = ()) -> Namespace:
@@ -125,7 +140,12 @@ def of_route(chosen: Namespace) -> dict[str, Any]:
         simulated = Simulation(**asked) if asked else None
     except ValueError as error:
         raise ProgramError(str(error)) from None
-    return {"max_body_size": chosen.max_body_mb * 1024 * 1024, "api_keys": chosen.api_key, "simulation": simulated}
+    return {
+        "max_body_size": chosen.max_body_mb * MB,
+        "max_memory_mb": chosen.max_memory_mb,
+        "api_keys": chosen.api_key,
+        "simulation": simulated,
+    }
 
 
 def _port(value: str) -> int:

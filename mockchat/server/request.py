@@ -50,12 +50,23 @@ class ChatRequest(NamedTuple):
 def read_request(body: bytes, index: ResponseIndex) -> ChatRequest:
     """Read the body of `POST /v1/chat/completions`.
 
-    Raises `ApiError` 400 where it is not JSON, has no usable messages or a parameter of the wrong type or range, and
-    `NotRecorded` where no reply is recorded.
+    Raises `ApiError` 400 where it is not JSON, has no usable messages or a parameter of the wrong type or range, 413
+    where it has too many values, and `NotRecorded` where no reply is recorded.
     """
+    if wire.has_too_many_values(body):
+        raise ApiError(413, f"The request body has more than the {wire.MOST_VALUES} JSON values that this server reads")
     if index.ignore is not None:
         return in_full(body, index)
     return in_place(body, index) or in_part(body, index) or in_full(body, index)
+
+
+def read_to_the_end(body: bytes, index: ResponseIndex) -> ChatRequest:
+    """The same, and what there is to say of a history that is not recorded is found out too."""
+    try:
+        return read_request(body, index)
+    except NotRecorded as error:
+        error.body()
+        raise
 
 
 def in_place(body: bytes, index: ResponseIndex) -> ChatRequest | None:

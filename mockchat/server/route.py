@@ -5,29 +5,34 @@ import hmac
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from itertools import chain, islice
 from random import Random
 
 from aiohttp.log import server_logger
 
-from mockchat.core.index import ResponseIndex
+from mockchat.core.index import Reply, ResponseIndex
 from mockchat.server import completion
 from mockchat.server.errors import ApiError, NotRecorded
-from mockchat.server.http import JSON, PLAIN_TEXT, Answer, AnswerWriter, HttpRequest, Part
-from mockchat.server.request import ChatRequest, read_request
+from mockchat.server.http import JSON, PLAIN_TEXT, Answer, AnswerWriter, HttpRequest, Part, next_turn
+from mockchat.server.memory import MAX_MEMORY_MB, Memory
+from mockchat.server.request import ChatRequest, read_request, read_to_the_end
 from mockchat.server.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
 from mockchat.server.upstream import Upstream
 
 PATH = "/v1/chat/completions"
 MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
+_LONG_BODY = 1024 * 1024  # bytes
+Read = Callable[[bytes, ResponseIndex], ChatRequest]  # As `read_request` does.
 FAULT_TOLD = "A fault that was asked for"
 
 
 class ChatCompletions:
     """What becomes of each request. It is answered by `answer` or refused by `refuse`; nothing else speaks to clients.
 
-    `max_body_size` is in bytes. While `closing` is set, no answer promises to keep its connection.
+    `max_body_size` is in bytes. While `closing` is set, no answer promises to keep its connection. Where the index
+    `grows` while it is served, no request is read by a thread: the index has no lock.
     """
 
     def __init__(
@@ -37,11 +42,15 @@ class ChatCompletions:
         api_keys: Sequence[str] = (),
         simulation: Simulation | None = None,
         upstream: Upstream | None = None,
+        max_memory_mb: int = MAX_MEMORY_MB,
+        grows: bool = False,
     ) -> None:
         self.closing = False
         self.upstream = upstream
+        self.memory = Memory(max_memory_mb)
+        self._grows = grows
+        self._reader: ThreadPoolExecutor | None = None
         self._index = index
-        self._read: Callable[[bytes, ResponseIndex], ChatRequest] = read_request
         self._max_body_size = max_body_size
         self._api_keys = [key.encode() for key in api_keys]
         self._simulation = simulation
@@ -55,16 +64,27 @@ class ChatCompletions:
 
     async def close(self) -> int:
         """Give up what is not finished, and return how much that is."""
+        if self._reader is not None:
+            self._reader.shutdown(wait=False, cancel_futures=True)
         return await self.upstream.close() if self.upstream else 0
 
     def answer(self, request: HttpRequest, body: bytes) -> Answer:
         """Answer a request that is there to its end; every error is an answer too."""
         try:
             self.check(request, len(body))
+        except ApiError as error:
+            return self.error(request, error)
+        if len(body) > _LONG_BODY and not (self._grows or self.upstream):
+            return self._answer_later(request, body)
+        return self._answer(request, body, read_request)
+
+    def _answer(self, request: HttpRequest, body: bytes, read: Read, arrived: float | None = None) -> Answer:
+        """Answer a request; `arrived` is when it was there, if that was in another turn of the loop."""
+        try:
             try:
                 if self._simulation is not None:
-                    return self._simulated(request, body, self._simulation)
-                asked = self._read(body, self._index)
+                    return self._simulated(request, body, read, self._simulation, arrived or self._arrival())
+                asked = read(body, self._index)
             except ApiError as error:
                 if self.upstream is None:
                     raise
@@ -72,13 +92,30 @@ class ChatCompletions:
             created = int(time.time())
             if asked.settings.stream:
                 return self._stream(request, completion.stream(asked, created))
-            body = completion.whole(asked, created)
-            return self._writer.whole(request, 200, body, keep_alive=not self.closing)
+            return self._writer.whole(request, 200, *completion.whole(asked, created), keep_alive=not self.closing)
         except ApiError as error:
             return self.error(request, error)
         except Exception as error:  # A bug of ours, logged and told.
             server_logger.error("Error handling a request", exc_info=error)
             return self.error(request, ApiError(500, "The server failed; its log says how"), keep_alive=False)
+
+    def _answer_later(self, request: HttpRequest, body: bytes) -> Answer:
+        """Have a long body read by a thread, one at a time, so that others are answered meanwhile."""
+        if self._reader is None:
+            self._reader = ThreadPoolExecutor(1, "mockchat-reader")
+        arrived = self._arrival()
+        reading = asyncio.get_running_loop().run_in_executor(self._reader, read_to_the_end, body, self._index)
+        self.memory.held += len(body)
+
+        def parts() -> Iterator[Part]:
+            try:
+                yield reading
+            finally:
+                self.memory.held -= len(body)
+                reading.cancel()
+            yield self._answer(request, body, lambda body, index: reading.result(), arrived)
+
+        return Answer(parts(), request.keep_alive, 200)
 
     def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
         """Answer a request of which the rest is not read; then the connection closes."""
@@ -139,13 +176,15 @@ class ChatCompletions:
 
     # What is simulated
 
-    def _simulated(self, request: HttpRequest, body: bytes, simulation: Simulation) -> Answer:
+    def _simulated(
+        self, request: HttpRequest, body: bytes, read: Read, simulation: Simulation, arrived: float
+    ) -> Answer:
         """The answer at its time, or the failure that is due in its place."""
         named = request.headers.get(FAULT_HEADER) if simulation.by_header else None
         if named is not None and not is_fault(named):
             return self.error(request, ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}"))
         try:
-            asked = self._read(body, self._index)
+            asked = read(body, self._index)
         except ApiError:
             if named is None:
                 raise
@@ -153,7 +192,7 @@ class ChatCompletions:
         chance, drawn = simulation.begin(asked.prefix if asked else -1)
         fault = named or drawn
         if fault is None and asked is not None:
-            return self._timed(request, asked, chance, simulation)
+            return self._timed(request, asked, chance, simulation.moments(arrived, chance), simulation.timed)
         assert fault is not None
         if fault == STALL:
             return Answer((math.inf,), False, 0, fault=fault)
@@ -161,23 +200,23 @@ class ChatCompletions:
             return self.error(request, ApiError(int(fault), f"{FAULT_TOLD}: status {fault}"))._replace(fault=fault)
         if asked is None or (not named and chance.random() < 0.5):
             return Answer((), False, 0, fault=fault)
-        answer = self._timed(request, asked, chance, simulation)
+        answer = self._timed(request, asked, chance, simulation.moments(arrived, chance), simulation.timed)
         return Answer(_first_half(answer.parts), False, 0, fault=fault)
 
-    def _timed(self, request: HttpRequest, asked: ChatRequest, chance: Random, simulation: Simulation) -> Answer:
+    def _timed(
+        self, request: HttpRequest, asked: ChatRequest, chance: Random, moments: Iterator[float], by_piece: bool
+    ) -> Answer:
         """A stream one piece at a time; the plain answer when the stream would have ended."""
-        created, moments = int(time.time()), simulation.moments(self._arrival(), chance)
+        created = int(time.time())
         replies = completion.choose(asked, chance.random)
         if asked.settings.stream:
-            events = completion.steps if simulation.timed else completion.stream
+            events = completion.steps if by_piece else completion.stream
             answer = self._stream(request, events(asked, created, replies))
             return answer._replace(parts=chain.from_iterable(zip(moments, answer.parts, strict=False)))
-        answer = self._writer.whole(
-            request, 200, completion.whole(asked, created, replies), keep_alive=not self.closing
-        )
-        steps = completion.count_steps(replies) if simulation.timed else 1
-        end = next(islice(moments, steps - 1, None))
-        return answer._replace(parts=chain((end,), answer.parts))
+        body = completion.whole(asked, created, replies)
+        answer = self._writer.whole(request, 200, *body, keep_alive=not self.closing)
+        end = _end_of_stream(moments, replies) if by_piece else islice(moments, 1)
+        return answer._replace(parts=chain(end, answer.parts))
 
     def _arrival(self) -> float:
         """When this request was there to be read: of many that were at once, the last is as old as the first."""
@@ -188,6 +227,23 @@ class ChatCompletions:
 
     def _forget_arrival(self) -> None:
         self._arrived = None
+
+
+def _end_of_stream(moments: Iterator[float], replies: Sequence[Reply]) -> Iterator[Part]:
+    """When the stream of the replies would have ended. A long one is gone through in steps, others in between."""
+    longest = 1
+    for reply in {id(reply): reply for reply in replies}.values():
+        count = 0
+        for number, some in enumerate(completion.count_steps(reply), 1):
+            count += some
+            if number % 64 == 0:
+                yield next_turn()
+        longest = max(longest, count)
+    for number in range(1, longest):
+        next(moments)
+        if number % 4096 == 0:
+            yield next_turn()
+    yield next(moments)
 
 
 def _first_half(parts: Iterable[Part]) -> Iterator[Part]:

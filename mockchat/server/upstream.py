@@ -9,7 +9,6 @@ import asyncio
 import io
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,10 +18,13 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from mockchat.core.answer import BLANK_LINE, BadAnswer, endpoint, explain
+from mockchat.core.coding import MAX_ANSWER_MB, Decoder
 from mockchat.core.index import ResponseIndex
 from mockchat.server import recorder
 from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.http import LAST_CHUNK, Answer, HttpRequest, Part, Route, chunk, connection_header
+from mockchat.server.memory import Memory, too_much
+from mockchat.server.record_file import RecordFile
 from mockchat.server.recorder import NotRecordable
 
 TIMEOUT = 600.0  # seconds, as in OpenAI's SDKs
@@ -37,8 +39,10 @@ _HOP_BY_HOP = frozenset(
 class _Exchange:
     """A question on its way to the upstream, and what is there of the answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory) -> None:
         self.task: asyncio.Task[None]
+        self.memory = memory
+        self.held = 0  # The bytes that have come.
         self.status = 0
         self.reason = ""
         self.headers: CIMultiDict[str] = CIMultiDict()
@@ -47,6 +51,13 @@ class _Exchange:
         self.over = False
         self.error: ApiError | None = ApiError(503, "The server was stopped before the upstream had answered")
         self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def hold(self, size: int) -> None:
+        """Take down that so much more has come; raises `ApiError` where that is too much."""
+        self.held += size
+        self.memory.held += size
+        if self.memory.is_full:
+            raise too_much()
 
     def tell(self) -> None:
         """Wake all that wait for more of the answer."""
@@ -57,14 +68,23 @@ class _Exchange:
 class Upstream:
     """Asks the server at `base_url`, and records its good answers in `file` and in `index`.
 
-    `timeout` is in seconds: for an answer to begin, and then between its parts.
+    `timeout` is in seconds: for an answer to begin, and then between its parts. An answer that is larger than
+    `max_answer_mb` is given up.
     """
 
-    def __init__(self, base_url: str, index: ResponseIndex, file: Path, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        index: ResponseIndex,
+        file: RecordFile,
+        timeout: float = TIMEOUT,
+        max_answer_mb: int = MAX_ANSWER_MB,
+    ) -> None:
         self._url = URL(endpoint(base_url))
         self._index = index
         self._file = file
         self._timeout = timeout
+        self._max_answer_mb = max_answer_mb
         self._session: aiohttp.ClientSession | None = None
         self._exchanges: dict[object, _Exchange] = {}
         self._name = f"mockchat-{secrets.token_hex(6)}"
@@ -96,7 +116,7 @@ class Upstream:
         stream = isinstance(parameters, dict) and parameters.get("stream") is True
         exchange = self._exchanges.get(key)
         if exchange is None:
-            exchange = self._exchanges[key] = _Exchange()
+            exchange = self._exchanges[key] = _Exchange(route.memory)
             asking = self._ask(exchange, request, body, stream, history)
             exchange.task = asyncio.create_task(asking)
             exchange.task.add_done_callback(lambda task: self._exchanges.pop(key))
@@ -119,6 +139,8 @@ class Upstream:
                 self._record(history, b"".join([*exchange.blocks, rest]), events)
             exchange.blocks.append(rest)
             exchange.error = None
+        except ApiError as error:
+            exchange.error = error
         except TimeoutError as error:
             exchange.error = ApiError(504, f"The upstream took too long: {str(error) or 'no answer'}")
         except BadAnswer as error:
@@ -127,6 +149,7 @@ class Upstream:
             problem = explain(error)
             exchange.error = ApiError(502, f"The upstream failed: {problem.cause}, {problem.detail}")
         finally:
+            exchange.memory.held -= exchange.held
             exchange.over = True
             exchange.tell()
 
@@ -145,8 +168,11 @@ class Upstream:
             exchange.headers = _end_to_end(response.headers)
             events = response.content_type == "text/event-stream"
             streamed = stream and events and response.status == 200
+            decoder = Decoder(response.headers.get("Content-Encoding"), self._max_answer_mb)
             rest = bytearray()
-            async for block in response.content.iter_any():
+            async for sent in response.content.iter_any():
+                block = decoder.feed(sent)
+                exchange.hold(len(block))
                 rest += block
                 # Only whole events are handed on: in a part of one, an error that follows would be lost.
                 new = max(0, len(rest) - len(block) - 3)
@@ -155,6 +181,7 @@ class Upstream:
                     exchange.blocks.append(bytes(rest[: ends[-1]]))
                     exchange.tell()
                     del rest[: ends[-1]]
+            decoder.end()
         return bytes(rest), events
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -163,6 +190,7 @@ class Upstream:
                 # A connection kept open may close the moment it is used, and nobody could ask again.
                 connector=aiohttp.TCPConnector(limit=0, force_close=True),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
                 timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=self._timeout),
                 skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
             )
@@ -178,14 +206,14 @@ class Upstream:
             messages = self._index.compared(recorded.messages[:-1])
             prefix, known = self._index.find(messages)
             if known < len(messages) or not self._index.replies(prefix):  # Else another way of asking was faster.
-                recorder.append(self._file, recorded)
+                self._file.append(recorded)
                 self._index.add(recorded)
                 self.recorded += 1
         except NotRecordable as reason:
             if history is not None:
                 self._tell(f"{reason} are not recorded, only passed on")
         except OSError as error:
-            self._tell(f"can't record into {self._file}: {error.strerror}")
+            self._tell(f"can't record into {self._file.path}: {error.strerror}")
 
     def _tell(self, line: str) -> None:
         """Say something on the log, once."""

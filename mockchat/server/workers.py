@@ -6,7 +6,10 @@ Rules that hold here:
 
 - The recordings are read before gunicorn forks (`--preload`), by a process of their own, into a file in memory: so the
   processes share them whatever they look up, and that process takes the holes in its memory with it.
-- A worker is replaced while its clients are busy, so none of them should notice: see `WorkerServer`.
+- A worker is replaced while its clients are busy, so none of them should notice: see `app.py`.
+
+What is used of aiohttp that its documentation does not promise: `AppRunner._make_server`, and what a runner does with
+the server that it gives. aiohttp's worker class takes a runner, and no documented one has connections of ours.
 """
 
 import os
@@ -19,8 +22,10 @@ from gc import freeze
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 from aiohttp import web
+from aiohttp.log import server_logger
 from aiohttp.worker import GunicornUVLoopWebWorker
 
 from mockchat.core import program, recordings
@@ -29,7 +34,7 @@ from mockchat.core.program import ProgramError
 from mockchat.core.shared_index import SharedIndex
 from mockchat.server import options
 from mockchat.server.app import ChatServer
-from mockchat.server.connection import Runner
+from mockchat.server.connection import Connection
 from mockchat.server.route import ChatCompletions
 
 _APP_LOAD_ERROR = 4  # gunicorn does not start a worker again that ends with this status.
@@ -59,7 +64,7 @@ def create_app(data: str | Path | Sequence[str | Path] = (), *, no_stitch: bool 
     try:
         chosen = options.from_keywords(given)
         route_options = options.of_route(chosen)
-        files = [Path(path) for path in ([data] if isinstance(data, str | Path) else data)]
+        files = [recordings.named(name) for name in ([data] if isinstance(data, str | Path) else data)]
         index = read_shared(files or [recordings.default()], stitch=not no_stitch, ignore=chosen.ignore)
     except ProgramError as error:
         print(f"create_app: {error}", file=sys.stderr)
@@ -95,3 +100,37 @@ def _read_into(descriptor: int, paths: Sequence[Path], stitch: bool, ignore: Seq
     _, index = recordings.load(paths, stitch=stitch, ignore=ignore)
     with open(descriptor, "wb", closefd=False) as file:
         return SharedIndex(index, file)
+
+
+class Runner(web.AppRunner):
+    """aiohttp's runner, as its worker class for gunicorn uses it, with connections of ours."""
+
+    def __init__(self, server: ChatServer, shutdown_timeout: float) -> None:
+        super().__init__(web.Application(), shutdown_timeout=shutdown_timeout)
+        self._chat_server = server
+
+    async def _make_server(self) -> Any:
+        self.app.freeze()  # Its shutdown, which does nothing here, asks for that.
+        return _RunnerServer(self._chat_server)
+
+
+class _RunnerServer:
+    """What a runner of aiohttp's expects of its server."""
+
+    def __init__(self, server: ChatServer) -> None:
+        self._server = server
+
+    def __call__(self) -> Connection:
+        return self._server()
+
+    @property
+    def requests_count(self) -> int:
+        return self._server.requests_count
+
+    def pre_shutdown(self) -> None:
+        """Do nothing: `shutdown` does it all."""
+
+    async def shutdown(self, timeout: float) -> None:
+        await self._server.stop(timeout)
+        if cut := self._server.cut:
+            server_logger.warning("Connections cut before they were finished: %d (see --graceful-timeout)", cut)

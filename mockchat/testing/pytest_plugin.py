@@ -59,6 +59,12 @@ def pytest_configure(config: pytest.Config) -> None:
         run.recorder, run.header = prepare(config, upstream, _named(config) or [config.rootpath / _DEFAULT])
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Let go of the file that was recorded into."""
+    if (run := config.stash.get(_RUN, None)) and run.recorder:
+        run.recorder.file.close()
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say that it is recorded."""
     return config.stash[_RUN].header.splitlines()
@@ -87,7 +93,7 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
 def _recorded(run: _Run) -> Iterator[str]:
     if run.recorder:
         answers = "1 answer" if run.recorded == 1 else f"{run.recorded:,} answers"
-        yield f"Recorded {answers} into {run.recorder.file}"
+        yield f"Recorded {answers} into {run.recorder.file.path}"
         yield from [line[0].upper() + line[1:] for line in sorted(run.not_recorded)]
 
 

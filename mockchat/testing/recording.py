@@ -10,14 +10,14 @@ from yarl import URL
 
 from mockchat.core import arguments
 from mockchat.core.entries import DatasetError
-from mockchat.server import recorder
+from mockchat.server.record_file import RecordFile
 from mockchat.testing.server import Recorder
 
 OPTION = "--mockchat-record"
 
 
 def prepare(config: pytest.Config, upstream: str, files: Sequence[Path]) -> tuple[Recorder, str]:
-    """What records the answers of `upstream`, with the file there; and a line that says so.
+    """What records the answers of `upstream`, its file open; and what to say of it.
 
     `files` are those of recordings, of which there must be one. Raises `pytest.UsageError`.
     """
@@ -29,18 +29,18 @@ def prepare(config: pytest.Config, upstream: str, files: Sequence[Path]) -> tupl
         names = ", ".join(map(str, files))
         problem = f"mockchat_data names {len(files)} files, and it can't be known which to record into: {names}"
         raise pytest.UsageError(f"{OPTION}: {problem}: add -o mockchat_data=FILE to name one")
-    [file] = files
+    [path] = files
     try:
         arguments.base_url(upstream)
         if URL(upstream).user:
             raise ArgumentTypeError(
                 "it names a user: what clients send as Authorization is handed on, and nothing else"
             )
-        file.parent.mkdir(parents=True, exist_ok=True)
-        removed = recorder.prepare(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = RecordFile(path)
     except (ArgumentTypeError, DatasetError) as error:
         raise pytest.UsageError(f"{OPTION}: {error}") from None
     except OSError as error:
-        raise pytest.UsageError(f"{OPTION}: {file.parent}: can't be made: {error.strerror}") from None
-    told = f"mockchat: asking {upstream} for what is not recorded, and recording it into {file}"
-    return Recorder(upstream, file), f"{removed}\n{told}" if removed else told
+        raise pytest.UsageError(f"{OPTION}: {path.parent}: can't be made: {error.strerror}") from None
+    told = f"mockchat: asking {upstream} for what is not recorded, and recording it into {path}"
+    return Recorder(upstream, file), f"{file.repaired}\n{told}" if file.repaired else told

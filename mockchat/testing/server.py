@@ -14,13 +14,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from mockchat.core import dataset, entries, recordings
 from mockchat.core.entries import Conversation, DatasetError
 from mockchat.server import app, options
 from mockchat.server.app import ChatServer
+from mockchat.server.record_file import RecordFile
 from mockchat.server.simulation import BY_HEADER, Fault
 from mockchat.testing import unused
 from mockchat.testing.watched import Request, WatchedChat, WatchedUpstream
@@ -38,7 +38,7 @@ class Recorder(NamedTuple):
     """What to do with what is not recorded: ask the server at this base URL, and append its answer to this file."""
 
     upstream: str
-    file: Path
+    file: RecordFile
 
 
 class MockServer:
@@ -159,7 +159,7 @@ def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
         if isinstance(recording, Conversation):
             conversations.append(recording)
         elif isinstance(recording, str | os.PathLike):
-            conversations += dataset.load(Path(recording), stitch=stitch).conversations
+            conversations += dataset.load(recordings.named(recording), stitch=stitch).conversations
         elif isinstance(recording, Mapping) and "role" in recording:
             raise DatasetError(f"recording {number} is a message: give a list of conversations, each a list of them")
         else:

@@ -15,7 +15,7 @@ from mockchat.core.index import ResponseIndex
 from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.http import Answer, HttpRequest, Part, Route
 from mockchat.server.request import ChatRequest, read_request
-from mockchat.server.route import FAULT_TOLD, ChatCompletions
+from mockchat.server.route import FAULT_TOLD, ChatCompletions, Read
 from mockchat.server.upstream import Upstream
 from mockchat.testing.replies import GivenError, GivenReplies
 
@@ -40,12 +40,11 @@ class WatchedChat(ChatCompletions):
     """Takes down each request and its answer, and has replies that were given for what is not recorded."""
 
     def __init__(self, index: ResponseIndex, **options: Any) -> None:
-        super().__init__(index, **options)
+        super().__init__(index, **options, grows=True)
         self.requests: list[Request] = []
         self.replies = GivenReplies()
         self._prefixes: set[int] = set()
         self._missed: list[NotRecorded] = []
-        self._read = self._read_or_reply
         self._offered = False
 
     def _read_or_reply(self, body: bytes, index: ResponseIndex) -> ChatRequest:
@@ -81,6 +80,9 @@ class WatchedChat(ChatCompletions):
             headers = CIMultiDictProxy(known)
         self._take_down(parsed, headers, answer)
         return answer
+
+    def _answer(self, request: HttpRequest, body: bytes, read: Read, arrived: float | None = None) -> Answer:
+        return super()._answer(request, body, self._read_or_reply, arrived)
 
     def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
         answer = super().refuse(request, error)

@@ -164,8 +164,8 @@ def test_events_end_in_a_blank_line_of_any_kind(sent: list[tuple[str, str, str]]
     sent = [(text, end, blank) for text, end, blank in sent if (end, blank) != ("\r", "\n")]
     stream = "".join(f": comment{end}data: {text}{end}id: 3{end}{blank}" for text, end, blank in sent)
     found = list(events(stream.encode()))
-    assert [data.decode() for _, data in found] == [text.strip() for text, _, _ in sent]
-    assert [position for position, _ in found] == sorted(position for position, _ in found)
+    assert [data.decode() for _, _, data in found] == [text.strip() for text, _, _ in sent]
+    assert [position for position, _, _ in found] == sorted(position for position, _, _ in found)
     assert not found or found[-1][0] == len(stream)
 
 
@@ -180,7 +180,7 @@ def test_events_end_in_a_blank_line_of_any_kind(sent: list[tuple[str, str, str]]
     ],
 )
 def test_the_data_of_events(sent: bytes, data: list[bytes]) -> None:
-    assert [data for _, data in events(sent)] == data
+    assert [data for _, _, data in events(sent)] == data
 
 
 def test_blank_lines_are_found_at_once() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mockchat.core import arguments
+from mockchat.core import arguments, recordings
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,4 @@ def test_recordings() -> None:
     assert vars(parser.parse_args([])) == {"data": None, "no_stitch": False}
     several = parser.parse_args(["--data", "a", "--data=b", "--no-stitch"])
     assert vars(several) == {"data": [Path("a"), Path("b")], "no_stitch": True}
+    assert parser.parse_args(["--data", "sample"]).data == [recordings.DATASETS[-1]]

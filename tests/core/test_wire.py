@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -51,3 +52,38 @@ def test_joined_messages_are_the_array_of_them(messages: list[tuple[str, str]]) 
 def test_only_the_assistants_messages_are_replies() -> None:
     assert wire.is_assistant(wire.message("assistant", ""))
     assert not wire.is_assistant(wire.message("user", "assistant"))
+
+
+# Too many values
+
+
+@given(
+    st.recursive(
+        st.none() | st.text('a,[{"\\\n') | st.integers(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(',[{"\\'), inner),
+    )
+)
+def test_values_are_counted_outside_of_texts(value: Any) -> None:
+    def count(value: Any) -> int:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+        return 1 + sum(map(count, inner))
+
+    data = json.dumps(value).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        for most in range(count(value) + 2):
+            patch.setattr(wire, "MOST_VALUES", most)
+            # An empty list or object has a bracket, but no value in it: it may count for two.
+            empty = data.count(b"[]") + data.count(b"{}")
+            if count(value) > most + 1:
+                assert len(data) < 2 * most or wire.has_too_many_values(data)
+            elif count(value) + empty <= most + 1:
+                assert not wire.has_too_many_values(data)
+
+
+def test_long_texts_are_no_values() -> None:
+    assert not wire.has_too_many_values(b'"%b"' % (b'a,[\\"' * 200_000))
+    assert wire.has_too_many_values(b"[%b]" % b",".join([b'"a,"'] * (wire.MOST_VALUES + 2)))
+    assert wire.has_too_many_values(b"[" * 1_000_000)
+    assert not wire.has_too_many_values(b'"' * 1_000_001 + b"\\")
+    with pytest.raises(ValueError, match="has more than 250,000 values"):
+        wire.canonical("[" + "[]," * 300_000 + "[]]")

@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "server.py"
 REQUESTER = ROOT / "requester.py"
 STOP_TIMEOUT = 30  # seconds
+# Variables that change what the programs do, or what make does: `make test ARGS=...` hands its own on.
+CHANGING = {"SEED_ERRORS", "OPENAI_API_KEY", "OPENAI_BASE_URL", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL"}
+CHANGING |= {"PYTHON", "EXTRAS", "PORT", "DATA", "CONCURRENCY", "PROCESSES", "WORKERS", "ARGS"}
 
 
 class Call(Protocol):
@@ -34,7 +37,7 @@ class ServerFailed(Exception):
 
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment without what changes the programs' behaviour, and with `changes`."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("SEED_ERRORS", "OPENAI_API_KEY")}
+    kept = {name: value for name, value in os.environ.items() if name not in CHANGING}
     return kept | changes
 
 

@@ -4,11 +4,13 @@ Where nothing but its text and its exit status matters, a program's function is 
 takes a tenth of the time. What a process is, with its signals, its streams and its terminal, is tested with real ones.
 """
 
+import ast
 import gzip
 import json
 import os
 import pty
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -22,10 +24,11 @@ from typing import Any
 
 import pytest
 
+import mockchat
 from mockchat.core import recordings
 from mockchat.testing.server import serve
 from tests.helpers import SAMPLE, SHARED, WriteDataset, entry, request_body
-from tests.programs import REQUESTER, ROOT, SERVER, STOP_TIMEOUT, Call, environment, run_requester, running_server
+from tests.programs import REQUESTER, SERVER, STOP_TIMEOUT, Call, bench, environment, run_requester, running_server
 
 ENV = environment()
 
@@ -397,6 +400,26 @@ def test_a_server_that_can_not_run_exits_2(arguments: tuple[str, ...], call: Cal
 
 
 @pytest.mark.parametrize("program", [SERVER, REQUESTER])
+def test_its_version(program: Path, call: Call) -> None:
+    ended = call(program, "--version")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"mockchat {mockchat.__version__}\n", "")
+
+
+@pytest.mark.parametrize("program", [SERVER, REQUESTER])
+def test_an_older_python_is_told_what_is_needed(
+    program: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (2, 7, 18))
+    monkeypatch.setattr(sys, "version", "2.7.18 (default)")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(program))
+    assert ended.value.code == 2
+    told = f"{program.name}: this is Python 2.7.18, and 3.11 or later is needed: try python3.13 {program.name}\n"
+    assert capsys.readouterr().err == told
+    ast.parse(program.read_bytes(), feature_version=(3, 4))
+
+
+@pytest.mark.parametrize("program", [SERVER, REQUESTER])
 def test_without_its_packages_it_says_what_to_do(program: Path) -> None:
     command = [sys.executable, "-S", str(program)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=STOP_TIMEOUT, check=False)
@@ -541,23 +564,43 @@ def test_help_names_every_option(program: Path, options: str, call: Call) -> Non
 
 
 @pytest.mark.parametrize(("seed", "status"), [("", 0), ("1", 1)])
-def test_bench_keeps_the_requester_s_status(seed: str, status: int, tmp_path: Path) -> None:
-    program = tmp_path / "requester.py"  # Seeded, where a SEED_ERRORS for all would seed the server alike.
-    program.write_text(
-        f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); os.environ['SEED_ERRORS'] = {seed!r}\n"
-        "from mockchat.requester.cli import main; sys.exit(main())"
-    )
-    command = [sys.executable, "-m", "tests.programs.bench", "--data", str(SAMPLE), "--requester", str(program)]
+def test_bench_keeps_the_requester_s_status(seed: str, status: int) -> None:
+    """Each program gets its own options; SEED_ERRORS is the requester's alone, or nothing would be found."""
+    options = ["--data", str(SAMPLE), "--concurrency", "3", "--processes", "2", "--keep-going", "--ttft-ms", "0"]
     ended = subprocess.run(
-        [*command, "--concurrency", "3", "--processes", "2"],
+        [sys.executable, "-m", "tests.programs.bench", *options, "--stream"],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
-        env=ENV,
+        env=environment(SEED_ERRORS=seed),
     )
-    assert ended.returncode == status
+    assert (ended.returncode, ended.stderr) == (status, "")
     assert "with 3 in flight by 2 processes" in ended.stdout
+    assert "Time to first token, ms" in ended.stdout
+    assert ("\nSEED_ERRORS: " in ended.stdout) == ("the replay must fail" in ended.stdout) == bool(seed)
+    assert "[server] SEED_ERRORS" not in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--steam"], "bench: neither the server nor the requester takes --steam: see their --help"),
+        (["data.json"], "bench: neither the server nor the requester takes data.json: see their --help"),
+        (["--rate", "fast"], "argument --rate: 'fast' is no number above 0"),
+    ],
+)
+def test_bench_refuses_what_no_program_takes(options: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bench.share(["--stream", *options] if options[0].startswith("--") else options)
+    assert told in f"{ended.value} {capsys.readouterr().err}"
+
+
+def test_bench_hands_each_option_to_whom_it_concerns() -> None:
+    given = ["--data", "a b", "--ttft-ms=5", "--random-seed", "-7", "--stream", "--header", "K: V"]
+    served, replayed = bench.share(given)
+    assert served == ["--data", "a b", "--ttft-ms=5", "--random-seed", "-7"]
+    assert replayed == ["--data", "a b", "--random-seed", "-7", "--stream", "--header", "K: V"]
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no shared recordings here")

@@ -16,7 +16,7 @@ from tests.helpers import SAMPLE, request_body
 from tests.programs import ROOT, environment, gunicorn, running_server, wait_for_workers
 from tests.serving import PATIENCE
 
-OPTIONS = "the options are max_body_mb, api_key, ignore, request_timeout, ttft_ms, itl_ms, jitter, fault, random_seed"
+OPTIONS = "the options are max_body_mb, max_memory_mb, api_key, ignore, request_timeout, ttft_ms, itl_ms, jitter, fault, random_seed"
 GOOD = request_body(("user", "hi"))
 
 

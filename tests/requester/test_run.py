@@ -1,8 +1,11 @@
 import asyncio
+import gzip
 import shutil
 import ssl
 import subprocess
 import time
+import tracemalloc
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,6 +111,52 @@ async def test_a_broken_server_is_an_error_each(answer: bytes, detail: str) -> N
     assert result.requests == 4
     problems = [f"{failure.problem.cause}: {failure.problem.detail}" for failure in result.failures]
     assert all(detail in problem and problem.isprintable() for problem in problems), problems
+
+
+def zipped(body: bytes, coding: bytes = b"gzip", cut: int = 0) -> bytes:
+    packed = gzip.compress(body) if coding == b"gzip" else zlib.compress(body)
+    packed = packed[: len(packed) - cut]
+    return b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\nContent-Length: %d\r\n\r\n%b" % (coding, len(packed), packed)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_compressed_answer_is_unpacked_to_its_end(stream: bool) -> None:
+    right = events(delta("hello"), LAST, "[DONE]") if stream else completion("hello")
+    for coding in (b"gzip", b"deflate"):
+        async with answering(always(zipped(right, coding))) as url:
+            result = await run(url, stream=stream)
+        assert (result.passed, set(result.counts)) == (2, {MISMATCHED})  # Not every reply is this one.
+        for cut in (1, 4, 8):
+            async with answering(always(zipped(right, coding, cut))) as url:
+                result = await run(url, stream=stream)
+            assert {failure.problem.cause for failure in result.failures} == {"cut-off answer"}
+            assert result.passed == 0
+    async with answering(always(zipped(right, b"br"))) as url:
+        result = await run(url, stream=stream)
+    assert "coding 'br', which was not asked for" in result.failures[0].problem.cause
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_too_large_is_given_up_in_little_memory(stream: bool) -> None:
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not writer.transport.is_closing():
+            writer.write(b" " * 65536)
+            await writer.drain()
+
+    bomb = zipped(b" " * 200_000_000)
+    long = b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n" + b" " * 9_000_000
+    known_head = in_turn(http(200, completion("hello")), *[long] * 4)
+    for answerer in (endless, always(bomb), always(long), known_head):
+        async with answering(answerer) as url:
+            tracemalloc.start()
+            result = await run(url, stream=stream, max_answer_mb=1)
+            _, most = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        told = {failure.problem.cause for failure in result.failures}
+        assert "an answer larger than 1 MB (see --max-answer-mb)" in told
+        assert most < 40_000_000  # The answers that were made ready here are a part of it.
 
 
 async def test_nobody_there() -> None:

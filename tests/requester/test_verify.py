@@ -27,7 +27,7 @@ def completion(content: Any) -> bytes:
         completion("hello"),
         completion('so "}] long'),
         b'{"message": {"role": "Assistant", "content": "hello"}}',
-        b' {"choices" : [ {"index": 0, "message": {"content": "h\\u0065llo"}} , 3]}',
+        b' {"choices" : [ {"index": 0, "message": {"content": "h\\u0065llo"}} ], "error": null}',
     ],
 )
 def test_right_answers(answer: bytes) -> None:
@@ -100,7 +100,7 @@ LAST = delta(None, "stop")
         events(delta(""), delta("hel"), delta("lo"), LAST, "[DONE]"),
         events(delta("hello"), LAST, "[DONE]", newline="\r\n"),
         events(delta("hello", "stop"), {"choices": [], "usage": {}}, "[DONE]"),
-        b": a comment\n\n" + events(delta("x", None, 1), delta("hello"), delta("y", None, 1), LAST, "[DONE]"),
+        b": a comment\n\n" + events(delta("hello"), LAST | {"error": None}, "[DONE]"),
         b"event: message\nid: 3\n" + events(delta("hello"), LAST, "[DONE]") + b"data: ignored\n\n",
     ],
 )
@@ -144,7 +144,7 @@ def test_only_the_recorded_text_is_right(recorded: str, sent: str, ascii_only: b
     answer = {
         "content": recorded,
         "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": sent, "refusal": f'"content":"{recorded}"'}}
+            {"index": 0, "message": {"role": "assistant", "content": sent, "reasoning": f'"content":"{recorded}"'}}
         ],
         "message": {"content": recorded},
     }
@@ -231,7 +231,9 @@ def test_another_reason_or_refusal_is_a_mismatch_if_it_was_recorded() -> None:
     assert problem is not None
     assert problem[1:] == ("another finish_reason", "got 'stop', recorded 'tool_calls'")
     text = {"role": "assistant", "content": "hello"}
-    assert verify(200, plain(text, "length"), recorded(text)) is None
+    problem = verify(200, plain(text, "length"), recorded(text))
+    assert problem is not None
+    assert problem[1:] == ("another finish_reason", "got 'length', recorded 'stop'")
     cut = recorded(text, finish_reason="length")
     assert verify(200, plain(text, "length"), cut) is None
     problem = verify(200, plain(text, "stop"), cut)
@@ -242,6 +244,56 @@ def test_another_reason_or_refusal_is_a_mismatch_if_it_was_recorded() -> None:
     problem = verify(200, plain({"content": None, "refusal": "yes"}, "stop"), refused)
     assert problem is not None
     assert problem.cause == "another refusal"
+
+
+HELLO = '"message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"'
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        (f'{{"choices": [{{"index": 0, {HELLO}, "logprobs": NaN}}]}}', "to the letter of RFC 8259"),
+        (f'{{"choices": [{{"index": 0, {HELLO}, "logprobs": -Infinity}}]}}', "to the letter of RFC 8259"),
+        (f'{{"choices": [{{"index": 0, {HELLO}}}], "created": 007}}', "to the letter of RFC 8259"),
+        (f'{{"choices": [{{"index": 0, {HELLO}}}], "model": "a\nb"}}', "to the letter of RFC 8259"),
+        (f'{{"choices": [{{"index": 0, {HELLO}}}], "model": "a\x01b"}}', "to the letter of RFC 8259"),
+        (f'{{"choices": [{{"index": 0, {HELLO}}}], "model": "\ud800"}}', "to the letter of RFC 8259"),
+        (f'{{"choices": [{{"index": 0, {HELLO}}}], "error": {{"message": "no"}}}}', "an error beside a message"),
+        (f'{{"choices": [{{"index": 1, {HELLO}}}]}}', "a choice that was not asked for"),
+        (f'{{"choices": [{{"index": 1, {HELLO}}}, {{"index": 0, {HELLO}}}]}}', "a choice that was not asked for"),
+        (f'{{"choices": [{{"index": 0, {HELLO}}}, {{"index": 1, {HELLO}}}]}}', "a choice that was not asked for"),
+        (f'{{"choices": [{{"index": 0, {HELLO.replace("assistant", "user")}}}]}}', "another role"),
+        (f'{{"choices": [{{"index": 0, {HELLO.replace("stop", "content_filter")}}}]}}', "another finish_reason"),
+        (f'{{"choices": [{{"index": 0, {HELLO.replace("},", """, "refusal": "no"},""")}}}]}}', "another refusal"),
+    ],
+)
+def test_the_right_text_in_a_bad_answer_is_a_failure(answer: str, cause: str) -> None:
+    problem = verify(200, answer.encode(errors="surrogatepass"), EXPECTED)
+    assert problem is not None
+    assert cause in problem.cause
+
+
+@pytest.mark.parametrize(
+    ("changed", "cause"),
+    [
+        ((b'"finish_reason": "stop"', b'"finish_reason": "length"'), "another finish_reason"),
+        ((b'"index": 0', b'"index": 0, "logprobs": [NaN]'), "to the letter of RFC 8259"),
+        ((b'"content": "hello"', b'"content": "hello", "role": "user"'), "another role"),
+        ((b'"content": "hello"', b'"content": "hello", "refusal": "no"'), "another refusal"),
+        ((b"data: [DONE]", b'data: {"error": {"message": "no"}}'), "a stream that broke off with an error"),
+        ((b"data: [DONE]", b'event: error\ndata: {"message": "no"}'), "a stream that broke off with an error"),
+    ],
+)
+def test_the_right_text_in_a_bad_stream_is_a_failure(changed: tuple[bytes, bytes], cause: str) -> None:
+    stream = events(delta("hello"), LAST, "[DONE]")
+    assert changed[0] in stream
+    problem, _ = verify_stream(200, stream.replace(*changed), EXPECTED)
+    assert problem is not None
+    assert cause in problem.cause
+    other = events(delta("hello"), delta("x", None, 1), LAST, "[DONE]")
+    problem, _ = verify_stream(200, other, EXPECTED)
+    assert problem is not None
+    assert problem.cause == "a choice that was not asked for"
 
 
 def test_a_call_beside_a_recorded_text_is_a_mismatch() -> None:

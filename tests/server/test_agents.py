@@ -71,7 +71,7 @@ async def test_a_run_is_recorded_and_answered_without_the_upstream(recorder: Rec
             for stream in (False, True):
                 asked = json.dumps(json.loads(body) | {"stream": stream}).encode()
                 found = request.read_request(asked, reader)
-                plain = answer.read(completion.whole(found, 1))
+                plain = answer.read(b"".join(completion.whole(found, 1)))
                 assert as_said(plain) == exchange["message"]
                 assert plain.finish_reason == exchange["finish_reason"]
                 sent = b"".join(completion.stream(found, 1))
@@ -95,7 +95,7 @@ async def test_the_requester_replays_what_was_recorded(recorder: Recorder, path:
     assert len(asked) == len(run)
     for question in asked:
         found = request.read_request(question.body, index)
-        assert verify(200, completion.whole(found, 1), question.expected) is None
+        assert verify(200, b"".join(completion.whole(found, 1)), question.expected) is None
         assert verify_stream(200, b"".join(completion.stream(found, 1)), question.expected)[0] is None
         history = json.loads(question.body)["messages"]
         call_ids = [call["id"] for message in history for call in message.get("tool_calls", ())]
@@ -208,7 +208,9 @@ def test_every_way_to_read_a_history_is_a_full_parse(
             assert short is None or short == in_full
     for history in histories:
         found = request.read_request(json.dumps({"messages": history}).encode(), index)
-        assert END["content"] in [answer.read(completion.whole(found, 1, [reply])).content for reply in found.replies]
+        assert END["content"] in [
+            answer.read(b"".join(completion.whole(found, 1, [reply]))).content for reply in found.replies
+        ]
         streamed_too = b"".join(completion.stream(found, 1, found.replies[:1]))
         assert verify_stream(200, streamed_too, found.replies)[0] is None
 
@@ -226,4 +228,4 @@ def test_what_is_sent_is_what_was_recorded(history: list[Any]) -> None:
     for question in questions(places([talk], index), index, None, stream=False):
         found = request.read_request(question.body, index)
         assert found.prefix == question.place.prefix
-        assert verify(200, completion.whole(found, 1), question.expected) is None
+        assert verify(200, b"".join(completion.whole(found, 1)), question.expected) is None

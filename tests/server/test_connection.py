@@ -282,9 +282,9 @@ def made(monkeypatch: Any) -> list[int]:
     sizes: list[int] = []
     make = completion.whole
 
-    def counting(*arguments: Any) -> bytes:
+    def counting(*arguments: Any) -> list[bytes]:
         answer = make(*arguments)
-        sizes.append(len(answer))
+        sizes.append(sum(map(len, answer)))
         return answer
 
     monkeypatch.setattr(completion, "whole", counting)

@@ -1,9 +1,11 @@
 """Heads that are known again, and heads as they are written."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from mockchat.server.http import Answer, AnswerWriter, HttpRequest, chunk, known_head
+from mockchat.server.http import Answer, AnswerWriter, HttpRequest, chunk, in_blocks, known_head
 
 HEAD = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: %b\r\nX: y\r\n\r\n"
 
@@ -109,3 +111,13 @@ def test_the_last_chunk_goes_out_with_the_last_block() -> None:
     parts = list(AnswerWriter().stream(PLAIN, iter([b"one", b"two end"]), b"end").parts)
     assert parts[0].endswith(b"\r\n\r\n3\r\none\r\n")  # type: ignore[union-attr]
     assert parts[1] == chunk(b"two end") + b"0\r\n\r\n"
+
+
+@given(st.lists(st.sampled_from([0, 1, 65535, 65536, 200_000, 262_144, 262_145, 1_000_000]), max_size=8))
+def test_blocks_are_the_parts_short_ones_together_and_long_ones_cut(sizes: list[int]) -> None:
+    parts = [bytes([number + 1]) * size for number, size in enumerate(sizes)]
+    blocks = list(in_blocks(parts))
+    assert b"".join(blocks) == b"".join(parts)
+    assert all(len(block) <= 65536 + 262_144 for block in blocks)
+    assert all(blocks)
+    assert len(list(in_blocks([b"x" * 100] * 1000))) == 2

@@ -26,7 +26,7 @@ def test_both_ways_give_the_same() -> None:
     [
         (
             {"ttft": 5},
-            "there is no option 'ttft': did you mean 'ttft_ms'? The options are max_body_mb, api_key, ignore, ",
+            "there is no option 'ttft': did you mean 'ttft_ms'? The options are max_body_mb, max_memory_mb, ",
         ),
         ({"port": 80}, "there is no option 'port': the options are max_body_mb, "),
         ({"ttft_ms": "x"}, "ttft_ms: 'x' is no number of at least 0"),

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import re
+import threading
 import time
 from typing import Any
 
@@ -12,10 +13,24 @@ from mockchat.core import wire
 from mockchat.core.dataset import load
 from mockchat.core.index import ResponseIndex
 from mockchat.server import completion
+from mockchat.server.request import ChatRequest, read_request
 from mockchat.server.route import PATH
 from mockchat.server.simulation import FAULT_HEADER, Simulation
 from tests.helpers import SAMPLE, Connect, conversation, faults, index_of, request_body
-from tests.serving import ASK_BIG, BIG, GOOD, MISS, STREAMED, STREAMED_BIG, MockServer, Raw, chunked, content, post
+from tests.serving import (
+    ASK_BIG,
+    BIG,
+    GOOD,
+    MISS,
+    PATIENCE,
+    STREAMED,
+    STREAMED_BIG,
+    MockServer,
+    Raw,
+    chunked,
+    content,
+    post,
+)
 
 
 async def test_every_reply_of_the_sample_is_answered(aiohttp_client: Any) -> None:
@@ -336,3 +351,70 @@ async def test_with_a_seed_two_runs_are_the_same_whatever_their_order(aiohttp_cl
         runs.append({body: status if status != 200 else content(answer) for body, (status, answer) in answers.items()})
     assert runs[0] == runs[1]
     assert 10 < sum(found == 500 for found in runs[0].values()) < 60
+
+
+# Long bodies, which a thread reads
+
+LONG = "long " * 300_000
+
+
+def longer(body: bytes) -> bytes:
+    return body[:-1] + b',"metadata":"%b"}' % LONG.encode()
+
+
+@pytest.mark.parametrize("grows", [False, True])
+async def test_a_long_body_is_answered_as_a_short_one(connect: Connect, aiohttp_client: Any, grows: bool) -> None:
+    simulation = Simulation(faults=faults("header"))
+    client = await aiohttp_client(MockServer(simulation=simulation, max_body_size=2**22, grows=grows))
+    raw = await connect(client)
+    for make in (bytes, longer):
+        await raw.send(post(make(GOOD)) + post(make(STREAMED)) + post(make(MISS), "Accept: application/json\r\n"))
+        assert content((await raw.answer())[2]) == "hello"
+        await raw.answer()
+        assert (await chunked(raw)).endswith(b"data: [DONE]\n\n")
+        status, _, body = await raw.answer()
+        assert (status, b"messages[0] differs at character 2" in body) == (404, True)
+        await raw.send(post(make(GOOD), f"{FAULT_HEADER}: 429\r\n"))
+        assert (await raw.answer())[0] == 429
+    await raw.send(post(longer(GOOD), f"{FAULT_HEADER}: disconnect\r\n"))
+    assert len(await raw.reader.read()) < 500
+    other = await connect(client)
+    await other.send(post(longer(GOOD), version="1.0"))
+    assert (await other.answer())[0] == 200
+    assert await other.closed()
+
+
+async def test_while_a_long_body_is_read_others_are_answered(
+    connect: Connect, aiohttp_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def read(body: bytes, index: ResponseIndex) -> ChatRequest:
+        reading.set()
+        assert go_on.wait(PATIENCE)
+        return read_request(body, index)
+
+    monkeypatch.setattr("mockchat.server.route.read_to_the_end", read)
+    client = await aiohttp_client(MockServer(max_body_size=2**22))
+    long, short, gone = [await connect(client) for _ in range(3)]
+    await long.send(post(longer(GOOD)))
+    assert await asyncio.to_thread(reading.wait, PATIENCE)
+    await gone.send(post(longer(GOOD)))
+    await gone.arrived()
+    await gone.close()
+    await short.send(post(GOOD))
+    assert content((await short.answer())[2]) == "hello"
+    go_on.set()
+    assert content((await long.answer())[2]) == "hello"
+
+
+async def test_a_long_body_that_can_not_be_read_is_one_line(connect: Connect, aiohttp_client: Any) -> None:
+    client = await aiohttp_client(MockServer(max_body_size=2**22))
+    raw = await connect(client)
+    for body, status, told in (
+        (b'{"messages":[' + b"[]," * 400_000 + b"[]]}", 413, "more than the 250000 JSON values that this server reads"),
+        (b"x" * 2_000_000, 400, "is not JSON"),
+    ):
+        await raw.send(post(body))
+        answered, _, sent = await raw.answer()
+        assert (answered, told in json.loads(sent)["error"]["message"]) == (status, True)

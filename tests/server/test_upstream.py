@@ -1,4 +1,5 @@
 import asyncio
+import gzip
 import io
 import json
 import socket
@@ -8,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
 from aiohttp.test_utils import TestClient as Client
 
 from mockchat.core.dataset import load
+from mockchat.server.memory import Memory
+from mockchat.server.record_file import RecordFile
 from mockchat.server.route import PATH
 from mockchat.server.upstream import Upstream
 from tests.helpers import Clock, Connect, conversation, index_of, request_body
@@ -30,11 +33,12 @@ class Recorder(Client[Any, Any]):
     """A client of a server that records, the upstream that it asks, and what that was asked."""
 
     file: Path
+    record_file: RecordFile
     handler: Handler
     asked: list[tuple[dict[str, str], bytes]]
 
     def recorded(self) -> int:
-        return len(load(self.file).conversations) if self.file.exists() else 0
+        return len(load(self.file).conversations) if self.file.stat().st_size else 0
 
     async def ask(self, body: bytes, **headers: str) -> tuple[int, bytes]:
         async with (
@@ -74,11 +78,14 @@ async def recorder(aiohttp_server: Any, tmp_path: Path) -> AsyncIterator[Recorde
     server = MockServer(index_of(conversation("one", "hi", "hello")), max_body_size=2**25)
     client = Recorder(server)
     client.file, client.handler, client.asked = tmp_path / "f", says(whole()), []
-    server.chat.upstream = Upstream(str(asked.make_url("/base/")), server.chat._index, client.file, PATIENCE)
+    client.record_file = RecordFile(client.file)
+    url = str(asked.make_url("/base/"))
+    server.chat.upstream = Upstream(url, server.chat._index, client.record_file, PATIENCE)
     await client.start_server()
     yield client
     await client.close()
     await server.chat.upstream.close()
+    client.record_file.close()
 
 
 # What is asked, and what is handed on
@@ -218,6 +225,7 @@ async def test_what_is_refused_here_is_not_asked(recorder: Recorder) -> None:
 
 
 async def test_a_file_that_can_t_be_written_is_told(recorder: Recorder, caplog: Any) -> None:
+    recorder.file.unlink()
     recorder.file.mkdir()
     for _ in range(2):
         assert (await recorder.ask(ASKED))[0] == 200
@@ -315,7 +323,7 @@ async def broken(recorder: Recorder) -> AsyncIterator[Speak]:
     servers: list[asyncio.Server] = []
     speaking: set[asyncio.Task[None] | None] = set()
 
-    async def speak(answer: bytes, timeout: float = PATIENCE) -> None:
+    async def speak(answer: bytes, timeout: float = PATIENCE, max_answer_mb: int = 64) -> None:
         async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             speaking.add(asyncio.current_task())
             with suppress(OSError, asyncio.IncompleteReadError):
@@ -333,7 +341,7 @@ async def broken(recorder: Recorder) -> AsyncIterator[Speak]:
         url = "http://{}:{}/v1".format(*server.sockets[0].getsockname())
         chat = recorder.server.chat  # type: ignore[attr-defined]
         await chat.upstream.close()
-        chat.upstream = Upstream(url, chat._index, recorder.file, timeout)
+        chat.upstream = Upstream(url, chat._index, recorder.record_file, timeout, max_answer_mb)
 
     yield speak
     over.set()
@@ -412,6 +420,45 @@ async def test_a_stream_that_fails_after_its_beginning(
     assert recorder.recorded() == 0
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 9_000_000,
+        EVENTS_HEAD + CHUNK * 20_000,
+        b"HTTP/1.1 500 Oh\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(bytes(9_000_000)),
+    ],
+)
+@pytest.mark.parametrize("asked", [ASKED, STREAM])
+async def test_an_answer_that_is_too_large_is_given_up(
+    recorder: Recorder, broken: Speak, said: bytes, asked: bytes
+) -> None:
+    await broken(said + SILENCE, max_answer_mb=1)
+    try:
+        status, body = await recorder.ask(asked)
+    except ClientPayloadError:  # A stream that has begun can only break off.
+        assert said.startswith(EVENTS_HEAD)
+        assert asked == STREAM
+    else:
+        assert (status, "larger than 1 MB (see --max-answer-mb)" in body.decode()) == (502, True)
+    assert not recorder.server.chat.upstream.busy  # type: ignore[attr-defined]
+    assert recorder.recorded() == 0
+
+
+async def test_an_answer_beyond_what_the_server_may_hold_is_given_up(recorder: Recorder, broken: Speak) -> None:
+    await broken(b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 3_000_000 + SILENCE)
+    memory = recorder.server.chat.memory = Memory(2)  # type: ignore[attr-defined]
+    status, body = await recorder.ask(ASKED)
+    assert (status, b"The server holds as much as it may" in body) == (503, True)
+    assert memory.held == 0
+
+
+async def test_a_compressed_answer_is_handed_on_unpacked(recorder: Recorder, broken: Speak) -> None:
+    packed = gzip.compress(whole({"content": "small"}))
+    await broken(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed)
+    status, body = await recorder.ask(ASKED)
+    assert (status, content(body), recorder.recorded()) == (200, "small", 1)
+
+
 async def test_an_upstream_that_never_reads(recorder: Recorder, broken: Speak) -> None:
     await broken(SILENCE, timeout=0.1)
     status, _ = await recorder.ask(request_body(("user", "new " * 5_000_000)))
@@ -424,7 +471,7 @@ async def test_no_upstream(recorder: Recorder) -> None:
         chat = recorder.server.chat  # type: ignore[attr-defined]
         await chat.upstream.close()
         port = bound.getsockname()[1]
-        chat.upstream = Upstream(f"http://127.0.0.1:{port}/v1", chat._index, recorder.file)
+        chat.upstream = Upstream(f"http://127.0.0.1:{port}/v1", chat._index, recorder.record_file)
         status, body = await recorder.ask(ASKED)
     message = json.loads(body)["error"]["message"]
     assert status == 502
@@ -435,7 +482,7 @@ async def test_no_upstream(recorder: Recorder) -> None:
 async def test_a_server_that_is_its_own_upstream(recorder: Recorder) -> None:
     chat = recorder.server.chat  # type: ignore[attr-defined]
     await chat.upstream.close()
-    chat.upstream = Upstream(str(recorder.make_url("/v1")), chat._index, recorder.file)
+    chat.upstream = Upstream(str(recorder.make_url("/v1")), chat._index, recorder.record_file)
     for asked in (ASKED, STREAM, b"no JSON"):
         for via in ({}, {"Via": "1.1 a-gateway"}):
             status, body = await recorder.ask(asked, **via)

@@ -1,0 +1,88 @@
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mockchat.core.program import ProgramError
+from mockchat.requester import outputs
+
+NOBODY = 65534
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """As a user who may not do everything."""
+    is_root = os.getuid() == 0
+    if is_root:
+        os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.setresuid(0, 0, 0)
+
+
+def picture(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """All that is in a folder: how it is called, what it is, when it was written, what it holds."""
+    found = {}
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
+        found[str(path)] = (status.st_mode, status.st_mtime_ns, content)
+    return found
+
+
+def test_to_find_out_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "chain").symlink_to("link")
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "to file").symlink_to("file")
+    os.mkfifo(tmp_path / "fifo")
+    before = picture(tmp_path)
+    outputs.check([tmp_path / name for name in ("link", "file", "fifo", "new")], [])
+    outputs.check([tmp_path / "chain", Path("/dev/null"), Path("/dev/null")], [tmp_path / "file"])
+    assert picture(tmp_path) == before
+    outputs.write(tmp_path / "chain", "é\n")
+    assert (tmp_path / "nowhere").read_text("utf-8") == "é\n"
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_what_can_t_be_written(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "far").symlink_to("no/where")
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path, *tmp_path.parents):  # pytest keeps its folders to itself.
+        if folder.name and not folder.stat().st_mode & 0o005:
+            folder.chmod(0o755)
+    shut, closed = tmp_path / "shut", tmp_path / "closed"
+    shut.mkdir(mode=0o500)
+    closed.mkdir(mode=0)
+    for path, why in (
+        (tmp_path, "Is a directory"),
+        (tmp_path / "no" / "where", "No such file or directory"),
+        (tmp_path / "far", "No such file or directory"),
+        (tmp_path / "file" / "f", "Not a directory"),
+        (tmp_path / "loop", "Too many levels of symbolic links"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        (shut / "f", "Permission denied"),
+        (closed / "f", "Permission denied"),
+    ):
+        with as_nobody(), pytest.raises(ProgramError) as raised:
+            outputs.check([path], [])
+        assert str(raised.value) == f"can't write {path}: {why}"
+
+
+def test_no_file_is_written_that_is_read_or_written_already(tmp_path: Path) -> None:
+    data, new = tmp_path / "data", tmp_path / "new"
+    data.write_text("[]")
+    (tmp_path / "link").symlink_to("data")
+    for paths in ([data], [tmp_path / "link"], [new, tmp_path / "x" / ".." / "new"]):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(ProgramError, match="is the file of the recordings, or of another option: give another"):
+            outputs.check(paths, [data])
+    assert data.read_text() == "[]"
+    with pytest.raises(ProgramError, match=r"can't write .*/no/f: No such file"):
+        outputs.write(tmp_path / "no" / "f", "")
