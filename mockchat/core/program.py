@@ -74,6 +74,26 @@ def run_on_loop(main: Coroutine[Any, Any, T]) -> T:
                 signal.signal(number, handler)
 
 
+def on_stop_signals(stop: Callable[[], object], *, once: bool = False) -> None:
+    """Have the running loop call `stop` when SIGINT or SIGTERM comes; if only `once`, the next one ends the process."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+
+    def caught(number: int) -> None:
+        if once:
+            try:
+                loop.remove_signal_handler(number)
+            except NotImplementedError:
+                signal.signal(number, before[signal.Signals(number)])
+        stop()
+
+    for number in STOP_SIGNALS:
+        try:
+            loop.add_signal_handler(number, caught, number)
+        except NotImplementedError:  # Windows' loops have none.
+            signal.signal(number, lambda number, frame: loop.call_soon_threadsafe(caught, number))
+
+
 def descriptor_limit() -> int:
     """The number of files and sockets that this process may have open."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else sys.maxsize

@@ -85,14 +85,7 @@ def _replay(asking: Callable[..., Coroutine[Any, Any, Result]], dataset: Dataset
 
 async def _until_signal(replaying: Callable[..., Coroutine[Any, Any, Result]]) -> Result:
     stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def stop(number: int) -> None:
-        loop.remove_signal_handler(number)  # The next one ends it at once.
-        stopped.set()
-
-    for number in program.STOP_SIGNALS:
-        loop.add_signal_handler(number, stop, number)
+    program.on_stop_signals(stopped.set, once=True)
     return await replaying(stopped=stopped)
 
 

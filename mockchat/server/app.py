@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp.log import server_logger
 
-from mockchat.core.program import STOP_SIGNALS, ProgramError, descriptor_limit
+from mockchat.core.program import ProgramError, descriptor_limit, on_stop_signals
 from mockchat.server.connection import REQUEST_TIMEOUT, Connection
 from mockchat.server.http import Route
 
@@ -142,8 +142,7 @@ async def serve(
             server.abort()
         stopped.set()
 
-    for number in STOP_SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+    on_stop_signals(stop)
     async with listening(server, host, port, shutdown_timeout) as base_url:
         ready(base_url)
         await stopped.wait()

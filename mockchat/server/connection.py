@@ -117,9 +117,9 @@ class Connection(asyncio.Protocol):
         self._look_around(answers != self._answers)
 
     def eof_received(self) -> bool:
-        """Stay while a client that has sent its last request reads the answer."""
+        """Stay while a client that has sent its last request reads the answer; with TLS nobody can."""
         self._half_closed = True
-        return self._parts is not None and not self._leaving
+        return self._parts is not None and not self._leaving and self._transport.can_write_eof()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -383,5 +383,11 @@ class Connection(asyncio.Protocol):
 def _request(message: RawRequestMessage) -> HttpRequest:
     is_http_1_1 = message.version >= HttpVersion11
     return HttpRequest(
-        message.method, message.url.path, message.headers, is_http_1_1, not message.should_close, message.chunked
+        message.method,
+        message.url.path,
+        message.headers,
+        is_http_1_1,
+        not message.should_close,
+        message.chunked,
+        message.url.raw_query_string,
     )

@@ -28,7 +28,7 @@ Part = Union[bytes, float, "asyncio.Future[Any]", "Answer"]
 
 
 class HttpRequest(NamedTuple):
-    """A request's head. `path` is decoded and has no query; `is_http_1_1` is also true of later versions.
+    """A request's head. `path` is decoded, `query` is not; `is_http_1_1` is also true of later versions.
 
     The size of a body that is there is that of its bytes: on a kept connection, the `Content-Length` among the headers
     may be that of an earlier request with the same head.
@@ -40,6 +40,7 @@ class HttpRequest(NamedTuple):
     is_http_1_1: bool
     keep_alive: bool
     is_chunked: bool
+    query: str = ""
 
 
 # Stands for a request that could not be read.

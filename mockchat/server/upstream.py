@@ -110,7 +110,8 @@ class Upstream:
                 raise NotRecordable("requests that can't be read here")
             recorder.check_request(parameters)
             # With other headers, whichever has the key, it is another question.
-            history, key = parameters["messages"], (body, frozenset(_end_to_end(request.headers).items()))
+            headers = frozenset(_end_to_end(request.headers).items())
+            history, key = parameters["messages"], (body, request.query, headers)
         except NotRecordable as reason:
             self._tell(f"{reason} are not recorded, only passed on")
         stream = isinstance(parameters, dict) and parameters.get("stream") is True
@@ -159,7 +160,8 @@ class Upstream:
         headers["Accept-Encoding"] = "identity"
         headers.add("Via", f"1.1 {self._name}")
         async with asyncio.timeout(self._timeout):
-            asking = self._open_session().post(self._url, data=io.BytesIO(body), headers=headers, allow_redirects=False)
+            url = URL(f"{self._url}?{request.query}", encoded=True) if request.query else self._url
+            asking = self._open_session().post(url, data=io.BytesIO(body), headers=headers, allow_redirects=False)
             response = await asking
         async with response:
             if not 200 <= response.status <= 599:

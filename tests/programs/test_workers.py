@@ -12,14 +12,12 @@ import aiohttp
 import pytest
 
 from mockchat.server import create_app
+from mockchat.server.options import from_keywords
 from tests.helpers import SAMPLE, request_body
 from tests.programs import ROOT, environment, gunicorn, running_server, wait_for_workers
 from tests.serving import PATIENCE
 
-OPTIONS = (
-    "he options are max_body_mb, max_memory_mb, api_key, ignore, request_timeout, ttft_ms, itl_ms, jitter, fault, "
-    "random_seed"
-)
+OPTIONS = f"he options are {', '.join(vars(from_keywords({})))}"
 GOOD = request_body(("user", "hi"))
 
 

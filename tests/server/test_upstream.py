@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientPayloadError, web
 from aiohttp.test_utils import TestClient as Client
+from yarl import URL
 
 from mockchat.core.dataset import load
 from mockchat.server.memory import Memory
@@ -114,6 +115,22 @@ async def test_a_miss_is_asked_once_and_recorded(recorder: Recorder) -> None:
         {"role": "user", "content": "new"},
         {"role": "assistant", "content": "from afar"},
     ]
+
+
+async def test_the_query_is_handed_on(recorder: Recorder) -> None:
+    asked = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.append(request.rel_url.raw_query_string)
+        return await says(whole())(request)
+
+    recorder.handler = handler
+    query = "api-version=2024-10-21&x=%2Fa%20b%26&flag"
+    async with recorder.post(URL(f"{PATH}?{query}", encoded=True), data=request_body(("user", "q"), n=2)) as response:
+        assert response.status == 200
+    async with recorder.post(PATH, data=ASKED) as response:
+        assert response.status == 200
+    assert asked == [query, ""]
 
 
 async def test_a_stream_is_handed_on_as_it_comes(recorder: Recorder, connect: Connect) -> None:
