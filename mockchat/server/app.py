@@ -164,5 +164,16 @@ async def listening(server: ChatServer, host: str, port: int, shutdown_timeout: 
         address, port, *_ = listener.sockets[0].getsockname()
         yield f"http://{f'[{address}]' if ':' in address else address}:{port}/v1"
     finally:
-        listener.close()
+        await _close(listener)
         await server.stop(shutdown_timeout)
+
+
+async def _close(listener: asyncio.Server) -> None:
+    """Accept nothing more. What asyncio's own loop accepts in the meantime it would forget, and never close."""
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        for socket in listener.sockets:
+            loop.remove_reader(socket.fileno())
+        for _ in range(3):
+            await asyncio.sleep(0)  # What has been accepted becomes a connection.
+    listener.close()

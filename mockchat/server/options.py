@@ -4,6 +4,7 @@ Those that shape the answers are written down once, for everybody who starts a s
 `--ttft-ms 50`, `create_app` and `mockchat.testing.serve` as `ttft_ms=50`.
 """
 
+import difflib
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,16 +102,16 @@ def parser() -> ArgumentParser:
     return parser
 
 
-def from_keywords(given: Mapping[str, object]) -> Namespace:
+def from_keywords(given: Mapping[str, object], beside: Sequence[str] = ()) -> Namespace:
     """The options that shape the answers, given as keyword arguments: a value, or a list of those that are repeatable.
 
-    Raises `ProgramError`.
+    `beside` names what the caller takes beside them. Raises `ProgramError`.
     """
     described = _ANSWERS | _SIMULATED
     chosen = Namespace(**{name: description.get("default") for name, description in described.items()})
     for name, value in given.items():
         if name not in described:
-            raise ProgramError(f"there is no option {name!r}: the options are {', '.join(described)}")
+            raise ProgramError(_unknown(name, [*described, *beside]))
         values = value if isinstance(value, list | tuple) else [value]
         try:
             checked = [described[name]["type"](str(one)) for one in values]
@@ -121,6 +122,13 @@ def from_keywords(given: Mapping[str, object]) -> Namespace:
             raise ProgramError(f"{name}: give one value, not {len(checked)}")
         setattr(chosen, name, checked if repeatable else checked[0])
     return chosen
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    all_of_them = f"he options are {', '.join(known)}"
+    nearest = difflib.get_close_matches(name, known, 1)
+    told = f"did you mean {nearest[0]!r}? T{all_of_them}" if nearest else f"t{all_of_them}"
+    return f"there is no option {name!r}: {told}"
 
 
 def of_route(chosen: Namespace) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def _read_around(before: bytes, rest: bytes) -> tuple[Settings, list[Message]] |
         others = [message.read(given) for given in following[_OUR_KEY]]
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return None if "messages" in following else (_settings(parameters | following), others)
+    return None if "messages" in following else (read_settings(parameters | following), others)
 
 
 _OUR_KEY = secrets.token_hex(16)  # In place of `messages`. It is random, so that no body has it too.
@@ -161,7 +161,7 @@ def in_full(body: bytes, index: ResponseIndex) -> ChatRequest:
         problem = "is missing" if given is None else "must be an array"
         raise ApiError(400, f"messages {problem}: send the history as a list of role and content", param="messages")
     read = [_read_message(each, f"messages[{number}]") for number, each in enumerate(given)]
-    settings = _settings(parameters)
+    settings = read_settings(parameters)
     ordered = message.in_order(read)
     messages = [in_wire_form for _, in_wire_form, _ in ordered]
     compared = index.compared(messages)
@@ -172,7 +172,8 @@ def in_full(body: bytes, index: ResponseIndex) -> ChatRequest:
     return ChatRequest(replies, wire.joined_size(messages), prefix, settings)
 
 
-def _settings(parameters: dict[str, Any]) -> Settings:
+def read_settings(parameters: dict[str, Any]) -> Settings:
+    """The settings in a request's parameters; raises `ApiError` where one has the wrong type or range."""
     options = _parameter(parameters, "stream_options", dict, "an object") or {}
     include_usage = _parameter(options, "include_usage", bool, "a boolean", "stream_options.")
     model = _parameter(parameters, "model", str, "a string")

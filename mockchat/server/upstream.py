@@ -88,7 +88,7 @@ class Upstream:
         self._session: aiohttp.ClientSession | None = None
         self._exchanges: dict[object, _Exchange] = {}
         self._name = f"mockchat-{secrets.token_hex(6)}"
-        self._told: set[str] = set()
+        self.told: set[str] = set()  # What was said on the log.
         self.recorded = 0  # The number of answers.
 
     def answer(self, route: Route, request: HttpRequest, body: bytes, problem: ApiError) -> Answer:
@@ -219,8 +219,8 @@ class Upstream:
 
     def _tell(self, line: str) -> None:
         """Say something on the log, once."""
-        if line not in self._told:
-            self._told.add(line)
+        if line not in self.told:
+            self.told.add(line)
             server_logger.warning("%s (said once)", line[0].upper() + line[1:])
 
     @property

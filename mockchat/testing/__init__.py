@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mockchat.testing.server import MockServer, Recording, Recordings, Request, read, serve
+    from mockchat.testing.server import MockServer, Recording, Recordings, read, serve
+    from mockchat.testing.watched import Request
 
 __all__ = ["MockServer", "Recording", "Recordings", "Request", "read", "serve"]
 

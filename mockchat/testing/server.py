@@ -14,92 +14,64 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
-
-import ujson
-from multidict import CIMultiDict, CIMultiDictProxy
+from typing import Any, NamedTuple
 
 from mockchat.core import dataset, entries, recordings
 from mockchat.core.entries import Conversation, DatasetError
-from mockchat.core.index import ResponseIndex
-from mockchat.core.program import new_loop
 from mockchat.server import app, options
 from mockchat.server.app import ChatServer
-from mockchat.server.errors import ApiError, NotRecorded
-from mockchat.server.http import Answer, HttpRequest
-from mockchat.server.route import FAULT_TOLD, ChatCompletions
+from mockchat.server.record_file import RecordFile
 from mockchat.server.simulation import BY_HEADER, Fault
+from mockchat.testing import unused
+from mockchat.testing.watched import Request, WatchedChat, WatchedUpstream
 
 # A file of recordings; or one conversation, as a list of messages or as an entry of such a file has it.
 Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Conversation
 Recordings = str | os.PathLike[str] | Sequence[Recording]
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request, and what became of it.
-
-    `body` is its JSON, None where it was none; `status` is the answer's, 0 where a fault that was asked for left it
-    without one, or without its end. `error` says why it was refused, if it was: of a miss that is the diagnosis, where
-    the history left the recordings and how.
-    """
-
-    body: Any
-    headers: Mapping[str, str]
-    status: int = 200
-    error: str | None = None
-    is_miss: bool = False
+_FINISHING = 60.0  # seconds for what is to be recorded
+_OTHER_OPTIONS = ("no_stitch", "strict")
+_NOT_STRICT = "where that is meant: mockchat.strict = False, or @pytest.mark.mockchat(strict=False)"
 
 
-class _WatchedChat(ChatCompletions):
-    """Takes down each request and its answer, before the client hears of it."""
+class Recorder(NamedTuple):
+    """What to do with what is not recorded: ask the server at this base URL, and append its answer to this file."""
 
-    def __init__(self, index: ResponseIndex, **options: Any) -> None:
-        super().__init__(index, **options, grows=True)
-        self.requests: list[Request] = []
-
-    def answer(self, request: HttpRequest, body: bytes) -> Answer:
-        answer = super().answer(request, body)
-        try:
-            parsed = ujson.loads(body)
-        except ValueError:
-            parsed = None
-        headers = request.headers
-        if "Content-Length" in headers:
-            known = CIMultiDict(headers)
-            known["Content-Length"] = str(len(body))  # On a kept connection it may be that of an earlier request.
-            headers = CIMultiDictProxy(known)
-        self._take_down(parsed, headers, answer)
-        return answer
-
-    def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
-        answer = super().refuse(request, error)
-        self._take_down(None, request.headers, answer)
-        return answer
-
-    def _take_down(self, body: Any, headers: Mapping[str, str], answer: Answer) -> None:
-        error, is_miss = None, isinstance(answer.error, NotRecorded)
-        if answer.status == 0:
-            error = f"{FAULT_TOLD}: {answer.fault}"
-        elif answer.error is not None:
-            error = ujson.loads(answer.error.body())["error"]["message"]
-        self.requests.append(Request(body, headers, answer.status, error, is_miss))
+    upstream: str
+    file: RecordFile
 
 
 class MockServer:
-    """A server that is running; made by `serve`."""
+    """A server that is running; made by `serve`. Clients need its `base_url`, and a key, such as `api_key`.
 
-    def __init__(self, data: Recordings, no_stitch: bool, given: Mapping[str, object]) -> None:
-        chosen = options.from_keywords(given)
+    While `strict` is true, `check` finds fault with requests that missed and replies that were not asked for; with
+    pytest, so does the end of each test.
+    """
+
+    def __init__(
+        self,
+        data: Recordings,
+        recorder: Recorder | None = None,
+        /,
+        *,
+        no_stitch: bool = False,
+        strict: bool = True,
+        **given: object,
+    ) -> None:
+        self.strict = strict
+        chosen = options.from_keywords(given, beside=_OTHER_OPTIONS)
         chosen.fault = [*(chosen.fault or ()), Fault(BY_HEADER)]
         self._stitch = not no_stitch
         self._index = recordings.index_of(read(data, stitch=self._stitch), chosen.ignore)
-        self._chat = _WatchedChat(self._index, **options.of_route(chosen))
+        self._chat = WatchedChat(self._index, **options.of_route(chosen))
+        self.upstream: WatchedUpstream | None = None
+        if recorder:
+            self.upstream = self._chat.upstream = WatchedUpstream(recorder.upstream, self._index, recorder.file)
         self._request_timeout = chosen.request_timeout
         self._loop: asyncio.AbstractEventLoop
         self._stop = asyncio.Event()
         self.base_url = ""
+        self.api_key: str = [*chosen.api_key, (recorder and os.environ.get("OPENAI_API_KEY")) or "any"][0]
 
     @property
     def requests(self) -> list[Request]:
@@ -110,6 +82,10 @@ class MockServer:
     def misses(self) -> list[Request]:
         """Those of the requests whose history was not recorded."""
         return [request for request in self.requests if request.is_miss]
+
+    def used(self, conversations: Sequence[Conversation]) -> set[int]:
+        """The numbers of those of its recordings of which a reply was asked for."""
+        return unused.used(conversations, self._index, self._chat.asked())
 
     def load(self, data: Recordings) -> None:
         """Answer from these recordings too from now on; they are given as to `serve`. Raises `DatasetError`."""
@@ -123,6 +99,34 @@ class MockServer:
 
         asyncio.run_coroutine_threadsafe(add(), self._loop).result()
 
+    def reply(
+        self,
+        text: str | None = None,
+        *,
+        tool_calls: Sequence[Mapping[str, Any]] | None = None,
+        status: int | None = None,
+        finish_reason: str | None = None,
+        usage: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Answer so the next request whose history is not recorded; further replies answer further ones, in order.
+
+        `tool_calls` are as the API has them, their arguments as a string or as they are; they need no ids. With a
+        `status` (400 to 599) the answer is an error, of which `text` is the message. Raises `ProgramError`.
+        """
+        ending = {"finish_reason": finish_reason, "usage": None if usage is None else dict(usage)}
+        self._chat.replies.add(text, tool_calls, status, ending)
+
+    def check(self) -> None:
+        """Raise `AssertionError` where a request missed or a reply was not asked for, unless `strict` is false."""
+        if not self.strict:
+            return
+        if missed := len(self.misses):
+            told = "1 request is" if missed == 1 else f"{missed} requests are"
+            raise AssertionError(f"{told} not recorded ({_NOT_STRICT})\n{self.report()}")
+        if left := self._chat.replies.described():
+            told = "1 reply was" if len(left) == 1 else f"{len(left)} replies were"
+            raise AssertionError(f"{told} not asked for ({_NOT_STRICT}): {', '.join(left)}")
+
     def report(self) -> str:
         """Each request that was refused and why, a line each; empty where there was none."""
         refused = [(number, request) for number, request in enumerate(self.requests) if request.error]
@@ -132,12 +136,14 @@ class MockServer:
         async def main() -> None:
             self._loop = asyncio.get_running_loop()
             server = ChatServer(self._chat, self._request_timeout)
-            async with app.listening(server, "127.0.0.1", 0, shutdown_timeout=0) as self.base_url:
+            finishing = _FINISHING if self.upstream else 0
+            async with app.listening(server, "127.0.0.1", 0, finishing) as self.base_url:
                 started.set_result(None)
                 await self._stop.wait()
 
         try:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
+            # With uvloop's, a process that the test forks would crash at its end.
+            with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 runner.run(main())
         except Exception as error:
             if started.done():
@@ -163,16 +169,25 @@ def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
 
 
 @contextmanager
-def serve(data: Recordings = (), *, no_stitch: bool = False, **options: object) -> Iterator[MockServer]:
+def serve(
+    data: Recordings = (), *, no_stitch: bool = False, strict: bool = True, **options: object
+) -> Iterator[MockServer]:
     """Serve recordings on a free port of this machine as long as the context lasts.
 
     `data` is a file or several (in any form that the server reads), or recordings as they are: a list of conversations,
     each a list of messages `{"role": …, "content": …}`. `options` are those of server.py that shape the answers, named
     as there: `fault="503=first:2", ttft_ms=50, api_key=["a", "b"]`. In any case a request may name a fault in its
-    header `X-Mockchat-Fault`. What is under way at the end is cut. Raises `DatasetError` for recordings that can't be
+    header `X-Mockchat-Fault`. `strict` is what `MockServer.check` goes by, which you call yourself here. What is under
+    way at the end is cut. Raises `DatasetError` for recordings that can't be
     read, and `ProgramError` for options.
     """
-    server = MockServer(data, no_stitch, options)
+    with running(MockServer(data, no_stitch=no_stitch, strict=strict, **options)) as server:
+        yield server
+
+
+@contextmanager
+def running(server: MockServer) -> Iterator[MockServer]:
+    """Run a server as long as the context lasts."""
     started: Future[None] = Future()
     thread = threading.Thread(target=server._run, args=(started,), name="mockchat", daemon=True)
     thread.start()

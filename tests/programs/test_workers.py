@@ -17,7 +17,7 @@ from tests.helpers import SAMPLE, request_body
 from tests.programs import ROOT, environment, gunicorn, running_server, wait_for_workers
 from tests.serving import PATIENCE
 
-OPTIONS = f"the options are {', '.join(vars(from_keywords({})))}"
+OPTIONS = f"he options are {', '.join(vars(from_keywords({})))}"
 GOOD = request_body(("user", "hi"))
 
 
@@ -102,8 +102,8 @@ async def test_a_reload_loses_no_request(server: tuple[str, int]) -> None:
             ["--fault", "503"],
             "create_app: fault: '503' is none: give 503=RATE, above 0 and up to 1, or 503=first:N, from 1",
         ),
-        (["--api", "x"], f"create_app: there is no option 'api': {OPTIONS}"),
-        (["--port", "80"], f"create_app: there is no option 'port': {OPTIONS}"),
+        (["--api", "x"], f"create_app: there is no option 'api': did you mean 'api_key'? T{OPTIONS}"),
+        (["--port", "80"], f"create_app: there is no option 'port': t{OPTIONS}"),
     ],
 )
 def test_what_can_not_be_served_is_one_line(arguments: list[str], told: str, capfd: Any) -> None:

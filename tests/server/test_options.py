@@ -26,9 +26,9 @@ def test_both_ways_give_the_same() -> None:
     [
         (
             {"ttft": 5},
-            "there is no option 'ttft': the options are max_body_mb, max_memory_mb, api_key, ",
+            "there is no option 'ttft': did you mean 'ttft_ms'? The options are max_body_mb, max_memory_mb, ",
         ),
-        ({"port": 80}, "there is no option 'port'"),
+        ({"port": 80}, "there is no option 'port': the options are max_body_mb, "),
         ({"ttft_ms": "x"}, "ttft_ms: 'x' is no number of at least 0"),
         ({"ttft_ms": [1, 2]}, "ttft_ms: give one value, not 2"),
         ({"ttft_ms": True}, "ttft_ms: 'True' is no number"),

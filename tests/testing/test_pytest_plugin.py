@@ -1,39 +1,14 @@
 """The plugin as pytest loads it: in runs of pytest inside this one."""
 
-import json
-
 import pytest
+
+from tests.testing.project import ASK, SWALLOWS, run
 
 pytest_plugins = ["pytester"]
 
-ASK = """
-import json, urllib.request
-
-def ask(base_url, *contents):
-    messages = [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(contents)]
-    headers = {"Accept": "application/json"}
-    body = json.dumps({"messages": messages}).encode()
-    request = urllib.request.Request(base_url + "/chat/completions", body, headers)
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)["choices"][0]["message"]["content"]
-"""
 INLINE = """
     mockchat.load([[{"role": "user", "content": "new"}, {"role": "assistant", "content": "inline"}]])
 """
-
-
-def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    """Run pytest without the plugin of hypothesis, which takes a second in each run."""
-    options = ("-p", "no:hypothesispytest", "-o", "asyncio_default_fixture_loop_scope=function", *arguments)
-    return project.runpytest(*options)
-
-
-@pytest.fixture
-def project(pytester: pytest.Pytester) -> pytest.Pytester:
-    """A project with recordings where the plugin looks for them."""
-    recorded = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
-    pytester.mkdir("tests").joinpath("conversations.jsonl").write_text(json.dumps(recorded) + "\n")
-    return pytester
 
 
 def test_a_passing_test_says_nothing(project: pytest.Pytester) -> None:
@@ -154,7 +129,8 @@ def test_recordings_that_can_t_be_read(project: pytest.Pytester) -> None:
     project.makepyfile("def test_one(mockchat): pass")
     result = run(project)
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["E *conversations.jsonl: is cut off in the entry at line 1*"])
+    result.stdout.no_fnmatch_line("*Error*")
+    result.stdout.fnmatch_lines(["*conversations.jsonl: is cut off in the entry at line 1*"])
 
 
 def test_beside_asyncio_and_aiohttp(project: pytest.Pytester) -> None:
@@ -206,3 +182,186 @@ def test_miss(mockchat):
     result = run(project, "-n", "2")
     result.assert_outcomes(passed=4, failed=1)
     result.stdout.fnmatch_lines(["*- mockchat -*", "requests[[]0]: 404, *'ho'*"])
+
+
+def test_a_miss_that_is_swallowed_fails_the_test(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        SWALLOWS
+        + """
+def test_swallowed(mockchat):
+    swallow(mockchat, "ho")
+
+def test_fails_itself(mockchat):
+    swallow(mockchat, "ho")
+    assert "its own"  == "failure"
+
+@pytest.mark.xfail
+def test_known(mockchat):
+    swallow(mockchat, "ho")
+
+def test_skipped(mockchat):
+    swallow(mockchat, "ho")
+    pytest.skip()
+
+@pytest.fixture
+def asks_late(mockchat):
+    yield
+    swallow(mockchat, "late")
+
+def test_late(asks_late):
+    pass
+
+def test_late_and_failed(asks_late):
+    assert False
+"""
+    )
+    result = run(project, "-rA")
+    result.assert_outcomes(failed=3, xfailed=1, skipped=1, passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*_ ERROR at teardown of test_late _*",
+            "1 request is not recorded (where that is meant: mockchat.strict = False, *",
+            "*_ test_swallowed _*",
+            "1 request is not recorded (where that is meant: mockchat.strict = False, *",
+            "requests[[]0]: 404, *'ho'*",
+            "*_ test_fails_itself _*",
+            "E *assert 'its own' == 'failure'",
+            "*- mockchat -*",
+        ]
+    )
+    assert str(result.stdout).count("- mockchat -") == 1
+
+
+def test_a_miss_that_is_meant(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        SWALLOWS
+        + """
+import unittest
+
+def test_by_attribute(mockchat):
+    mockchat.strict = False
+    swallow(mockchat, "ho")
+
+@pytest.mark.mockchat(strict=False, fault="503=first:1")
+class TestByMarkers:
+    def test_of_the_class(self, mockchat):
+        swallow(mockchat, "ho")
+
+    @pytest.mark.mockchat(fault="503=first:2")
+    def test_nearer_wins_and_the_others_add_up(self, mockchat):
+        swallow(mockchat, "ho")
+        swallow(mockchat, "hi")
+        swallow(mockchat, "hi")
+        assert ask(mockchat.base_url, "hi") == "hello"
+
+    @pytest.mark.mockchat(strict=True)
+    def test_strict_again(self, mockchat):
+        swallow(mockchat, "ho")
+
+class TestOfUnittest(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def _server(self, mockchat):
+        self.mockchat = mockchat
+
+    def test_swallowed(self):
+        swallow(self.mockchat, "ho")
+
+    def test_fails_itself(self):
+        swallow(self.mockchat, "ho")
+        self.fail("on its own")
+"""
+    )
+    result = run(project)
+    result.assert_outcomes(failed=3, passed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "*_ TestByMarkers.test_strict_again _*",
+            "1 request is not recorded *",
+            "*_ TestOfUnittest.test_fails_itself _*",
+            "E *AssertionError: on its own",
+            "*_ TestOfUnittest.test_swallowed _*",
+            "1 request is not recorded *",
+        ]
+    )
+
+
+def test_markers_that_are_refused(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.mockchat("503=first:1")
+        def test_without_a_name(mockchat): pass
+
+        @pytest.mark.mockchat(stric=False)
+        def test_unknown(mockchat): pass
+
+        @pytest.mark.mockchat(data="more.jsonl")
+        def test_data(mockchat): pass
+
+        @pytest.mark.mockchat(ttft_ms="soon")
+        def test_no_number(mockchat): pass
+        """
+    )
+    result = run(project)
+    result.assert_outcomes(errors=4)
+    result.stdout.fnmatch_lines(
+        [
+            "@pytest.mark.mockchat('503=first:1') has a value without a name: name it, as in ttft_ms=50",
+            "@pytest.mark.mockchat: there is no option 'stric': did you mean 'strict'? The options are *",
+            "@pytest.mark.mockchat: there is no option 'data': the options are *",
+            "@pytest.mark.mockchat: ttft_ms: 'soon' is no number of at least 0",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*During handling*")
+
+
+def test_replies_that_are_given(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        SWALLOWS
+        + """
+def test_all_asked_for(mockchat):
+    mockchat.reply("given")
+    assert ask(mockchat.base_url, "new") == "given"
+
+def test_one_left(mockchat):
+    mockchat.reply("given")
+    mockchat.reply(status=429)
+    assert ask(mockchat.base_url, "new") == "given"
+
+@pytest.mark.mockchat(strict=False)
+def test_one_left_but_not_strict(mockchat):
+    mockchat.reply("given")
+"""
+    )
+    result = run(project)
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*_ test_one_left _*", "1 reply was not asked for (where that is meant: *): status 429"]
+    )
+
+
+def test_a_program_that_makes_its_own_client(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "a real one")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    project.makepyfile(
+        ASK
+        + """
+import os, pytest
+
+KEY = "OPENAI_API_KEY"
+
+def test_any_key(mockchat_env, mockchat):
+    assert ask(os.environ["OPENAI_BASE_URL"], "hi") == "hello"
+    assert mockchat_env is mockchat
+    assert os.environ[KEY] == mockchat.api_key == "any"
+
+@pytest.mark.mockchat(api_key=["secret", "other"])
+def test_the_key_that_the_server_asks_for(mockchat_env):
+    assert os.environ[KEY] == "secret"
+
+def test_afterwards():
+    assert (os.environ[KEY], os.environ.get("OPENAI_BASE_URL")) == ("a real one", None)
+"""
+    )
+    run(project).assert_outcomes(passed=3)

@@ -1,0 +1,135 @@
+"""What a test's server is asked and what it answers: taken down, with the replies that the test gives itself.
+
+A request is taken down before its client hears of the answer, so what a client has heard of is there.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ujson
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from mockchat.core.index import ResponseIndex
+from mockchat.server.errors import ApiError, NotRecorded
+from mockchat.server.http import Answer, HttpRequest, Part, Route
+from mockchat.server.request import ChatRequest, read_request
+from mockchat.server.route import FAULT_TOLD, ChatCompletions, Read
+from mockchat.server.upstream import Upstream
+from mockchat.testing.replies import GivenError, GivenReplies
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request, and what became of it.
+
+    `body` is its JSON, None where it was none; `status` is the answer's, 0 where a fault that was asked for left it
+    without one, or without its end. `error` says why it was refused, if it was: of a miss that is the diagnosis, where
+    the history left the recordings and how.
+    """
+
+    body: Any
+    headers: Mapping[str, str]
+    status: int = 200
+    error: str | None = None
+    is_miss: bool = False
+
+
+class WatchedChat(ChatCompletions):
+    """Takes down each request and its answer, and has replies that were given for what is not recorded."""
+
+    def __init__(self, index: ResponseIndex, **options: Any) -> None:
+        super().__init__(index, **options, grows=True)
+        self.requests: list[Request] = []
+        self.replies = GivenReplies()
+        self._prefixes: set[int] = set()
+        self._missed: list[NotRecorded] = []
+        self._offered = False
+
+    def _read_or_reply(self, body: bytes, index: ResponseIndex) -> ChatRequest:
+        try:
+            asked = read_request(body, index)
+        except NotRecorded as missed:
+            if not self.replies:
+                self._missed.append(missed)
+                raise
+            self._offered = True
+            return self.replies.offer(body, missed)
+        self._prefixes.add(asked.prefix)
+        return asked
+
+    def asked(self) -> set[int]:
+        """The prefixes in the index that were asked; among them what was not recorded then, and is now."""
+        found = [(missed, self._index.find(missed.messages)) for missed in self._missed]
+        return self._prefixes | {prefix for missed, (prefix, known) in found if known == len(missed.messages)}
+
+    def answer(self, request: HttpRequest, body: bytes) -> Answer:
+        self._offered = False
+        answer = super().answer(request, body)
+        if self._offered and answer.fault is None:
+            self.replies.use_up()
+        try:
+            parsed = ujson.loads(body)
+        except ValueError:
+            parsed = None
+        headers = request.headers
+        if "Content-Length" in headers:
+            known = CIMultiDict(headers)
+            known["Content-Length"] = str(len(body))  # On a kept connection it may be that of an earlier request.
+            headers = CIMultiDictProxy(known)
+        self._take_down(parsed, headers, answer)
+        return answer
+
+    def _answer(self, request: HttpRequest, body: bytes, read: Read, arrived: float | None = None) -> Answer:
+        return super()._answer(request, body, self._read_or_reply, arrived)
+
+    def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
+        answer = super().refuse(request, error)
+        self._take_down(None, request.headers, answer)
+        return answer
+
+    def correct(self, number: int, status: int, error: str | None) -> None:
+        """Take down what became of a request of which that was not known at once."""
+        self.requests[number] = replace(self.requests[number], status=status, error=error)
+
+    def _take_down(self, body: Any, headers: Mapping[str, str], answer: Answer) -> None:
+        error, is_miss = None, isinstance(answer.error, NotRecorded)
+        if answer.status == 0:
+            error = f"{FAULT_TOLD}: {answer.fault}"
+        elif answer.error is not None:
+            error = ujson.loads(answer.error.body())["error"]["message"]
+            if is_miss and self.replies.count:
+                error += f"; replies were given, {self.replies.count} in all, and are used up"
+        self.requests.append(Request(body, headers, answer.status, error, is_miss))
+
+
+class WatchedUpstream(Upstream):
+    """Has what another server answers be taken down too; an error that a test gave as a reply is not asked of it."""
+
+    def answer(self, route: Route, request: HttpRequest, body: bytes, problem: ApiError) -> Answer:
+        assert isinstance(route, WatchedChat)
+        if isinstance(problem, GivenError):
+            return route.error(request, problem)
+        answer = super().answer(route, request, body, problem)
+        number = len(route.requests)
+        return answer._replace(parts=_watched(answer.parts, functools.partial(route.correct, number)))
+
+
+def _watched(parts: Iterable[Part], tell: Callable[[int, str | None], object]) -> Iterator[Part]:
+    """The parts of an answer; when its head comes, which is in one part with the body of an error, `tell` is called."""
+    known = False
+    for part in parts:
+        if isinstance(part, bytes) and not known:
+            known, status = True, int(part[len(b"HTTP/1.1 ") :][:3])
+            tell(status, _message(part) if status >= 400 else None)
+        yield part
+
+
+def _message(answer: bytes) -> str:
+    """What an answer that is an error says, as far as it says so as the API does."""
+    body = answer.partition(b"\r\n\r\n")[2]
+    try:
+        return str(ujson.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return "the upstream answered so, and did not say why"
