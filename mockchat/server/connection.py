@@ -21,7 +21,7 @@ from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessa
 from aiohttp.log import server_logger
 
 from mockchat.server.errors import ApiError
-from mockchat.server.http import UNREADABLE, Answer, HttpRequest, KnownHead, Part, known_head
+from mockchat.server.http import UNREADABLE, Answer, HttpRequest, KnownHead, Part, known_head, next_turn
 from mockchat.server.memory import too_much
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ _KEEP_ALIVE_TIMEOUT = 3630.0  # seconds between requests: longer than what proxi
 _LINGER_TIMEOUT = 10.0  # seconds
 _READ_SIZE = 65536  # bytes
 _COMPARED = 32  # bytes
+_AT_ONCE = 100  # answers
 
 
 class Connection(asyncio.Protocol):
@@ -174,7 +175,12 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         """Answer what can be answered, as long as the client reads."""
+        end = self._answers + _AT_ONCE
         while self._parts is None and not self._leaving:
+            if self._requests and self._answers == end:
+                self._parts = iter((next_turn(),))  # Others get theirs before this goes on.
+                self._write()
+                return
             if self._requests:
                 answer = self._next_answer(*self._requests[0])
                 if answer is None:

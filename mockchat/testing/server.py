@@ -178,8 +178,7 @@ def serve(
     each a list of messages `{"role": …, "content": …}`. `options` are those of server.py that shape the answers, named
     as there: `fault="503=first:2", ttft_ms=50, api_key=["a", "b"]`. In any case a request may name a fault in its
     header `X-Mockchat-Fault`. `strict` is what `MockServer.check` goes by, which you call yourself here. What is under
-    way at the end is cut. Raises `DatasetError` for recordings that can't be
-    read, and `ProgramError` for options.
+    way at the end is cut. Raises `DatasetError` for recordings that can't be read, and `ProgramError` for options.
     """
     with running(MockServer(data, no_stitch=no_stitch, strict=strict, **options)) as server:
         yield server
