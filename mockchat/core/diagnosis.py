@@ -6,7 +6,9 @@ from typing import NamedTuple
 from mockchat.core import ignorable, wire
 from mockchat.core.difference import Difference, differ, likeness
 from mockchat.core.index import ResponseIndex
-from mockchat.core.text import around
+from mockchat.core.text import around, common_length
+
+_A_FEW_WORDS = 12  # bytes
 
 
 class Diagnosis(NamedTuple):
@@ -40,6 +42,10 @@ def diagnose(
     if not candidates:
         return Diagnosis(place, f"{place} is one too many: {_end(index, prefix, known)}")
     following, closest = max(candidates, key=lambda item: likeness(item[1], message))
+    if not prefix and _is_another_text(message, closest):
+        start, other = (around(wire.content_of(each), 0) for each in (message, closest))
+        named = f"the closest begins with {other}, conversation {index.conversation_id(following)}"
+        return Diagnosis(place, f"no recording begins with {start}, or nearly so: {named}")
     found = differ(message, wire.with_role(closest, role))
     if role == "tool" and wire.is_assistant(closest):
         found = Difference("", "is an answer too many, or one to no call")
@@ -51,6 +57,13 @@ def diagnose(
         text += f"; {suggested}" if suggested else ""
     place += found.place
     return Diagnosis(place, f"{text}; the closest recording there is conversation {index.conversation_id(following)}")
+
+
+def _is_another_text(sent: bytes, recorded: bytes) -> bool:
+    """Whether two texts of some length have less than a quarter of the shorter one in common: hardly by mistake."""
+    one, other = (wire.text_of(message)[1:-1] for message in (sent, recorded))
+    shorter = min(len(one), len(other))
+    return shorter > _A_FEW_WORDS and 4 * common_length(one, other) < shorter
 
 
 def _nearby(index: ResponseIndex, prefix: int, message: bytes, roles: list[str]) -> list[tuple[int, bytes]]:

@@ -18,6 +18,7 @@ from aiohttp.log import server_logger
 from mockchat.core.program import ProgramError, descriptor_limit, on_stop_signals
 from mockchat.server.connection import REQUEST_TIMEOUT, Connection
 from mockchat.server.http import Route
+from mockchat.server.log import Log
 
 SHUTDOWN_TIMEOUT = 5.0  # seconds
 _HANDOVER = 0.2  # seconds in which a busy client asks again, and so is told to connect anew
@@ -30,11 +31,13 @@ _POLL = 0.01  # seconds
 class ChatServer:
     """The connections of one route; calling it makes a new one, as `loop.create_server` does.
 
-    `request_timeout` is in seconds: for a request to arrive, and for a client to read any of its answer.
+    `request_timeout` is in seconds: for a request to arrive, and for a client to read any of its answer. A `log` takes
+    down all answers.
     """
 
-    def __init__(self, route: Route, request_timeout: float = REQUEST_TIMEOUT) -> None:
+    def __init__(self, route: Route, request_timeout: float = REQUEST_TIMEOUT, log: Log | None = None) -> None:
         self.route = route
+        self.log = log
         self.request_timeout = request_timeout
         self.requests_count = 0
         self.cut = 0  # What could not be finished: connections, and exchanges with an upstream.

@@ -15,6 +15,7 @@ from mockchat.core import program, recordings
 from mockchat.core.program import ProgramError
 from mockchat.server import app, options
 from mockchat.server.app import ChatServer
+from mockchat.server.log import Log
 from mockchat.server.record_file import RecordFile
 from mockchat.server.route import ChatCompletions
 from mockchat.server.upstream import Upstream
@@ -60,9 +61,11 @@ def _serve(
             print(f"Who can reach {host} can read the recordings: --api-key asks for a key", file=sys.stderr)
         print(f"Serving {base_url} (Ctrl-C stops)", flush=True)
 
-    server = ChatServer(chat, chosen.request_timeout)
+    log = Log(each=chosen.log)
+    server = ChatServer(chat, chosen.request_timeout, log)
     listening = app.serve(server, chosen.host, chosen.port, ready, shutdown_timeout=chosen.shutdown_timeout)
     program.run_on_loop(listening)
+    print(log.summary())
     if chat.upstream:
         print(f"Recorded {chat.upstream.recorded:,} answers into {chosen.record}")
     if server.cut:

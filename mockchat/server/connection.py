@@ -4,9 +4,9 @@ aiohttp's own connection has a task, which starts another for each request: that
 no task. What has to wait is kept in a few attributes until more bytes come, the client has read, or the time is up.
 
 What is used of aiohttp that its documentation does not promise (setup.cfg bounds its version for that reason):
-`HttpRequestParser`, `RawRequestMessage` and `HttpProcessingError` (aiohttp.http), the parser in C, which has seen more
-attacks than one of ours ever would. It asks of the protocol it is given `connected`, `_reading_paused`, `pause_reading`
-and `resume_reading`, and `set_upgraded(False)` makes it read on after an upgrade was declined.
+`HttpRequestParser` and `HttpProcessingError` (aiohttp.http), the parser in C, which has seen more attacks than one of
+ours ever would. It asks of the protocol it is given `connected`, `_reading_paused`, `pause_reading` and
+`resume_reading`, and `set_upgraded(False)` makes it read on after an upgrade was declined.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import HttpVersion11, StreamReader, web
-from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
+from aiohttp import StreamReader, web
+from aiohttp.http import HttpProcessingError, HttpRequestParser
 from aiohttp.log import server_logger
 
 from mockchat.server.errors import ApiError
-from mockchat.server.http import UNREADABLE, Answer, HttpRequest, KnownHead, Part, known_head, next_turn
+from mockchat.server.http import UNREADABLE, Answer, HttpRequest, KnownHead, Part, known_head, next_turn, read_head
 from mockchat.server.memory import too_much
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
             upgraded = True
             while upgraded:  # An upgrade is declined, and what follows is read as HTTP.
                 messages, upgraded, data = self._parser.feed_data(data)
-                self._requests.extend([(_request(message), body) for message, body in messages])
+                self._requests.extend([(read_head(message), body) for message, body in messages])
                 if upgraded:
                     self._parser.set_upgraded(False)
         except HttpProcessingError as error:
@@ -258,8 +258,15 @@ class Connection(asyncio.Protocol):
         if self._held:
             self._hold(0)
         self._receiving, self._since = False, time.monotonic()
-        self._parts, self._persistent = iter(answer.parts), answer.persistent
+        self._take(answer)
         self._write()
+
+    def _take(self, answer: Answer) -> None:
+        """Go on with this answer."""
+        log = self._server.log
+        if log is not None:
+            answer = log.watch(answer, self._since)
+        self._parts, self._persistent = iter(answer.parts), answer.persistent
 
     def _write(self) -> None:
         """Write the parts of the answer as long as there is room for them, and see what follows."""
@@ -273,7 +280,7 @@ class Connection(asyncio.Protocol):
                             self.abort()
                         return
                 elif isinstance(part, Answer):
-                    self._parts, self._persistent = iter(part.parts), part.persistent
+                    self._take(part)
                     self._write()
                     return
                 elif self._wait_for(part):
@@ -384,16 +391,3 @@ class Connection(asyncio.Protocol):
         self._drop_answer()
         self._leaving = True
         self._transport.abort()
-
-
-def _request(message: RawRequestMessage) -> HttpRequest:
-    is_http_1_1 = message.version >= HttpVersion11
-    return HttpRequest(
-        message.method,
-        message.url.path,
-        message.headers,
-        is_http_1_1,
-        not message.should_close,
-        message.chunked,
-        message.url.raw_query_string,
-    )

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from http import HTTPStatus
 
 from mockchat.core import wire
-from mockchat.core.diagnosis import diagnose
+from mockchat.core.diagnosis import Diagnosis, diagnose
 from mockchat.core.index import ResponseIndex
 
+UPSTREAM = "upstream"  # The code of an error that an upstream answered itself; only people see it.
 NOT_RECORDED = "No valid response exists for the given request"
 
 _ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -46,15 +47,18 @@ class NotRecorded(ApiError):
         super().__init__(HTTPStatus.NOT_FOUND, NOT_RECORDED, code="no_recorded_response")
         self.messages = messages
         self._place = index, prefix, known, numbers
-        self._body: bytes | None = None
+        self._found: Diagnosis | None = None
+
+    def diagnosis(self) -> Diagnosis:
+        """Where and how the history left the recordings: found out when it is first asked for."""
+        if self._found is None:
+            index, prefix, known, numbers = self._place
+            self._found = diagnose(index, self.messages, prefix, known, numbers)
+        return self._found
 
     def body(self) -> bytes:
-        """The error object, with a diagnosis that costs nothing where only the plain text is sent."""
-        if self._body is None:
-            index, prefix, known, numbers = self._place
-            found = diagnose(index, self.messages, prefix, known, numbers)
-            self._body = ApiError(self.status, f"{self}: {found.text}", param=found.param, code=self.code).body()
-        return self._body
+        found = self.diagnosis()
+        return ApiError(self.status, f"{self}: {found.text}", param=found.param, code=self.code).body()
 
 
 def _nullable(value: str | None) -> bytes:

@@ -12,10 +12,13 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol, Union
 
+from aiohttp import HttpVersion11
+from aiohttp.http import RawRequestMessage
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from mockchat.server.errors import ApiError
 from mockchat.server.memory import Memory
+from mockchat.server.simulation import FAULT_HEADER
 
 LAST_CHUNK = b"0\r\n\r\n"
 JSON = b"application/json"
@@ -41,6 +44,21 @@ class HttpRequest(NamedTuple):
     keep_alive: bool
     is_chunked: bool
     query: str = ""
+    fault: str | None = None  # What it asks for by the header `X-Mockchat-Fault`.
+
+
+def read_head(message: RawRequestMessage) -> HttpRequest:
+    """A head as aiohttp's parser gives it (this class is one that aiohttp does not document)."""
+    return HttpRequest(
+        message.method,
+        message.url.path,
+        message.headers,
+        message.version >= HttpVersion11,
+        not message.should_close,
+        message.chunked,
+        message.url.raw_query_string,
+        message.headers.get(FAULT_HEADER),
+    )
 
 
 # Stands for a request that could not be read.
@@ -50,13 +68,13 @@ UNREADABLE = HttpRequest("UNKNOWN", "/", CIMultiDictProxy(CIMultiDict()), False,
 class Answer(NamedTuple):
     """What is to be written, part by part, and whether the connection stays open afterwards.
 
-    The rest is for those who watch: the status (0: the answer does not come, or not to its end), the error if it is
-    one, and the fault that was simulated.
+    The rest is for those who watch: the status (0: the answer does not come, or not to its end; None: that is not known
+    yet, and an answer comes in place of this), the error if it is one, and the fault that was simulated.
     """
 
     parts: Iterable[Part]
     persistent: bool
-    status: int
+    status: int | None
     error: ApiError | None = None
     fault: str | None = None
 
@@ -152,12 +170,13 @@ class AnswerWriter:
         *body: bytes | memoryview,
         keep_alive: bool = True,
         content_type: bytes = JSON,
+        headers: bytes = b"",
     ) -> Answer:
-        """An answer whose size is known; the body may be given in parts."""
+        """An answer whose size is known; the body may be given in parts. `headers` are further lines of the head."""
         keep_alive = keep_alive and request.keep_alive
         head = self._head(status, content_type, connection_header(request, keep_alive))
         size = len(body[0]) if len(body) == 1 else sum(map(len, body))
-        head = b"%b%08x\r\nContent-Length: %d\r\n\r\n" % (head, self._written, size)
+        head = b"%b%08x\r\n%bContent-Length: %d\r\n\r\n" % (head, self._written, headers, size)
         if request.method == "HEAD":
             return Answer((head,), keep_alive, status)
         parts = (head + body[0],) if len(body) == 1 else in_blocks((head, *body))

@@ -85,6 +85,7 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--shutdown-timeout", **option(arguments.positive_number, "S", finishing, default=SHUTDOWN_TIMEOUT)
     )
+    parser.add_argument("--log", action="store_true", help="print a line on stderr for each request")
     simulated = parser.add_argument_group("what is simulated (default: nothing; every answer at once, and right)")
     for group, described in ((parser, _ANSWERS), (simulated, _SIMULATED)):
         for name, description in described.items():

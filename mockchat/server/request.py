@@ -76,7 +76,7 @@ def read_to_the_end(body: bytes, index: ResponseIndex) -> ChatRequest:
     try:
         return read_request(body, index)
     except NotRecorded as error:
-        error.body()
+        error.diagnosis()
         raise
 
 

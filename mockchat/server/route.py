@@ -13,6 +13,7 @@ from random import Random
 from aiohttp.log import server_logger
 
 from mockchat.core.index import Reply, ResponseIndex
+from mockchat.core.text import excerpt
 from mockchat.server import completion
 from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.http import JSON, PLAIN_TEXT, Answer, AnswerWriter, HttpRequest, Part, next_turn
@@ -24,6 +25,7 @@ from mockchat.server.upstream import Upstream
 PATH = "/v1/chat/completions"
 MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
 Read = Callable[[bytes, ResponseIndex], ChatRequest]  # As `read_request` does.
+_MISS_HEADER = b"X-Mockchat-Miss"
 FAULT_TOLD = "A fault that was asked for"
 
 
@@ -114,7 +116,7 @@ class ChatCompletions:
                 reading.cancel()
             yield self._answer(request, body, lambda body, index: reading.result(), arrived)
 
-        return Answer(parts(), request.keep_alive, 200)
+        return Answer(parts(), request.keep_alive, None)
 
     def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
         """Answer a request of which the rest is not read; then the connection closes."""
@@ -122,17 +124,20 @@ class ChatCompletions:
 
     def error(self, request: HttpRequest, error: ApiError, keep_alive: bool = True) -> Answer:
         """An error as OpenAI's object; a miss is plain text for a client that does not ask for JSON."""
-        body, content_type = b"", JSON
+        body, content_type, headers = b"", JSON, b""
         if isinstance(error, NotRecorded):
             accepted = request.headers.get("Accept", "").lower()
             if "json" not in accepted and "event-stream" not in accepted:
                 body, content_type = str(error).encode(), PLAIN_TEXT
+                why = excerpt(error.diagnosis().text).encode("ascii", "backslashreplace")
+                headers = b"%b: %b\r\n" % (_MISS_HEADER, why)
         answer = self._writer.whole(
             request,
             error.status,
             body or error.body(),
             keep_alive=keep_alive and not self.closing,
             content_type=content_type,
+            headers=headers,
         )
         return answer._replace(error=error)
 
@@ -153,6 +158,9 @@ class ChatCompletions:
             raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, problem)
         if request.is_chunked or "Content-Encoding" in request.headers:
             self._check_encoding(request)
+        if request.fault is not None and not (self._simulation and self._simulation.by_header):
+            problem = f"{FAULT_HEADER} is not heeded here: start the server with --fault header"
+            raise ApiError(HTTPStatus.BAD_REQUEST, problem)
         if size > self._max_body_size:
             problem = f"The request body is larger than the {self._max_body_size} bytes that this server takes"
             raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem)
@@ -179,7 +187,7 @@ class ChatCompletions:
         self, request: HttpRequest, body: bytes, read: Read, simulation: Simulation, arrived: float
     ) -> Answer:
         """The answer at its time, or the failure that is due in its place."""
-        named = request.headers.get(FAULT_HEADER) if simulation.by_header else None
+        named = request.fault
         if named is not None and not is_fault(named):
             return self.error(request, ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}"))
         try:

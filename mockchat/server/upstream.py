@@ -17,11 +17,11 @@ from aiohttp.log import server_logger
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from mockchat.core.answer import BLANK_LINE, BadAnswer, endpoint, explain
+from mockchat.core.answer import BLANK_LINE, BadAnswer, endpoint, error_message, explain
 from mockchat.core.coding import MAX_ANSWER_MB, Decoder
 from mockchat.core.index import ResponseIndex
 from mockchat.server import recorder
-from mockchat.server.errors import ApiError, NotRecorded
+from mockchat.server.errors import UPSTREAM, ApiError, NotRecorded
 from mockchat.server.http import LAST_CHUNK, Answer, HttpRequest, Part, Route, chunk, connection_header
 from mockchat.server.memory import Memory, too_much
 from mockchat.server.record_file import RecordFile
@@ -50,6 +50,7 @@ class _Exchange:
         self.streamed = False  # Whether the blocks are handed on as they come; then there is one.
         self.over = False
         self.error: ApiError | None = ApiError(503, "The server was stopped before the upstream had answered")
+        self.refusal: ApiError | None = None  # What the upstream itself answered, if that is an error.
         self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def hold(self, size: int) -> None:
@@ -123,7 +124,7 @@ class Upstream:
             exchange.task.add_done_callback(lambda task: self._exchanges.pop(key))
         # A stream that breaks off can only be told from a whole one by the connection's end.
         keep_alive = not (stream or not request.keep_alive)
-        return Answer(_parts(exchange, route, request, keep_alive), keep_alive, 200)
+        return Answer(_parts(exchange, route, request, keep_alive), keep_alive, None)
 
     async def _ask(
         self,
@@ -138,6 +139,11 @@ class Upstream:
             rest, events = await self._talk(exchange, request, body, stream)
             if exchange.status == 200:
                 self._record(history, b"".join([*exchange.blocks, rest]), events)
+            elif exchange.status >= 400:
+                told = f"the upstream answered so: {error_message(rest)}"
+                if exchange.status == 404 and not self._url.path.endswith("/v1/chat/completions"):
+                    told += f" (it was asked at {self._url.path}: should its base URL end in /v1?)"
+                exchange.refusal = ApiError(exchange.status, told, code=UPSTREAM)
             exchange.blocks.append(rest)
             exchange.error = None
         except ApiError as error:
@@ -250,18 +256,23 @@ def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 
 
 def _parts(exchange: _Exchange, route: Route, request: HttpRequest, keep_alive: bool) -> Iterator[Part]:
-    """The answer of an exchange to one who asked, from its beginning."""
+    """The answer of an exchange to one who asked, as soon as it is known which it is."""
     while not (exchange.streamed or exchange.over):
         yield exchange.news
     keep_alive = keep_alive and not route.closing
-    if not exchange.streamed:
-        if exchange.error:
-            yield from route.error(request, exchange.error, keep_alive).parts
-        else:
-            body = b"".join(exchange.blocks)
-            bodiless = exchange.status in (204, 304)
-            yield _head(exchange, request, keep_alive, None if bodiless else f"Content-Length: {len(body)}") + body
-        return
+    if exchange.streamed:
+        yield Answer(_streamed(exchange, request, keep_alive), keep_alive, exchange.status)
+    elif exchange.error:
+        yield route.error(request, exchange.error, keep_alive)
+    else:
+        body = b"".join(exchange.blocks)
+        bodiless = exchange.status in (204, 304)
+        head = _head(exchange, request, keep_alive, None if bodiless else f"Content-Length: {len(body)}")
+        yield Answer((head + body,), keep_alive, exchange.status, exchange.refusal)
+
+
+def _streamed(exchange: _Exchange, request: HttpRequest, keep_alive: bool) -> Iterator[Part]:
+    """A stream, from its beginning."""
     chunked = request.is_http_1_1
     yield _head(exchange, request, keep_alive, "Transfer-Encoding: chunked" if chunked else None)
     handed_on = 0

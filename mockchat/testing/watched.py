@@ -89,9 +89,10 @@ class WatchedChat(ChatCompletions):
         self._take_down(None, request.headers, answer)
         return answer
 
-    def correct(self, number: int, status: int, error: str | None) -> None:
+    def correct(self, number: int, answer: Answer) -> None:
         """Take down what became of a request of which that was not known at once."""
-        self.requests[number] = replace(self.requests[number], status=status, error=error)
+        error = str(answer.error) if answer.error else None
+        self.requests[number] = replace(self.requests[number], status=answer.status or 0, error=error)
 
     def _take_down(self, body: Any, headers: Mapping[str, str], answer: Answer) -> None:
         error, is_miss = None, isinstance(answer.error, NotRecorded)
@@ -101,7 +102,7 @@ class WatchedChat(ChatCompletions):
             error = ujson.loads(answer.error.body())["error"]["message"]
             if is_miss and self.replies.count:
                 error += f"; replies were given, {self.replies.count} in all, and are used up"
-        self.requests.append(Request(body, headers, answer.status, error, is_miss))
+        self.requests.append(Request(body, headers, answer.status or 0, error, is_miss))
 
 
 class WatchedUpstream(Upstream):
@@ -116,20 +117,9 @@ class WatchedUpstream(Upstream):
         return answer._replace(parts=_watched(answer.parts, functools.partial(route.correct, number)))
 
 
-def _watched(parts: Iterable[Part], tell: Callable[[int, str | None], object]) -> Iterator[Part]:
-    """The parts of an answer; when its head comes, which is in one part with the body of an error, `tell` is called."""
-    known = False
+def _watched(parts: Iterable[Part], tell: Callable[[Answer], object]) -> Iterator[Part]:
+    """The parts of an answer; `tell` is called with the answer that comes in its place."""
     for part in parts:
-        if isinstance(part, bytes) and not known:
-            known, status = True, int(part[len(b"HTTP/1.1 ") :][:3])
-            tell(status, _message(part) if status >= 400 else None)
+        if isinstance(part, Answer):
+            tell(part)
         yield part
-
-
-def _message(answer: bytes) -> str:
-    """What an answer that is an error says, as far as it says so as the API does."""
-    body = answer.partition(b"\r\n\r\n")[2]
-    try:
-        return str(ujson.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return "the upstream answered so, and did not say why"

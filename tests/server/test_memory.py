@@ -77,5 +77,5 @@ async def test_a_long_body_that_waits_to_be_read_is_held(client: Client[Any, Any
     await gone.close()
     await raw.send(post(long, "Accept: application/json\r\n") + post(GOOD))
     status, _, body = await raw.answer()
-    assert (status, b"differs at character 0: sent" in body) == (404, True)
+    assert (status, b"messages[0] differs at character 0: sent" in body) == (404, True)
     assert content((await raw.answer())[2]) == "hello"

@@ -72,6 +72,15 @@ async def test_a_miss_is_plain_text(client: Client, accept: str | None) -> None:
         assert response.status == 404
         assert response.content_type == "text/plain"
         assert await response.text() == "No valid response exists for the given request"
+        assert response.headers["X-Mockchat-Miss"].startswith("messages[0] differs at character 2: sent 'hix' (U+0078)")
+
+
+async def test_the_header_of_a_miss_is_one_line_of_ascii(client: Client) -> None:
+    body = request_body(("user", "hi\r\nX: é\U0001f600 \x00" + "long" * 1000))
+    async with client.post(PATH, data=body) as response:
+        told = response.headers["X-Mockchat-Miss"]
+    assert "hi\\r\\nX: \\xe9\\U0001f600 \\x00" in told
+    assert len(told) < 2000
 
 
 @pytest.mark.parametrize("accept", ["application/json", "Application/JSON, text/plain", "application/problem+json"])
@@ -329,9 +338,15 @@ async def test_a_request_may_name_its_fault(aiohttp_client: Any, body: bytes) ->
     assert (await asked(client, body))[0] == expected[0]
 
 
-async def test_a_fault_is_named_in_vain_where_that_was_not_asked_for(aiohttp_client: Any) -> None:
-    client = await aiohttp_client(MockServer(simulation=Simulation(faults=faults("503=first:1"))))
-    assert [(await asked(client, GOOD, "429"))[0] for _ in range(2)] == [503, 200]
+@pytest.mark.parametrize("simulation", [None, Simulation(faults=faults("503=first:1"))])
+async def test_a_fault_that_is_named_in_vain_is_told(aiohttp_client: Any, simulation: Simulation | None) -> None:
+    client = await aiohttp_client(MockServer(simulation=simulation))
+    for _ in range(2):
+        status, body = await asked(client, GOOD, "429")
+        assert (status, b"X-Mockchat-Fault is not heeded here: start the server with --fault header" in body) == (
+            400,
+            True,
+        )
 
 
 async def test_with_a_seed_two_runs_are_the_same_whatever_their_order(aiohttp_client: Any) -> None:

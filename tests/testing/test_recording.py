@@ -111,7 +111,7 @@ def test_an_error(mockchat):
     result.stdout.fnmatch_lines(
         [
             "*- mockchat -*",
-            "requests[[]0]: 404, No valid response exists for the given request: messages*'old'*",
+            "requests[[]0]: 404, the upstream answered so: No valid response exists for the given request: *'old'*",
             "*= mockchat =*",
             "Recorded 0 answers into *",
             "Requests for several choices (n above 1) are not recorded, only passed on",
