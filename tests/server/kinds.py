@@ -20,7 +20,6 @@ USAGE_IN_DETAIL = USAGE | {
 }
 CITATION = {"start_index": 0, "end_index": 4, "url": "https://example.org/", "title": "Mars"}
 AUDIO = {"id": "audio_1", "expires_at": CREATED, "data": "AAAA", "transcript": "Two."}
-LOGPROBS = {"content": [{"token": "Two", "logprob": -0.5, "bytes": None, "top_logprobs": []}]}
 
 
 def function(call_id: str | None, name: str, arguments: Any) -> dict[str, Any]:
@@ -52,6 +51,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "call beside empty text": ({"content": "", "tool_calls": [WEATHER], "function_call": None}, {}),
     "call without content, id or arguments": ({"tool_calls": [function(None, "time", None)]}, {"usage": USAGE}),
     "call with an object": ({"content": None, "tool_calls": [function("call_1", "weather", {"city": "Bern"})]}, {}),
+    "call of a ShareGPT file": ({"role": "function_call", "content": '{"name": "time", "arguments": {"n": 1}}'}, {}),
     "calls": ({"content": None, "tool_calls": [WEATHER, function("call_2", "time", "{}")]}, {}),
     "custom call": ({"content": None, "tool_calls": [custom("call_1", "shell", "ls -l | wc")]}, {}),
     "custom call beside another": ({"content": None, "tool_calls": [WEATHER, custom("call_2", "shell", "")]}, {}),
@@ -62,7 +62,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "annotations": ({"content": "Two", "annotations": [{"type": "url_citation", "url_citation": CITATION}]}, {}),
     "no annotations and audio": ({"content": "Two", "annotations": [], "audio": None, "tool_calls": []}, {}),
     "audio": ({"content": None, "audio": AUDIO}, {}),
-    "further keys": ({"content": "Two", "provider": {"name": "x", "cost": 0.5}, "logprobs": LOGPROBS, "name": "x"}, {}),
+    "further keys": ({"content": "Two", "provider": {"name": "x", "cost": 0.5}, "name": "x"}, {}),
     "long text": ({"content": "a word " * 140}, {}),
 }
 

@@ -49,7 +49,7 @@ _MESSAGE = _object(
         "audio": {"anyOf": [_AUDIO, _NULL]},
     },
 )
-# The SDKs and the API's schema name functions alone in a stream, although the API streams custom calls too.
+# Calls of custom tools are streamed too, although the API's schema and the SDKs name functions alone there.
 _CALL_DELTA = _object(
     {"index": _NUMBER},
     {
