@@ -51,7 +51,7 @@ $(VENV)/with-%: $(INSTALLED)
 	@touch $@
 
 $(VENV)/with-node: $(INSTALLED) tests/programs/sdk/package.json
-	@if command -v npm >/dev/null; then echo "Installing OpenAI's JavaScript SDK into tests/programs/sdk"; \
+	@if command -v npm >/dev/null; then echo "Installing OpenAI's JavaScript SDK and TypeScript into tests/programs/sdk"; \
 		npm install --silent --no-package-lock --prefix tests/programs/sdk; \
 		else echo "No npm here: the tests of the JavaScript SDK will be skipped"; fi
 	@touch $@
