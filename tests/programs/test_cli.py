@@ -541,7 +541,7 @@ def test_a_picture(base_url: str, call: Call, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "run.svg"
     url = base_url.replace("/v1", "/$x_{$/../v1").replace("//", "//me:secret@")
-    arguments = ("--base-url", url, "--data", str(SAMPLE), "--keep-going", "--plot", str(path))
+    arguments = ("--base-url", url, "--data", str(SAMPLE), "--keep-going", "--stream", "--plot", str(path))
     ended = call(REQUESTER, *arguments, SEED_ERRORS="1")
     assert (ended.returncode, ended.stderr) == (1, "")
     assert path.read_bytes().startswith(b"<?xml")
