@@ -6,8 +6,9 @@ https://docs.python.org/3/library/argparse.html#type.
 
 import math
 import re
-from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable
+import shlex
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from yarl import URL
@@ -32,6 +33,19 @@ def add_recordings(parser: ArgumentParser) -> None:
     told = f"recordings, or {recordings.SAMPLE!r} for those of the package; repeatable (default: {default})"
     parser.add_argument("--data", **option(recordings.named, "FILE", told, action="append"))
     parser.add_argument("--no-stitch", action="store_true", help="do not join entries with ids like a_0 and a_12")
+
+
+def parse(parser: ArgumentParser, given: Sequence[str] | None) -> Namespace:
+    """The options in these arguments (`None`: the process's own). Ends the program where they are wrong.
+
+    Where a file is given by itself, that tells which option names recordings.
+    """
+    options, unknown = parser.parse_known_args(given)
+    if unknown:
+        path = unknown[0]
+        hint = "" if path.startswith("-") else f" (for recordings: --data {shlex.quote(path)})"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return options
 
 
 def pattern(value: str) -> str:

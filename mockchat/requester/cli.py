@@ -17,7 +17,8 @@ from yarl import URL
 from mockchat.core import program, recordings
 from mockchat.core.dataset import Dataset
 from mockchat.core.program import ProgramError
-from mockchat.requester import options, outputs, plot, processes, report
+from mockchat.requester import json_report, options, outputs, plot, processes, report
+from mockchat.requester.figures import significant
 from mockchat.requester.plan import Load
 from mockchat.requester.result import Result
 from mockchat.requester.run import replay
@@ -32,22 +33,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(chosen: argparse.Namespace) -> int:
     chosen.data = chosen.data or [recordings.default()]
-    outputs.check([path for path in (chosen.json, chosen.failures, chosen.plot) if path], chosen.data)
+    files = [path for path in (chosen.json, chosen.failures, chosen.plot) if path]
+    outputs.check(files, chosen.data)
     if chosen.plot and not plot.is_possible():
         raise ProgramError("--plot needs matplotlib: pip install matplotlib, or '.[plot]' in a clone")
     if chosen.processes > 1 and not processes.is_possible():
         raise ProgramError("--processes needs a system that can fork: start several requesters side by side instead")
+    with outputs.standard_output_kept(files):
+        result, conversations, load = _ask(chosen)
+        _tell(result, conversations, load, quiet=chosen.quiet)
+    _write(result, conversations, load, chosen)
+    if result.interrupted:
+        return program.INTERRUPTED
+    return program.FAILED if result.failures or result.lost or not result.passed else program.OK
+
+
+def _ask(chosen: argparse.Namespace) -> tuple[Result, int, Load]:
+    """Read the recordings and replay them: the result, the number of conversations, and how it was asked."""
     headers = _headers(chosen)
     dataset, index = recordings.load(chosen.data, stitch=not chosen.no_stitch, ignore=chosen.ignore, quiet=chosen.quiet)
     if dataset.unanswered and not chosen.quiet:
         print(f"{dataset.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
     load = _load_for(dataset.replies, chosen)
     asking = partial(replay, index=index, base_url=chosen.base_url, model=chosen.model, headers=headers)
-    result = _replay(asking, dataset, load, quiet=chosen.quiet)
-    _tell(result, len(dataset.conversations), load, chosen)
-    if result.interrupted:
-        return program.INTERRUPTED
-    return program.FAILED if result.failures or result.lost or not result.passed else program.OK
+    return _replay(asking, dataset, load, quiet=chosen.quiet), len(dataset.conversations), load
 
 
 def _headers(chosen: argparse.Namespace) -> CIMultiDict[str]:
@@ -89,19 +98,25 @@ async def _until_signal(replaying: Callable[..., Coroutine[Any, Any, Result]]) -
     return await replaying(stopped=stopped)
 
 
-def _tell(result: Result, conversations: int, load: Load, chosen: argparse.Namespace) -> None:
-    """Print the report, and write the files that were asked for."""
-    if not chosen.quiet:
+def _tell(result: Result, conversations: int, load: Load, *, quiet: bool) -> None:
+    """Print the report."""
+    if not quiet:
         print(report.summary(result, conversations, load), end="\n\n")
     print(_coloured(report.verdict(result), bool(result.failures or result.lost)), flush=True)
+    if quiet and result.failures:
+        print(report.first_failure(result.failures[0]), flush=True)
+
+
+def _write(result: Result, conversations: int, load: Load, chosen: argparse.Namespace) -> None:
+    """Write the files that were asked for."""
     if chosen.json:
-        outputs.write(chosen.json, json.dumps(report.as_json(result, conversations, load), indent=2) + "\n")
+        outputs.write(chosen.json, json.dumps(json_report.as_json(result, conversations, load), indent=2) + "\n")
     if chosen.failures:
-        lines = [json.dumps(report.failure_json(failure)) + "\n" for failure in result.failures]
+        lines = [json.dumps(json_report.failure_json(failure)) + "\n" for failure in result.failures]
         outputs.write(chosen.failures, "".join(lines))
     if chosen.plot:
         server = URL(chosen.base_url).with_user(None)
-        title = f"{result.requests:,} requests to {server}, {report.rate(result):,.0f} a second"
+        title = f"{result.requests:,} requests to {server}, {significant(result.rate)} a second"
         try:
             plot.draw(result, title, chosen.plot)
         except OSError as error:

@@ -14,7 +14,7 @@ from mockchat.requester.plan import ATTEMPT_TIMEOUT
 
 def parse(given: Sequence[str] | None) -> Namespace:
     """The options in these arguments (`None`: the process's own). Ends the program where they are wrong."""
-    options = parser().parse_args(given)
+    options = arguments.parse(parser(), given)
     options.shuffle = options.shuffle or options.random_seed is not None
     return options
 
@@ -63,9 +63,9 @@ def _add_load(parser: ArgumentParser) -> None:
 def _add_report(parser: ArgumentParser) -> None:
     """What to print and which files to write."""
     add = parser.add_argument_group("the report").add_argument
-    add("--quiet", action="store_true", help="print the verdict alone")
-    add("--json", **option(Path, "FILE", "write the results as JSON"))
-    add("--failures", **option(Path, "FILE", "write all failures, a JSON line each"))
+    add("--quiet", action="store_true", help="print the verdict alone, and the first failure")
+    add("--json", **option(Path, "FILE", "write the results as JSON; - is standard output"))
+    add("--failures", **option(Path, "FILE", "write all failures, a JSON line each; - is standard output"))
     add("--plot", **option(_picture, "FILE", "draw the latencies (.png, .svg or .pdf)"))
 
 

@@ -133,7 +133,7 @@ class Schedule:
 
     def start(self, moment: float) -> None:
         """Count from this moment."""
-        self.started = moment
+        self.started = self._last_sent = moment
         self._end = moment + self._duration
 
     def due(self) -> float:
@@ -151,7 +151,21 @@ class Schedule:
             return None
         question, self._next = self._next, None
         self._number += self._step
+        self._last_sent = now
         return question, due
+
+    def sending(self, elapsed: float) -> float:
+        """In how many seconds the requests were sent, when so many have passed since the start.
+
+        At full speed these are all, up to the duration. At a rate, the last request ends them, if nothing else was left
+        to send; but each takes its 1 / rate, so that n requests which were sent in time took n / rate seconds.
+        """
+        sending = min(elapsed, self._duration)
+        if not self._rate:
+            return sending
+        if self.is_over and self._next is None:
+            sending = self._last_sent - self.started
+        return max(sending, (self._number - self._step + 1) / self._rate)
 
 
 def assignments(conversations: Sequence[Conversation], load: Load) -> list[Assignment]:

@@ -73,13 +73,14 @@ async def replay(
 
 
 class _Worker:
-    """One that asks: its connection, its task, and since when its attempt is under way (if one is)."""
+    """One that asks: its connection, its task, when it began, and since when its attempt is under way (if one is)."""
 
-    __slots__ = ("slot", "task", "timed_out", "waits_since")
+    __slots__ = ("began", "slot", "task", "timed_out", "waits_since")
 
     def __init__(self, client: Client) -> None:
         self.slot = Slot(client)
         self.task: asyncio.Task[None]
+        self.began = time.perf_counter()
         self.waits_since = math.inf
         self.timed_out = False
 
@@ -96,6 +97,7 @@ class _Run:
         self._semaphore = asyncio.Semaphore(load.concurrency)
         self._workers: set[_Worker] = set()
         self._worker_ended = asyncio.Event()
+        self._end = math.inf  # When the run was over; workers may still be there, whose requests no longer count.
         self._error: Exception | None = None  # What ended a worker: a mistake in the program.
 
     async def run(self, begin: Callable[[], Awaitable[float]], stopped: asyncio.Event) -> Result:
@@ -108,7 +110,9 @@ class _Run:
         try:
             await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
             result.interrupted = not working.done()
-            result.elapsed = time.perf_counter() - schedule.started
+            self._end = time.perf_counter()
+            result.elapsed = self._end - schedule.started
+            result.sending = schedule.sending(result.elapsed)
             result.cpu = time.process_time() - cpu
         finally:
             for worker in self._workers:
@@ -145,6 +149,7 @@ class _Run:
             worker = _Worker(self._client)
             worker.task = asyncio.create_task(self._ask_in_turn(worker, *taken))
             self._workers.add(worker)
+            self._result.most_in_flight = max(self._result.most_in_flight, len(self._workers))
 
     async def _ask_in_turn(self, worker: _Worker, question: Question, due: float) -> None:
         taken: tuple[Question, float] | None = (question, due)
@@ -158,6 +163,7 @@ class _Run:
         finally:
             worker.slot.close()
             self._workers.remove(worker)
+            self._result.in_flight += min(time.perf_counter(), self._end) - worker.began
             self._worker_ended.set()
             self._semaphore.release()
 
@@ -193,7 +199,7 @@ class _Run:
         if problem is None and attempts == 1:
             self._result.passed += 1
         else:
-            self._count(question, due, problem, attempts)
+            self._count(question, due, end, problem, attempts)
 
     async def _attempt(self, worker: _Worker, body: bytes) -> Answer | Exception:
         worker.waits_since = time.perf_counter()
@@ -214,7 +220,7 @@ class _Run:
         self._result.bytes_received += len(answer.body)
         return answer
 
-    def _count(self, question: Question, due: float, problem: Problem | None, attempts: int) -> None:
+    def _count(self, question: Question, due: float, end: float, problem: Problem | None, attempts: int) -> None:
         result = self._result
         if problem and self._is_over():
             return
@@ -222,17 +228,15 @@ class _Run:
             result.retried[attempts] += 1
             problem = problem and problem._replace(detail=f"{problem.detail} (after {attempts:,} attempts)")
         if problem:
-            place = question.place
-            result.failures.append(Failure(place.conversation.id, place.number, due - self._schedule.started, problem))
+            place, at = question.place, due - self._schedule.started
+            result.failures.append(Failure(place.conversation.id, place.number, at, end - due, problem))
             result.counts[problem.kind] += 1
         else:
             result.passed += 1
 
     def _verify(self, question: Question, due: float, answer: Answer, end: float) -> Problem | None:
-        """Take down how long the answer took, and say what is wrong with it."""
+        """Say what is wrong with the answer; if nothing is, take down how long it took."""
         result = self._result
-        result.due.append(due - self._schedule.started)
-        result.latencies.append(end - due)
         if self._load.stream:
             problem, positions = verify_stream(answer.status, answer.body, question.expected)
             if problem is None:
@@ -241,10 +245,12 @@ class _Run:
                 result.gaps.extend([after - before for before, after in pairwise(arrivals)])
         else:
             problem = verify(answer.status, answer.body, question.expected)
-        if problem:
-            told = [f" ({name}: {excerpt(answer.headers[name])})" for name in _TOLD if name in answer.headers]
-            problem = problem._replace(detail=problem.detail + "".join(told))
-        return problem
+        if problem is None:
+            result.due.append(due - self._schedule.started)
+            result.latencies.append(end - due)
+            return None
+        told = [f" ({name}: {excerpt(answer.headers[name])})" for name in _TOLD if name in answer.headers]
+        return problem._replace(detail=problem.detail + "".join(told))
 
 
 def _wait(attempts: int, ended: Answer | Exception) -> float | None:

@@ -71,7 +71,7 @@ _SIMULATED = {
 
 def parse(given: Sequence[str] | None) -> Namespace:
     """The options in these arguments (`None`: the process's own). Ends the program where they are wrong."""
-    return parser().parse_args(given)
+    return arguments.parse(parser(), given)
 
 
 def parser() -> ArgumentParser:

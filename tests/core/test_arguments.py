@@ -56,3 +56,22 @@ def test_recordings() -> None:
     several = parser.parse_args(["--data", "a", "--data=b", "--no-stitch"])
     assert vars(several) == {"data": [Path("a"), Path("b")], "no_stitch": True}
     assert parser.parse_args(["--data", "sample"]).data == [recordings.DATASETS[-1]]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["my data.json"], "unrecognized arguments: my data.json (for recordings: --data 'my data.json')"),
+        (["--data", "a", "b", "c"], "unrecognized arguments: b c (for recordings: --data b)"),
+        (["--unknown", "b"], "unrecognized arguments: --unknown b"),
+    ],
+)
+def test_a_file_by_itself_is_a_hint(given: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = ArgumentParser(prog="program.py")
+    arguments.add_recordings(parser)
+    with pytest.raises(SystemExit) as ended:
+        arguments.parse(parser, given)
+    assert ended.value.code == 2
+    usage, *_, line = capsys.readouterr().err.splitlines()
+    assert usage.startswith("usage: ")
+    assert line == f"program.py: error: {told}"

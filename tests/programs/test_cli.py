@@ -160,6 +160,8 @@ def test_no_server_is_a_failure(call: Call) -> None:
         ("--plot", "/nowhere/picture.png"),
         ("--failures", "/nowhere/failures"),
         ("--unknown",),
+        ("data/sample.json",),
+        ("--json", "-", "--failures", "-"),
     ],
 )
 def test_what_can_not_run_exits_2(arguments: tuple[str, ...], call: Call) -> None:
@@ -220,7 +222,7 @@ def test_several_processes_are_one_run_with_one_report(base_url: str, tmp_path: 
     arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--concurrency", "3")
     ended = run_requester(*arguments, "--processes", "4", env=ENV)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert "with 4 in flight by 4 processes" in ended.stdout
+    assert "(limit 4) by 4 processes" in ended.stdout
     assert ended.stdout.count("All 169 replies verified.") == ended.stdout.count("Elapsed") == 1
     found = []
     for processes in ("1", "2"):
@@ -242,7 +244,7 @@ def test_no_more_processes_than_requests(base_url: str, call: Call) -> None:
     arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--processes", "50", "--limit", "1")
     ended = call(REQUESTER, *arguments, "--concurrency", "1", "--duration", "60")
     assert ended.returncode == 0
-    assert "with 1 in flight\n" in ended.stdout
+    assert "1 at most (limit 1)\n" in ended.stdout
     assert "All 1 replies verified." in ended.stdout
 
 
@@ -390,6 +392,7 @@ def test_a_port_in_use(base_url: str, call: Call) -> None:
         ("--fault", "418"),
         ("--fault", "late=0.5"),
         ("--fault", "stall=0.5", "--fault", "429=0.6"),
+        ("data/sample.json",),
     ],
 )
 def test_a_server_that_can_not_run_exits_2(arguments: tuple[str, ...], call: Call) -> None:
@@ -501,6 +504,24 @@ def test_quiet_in_a_pipe_is_one_line(base_url: str, call: Call) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "All 169 replies verified.\n", "")
 
 
+def test_quiet_names_the_first_failure(base_url: str, call: Call) -> None:
+    ended = call(REQUESTER, "--base-url", base_url, "--data", str(SAMPLE), "--quiet", SEED_ERRORS="1")
+    verdict, first = ended.stdout.splitlines()
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert re.fullmatch(r"FAILED: 1 of \d+ requests\.", verdict)
+    assert re.match(r"(not_found|mismatched): .*, first in conversation \w+, message \d+: .", first)
+
+
+@pytest.mark.parametrize("option", ["--json", "--failures"])
+def test_standard_output_is_json_alone(base_url: str, call: Call, option: str) -> None:
+    arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--keep-going", "--processes", "2")
+    ended = call(REQUESTER, *arguments, option, "-", SEED_ERRORS="1")
+    failures = json.loads(ended.stdout)["failures"] if option == "--json" else ended.stdout.splitlines()
+    assert ended.returncode == 1
+    assert ended.stderr.endswith(f"FAILED: {len(failures)} of 169 requests.\n")
+    assert "Elapsed" in ended.stderr
+
+
 def test_all_failures_are_written_a_line_each(base_url: str, call: Call, tmp_path: Path) -> None:
     output = tmp_path / "failures.jsonl"
     arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--keep-going", "--failures", str(output))
@@ -520,7 +541,7 @@ def test_a_picture(base_url: str, call: Call, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "run.svg"
     url = base_url.replace("/v1", "/$x_{$/../v1").replace("//", "//me:secret@")
-    arguments = ("--base-url", url, "--data", str(SAMPLE), "--keep-going", "--plot", str(path))
+    arguments = ("--base-url", url, "--data", str(SAMPLE), "--keep-going", "--stream", "--plot", str(path))
     ended = call(REQUESTER, *arguments, SEED_ERRORS="1")
     assert (ended.returncode, ended.stderr) == (1, "")
     assert path.read_bytes().startswith(b"<?xml")
@@ -577,7 +598,7 @@ def test_bench_keeps_the_requester_s_status(seed: str, status: int) -> None:
     )
     assert ended.returncode == status
     assert ended.stderr.startswith("404: not recorded: ") if seed else not ended.stderr
-    assert "with 3 in flight by 2 processes" in ended.stdout
+    assert "(limit 3) by 2 processes" in ended.stdout
     assert "Time to first token, ms" in ended.stdout
     assert ("\nSEED_ERRORS: " in ended.stdout) == ("the replay must fail" in ended.stdout) == bool(seed)
     assert "[server] SEED_ERRORS" not in ended.stdout

@@ -86,3 +86,20 @@ def test_no_file_is_written_that_is_read_or_written_already(tmp_path: Path) -> N
     assert data.read_text() == "[]"
     with pytest.raises(ProgramError, match=r"can't write .*/no/f: No such file"):
         outputs.write(tmp_path / "no" / "f", "")
+
+
+def test_standard_output_may_be_one_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.joinpath("file").write_text("")
+    paths = [outputs.STANDARD_OUTPUT, Path("file")]
+    outputs.check(paths, [])
+    for given, streams in ((paths, ("{}\n", "told\n")), (paths[1:], ("told\n{}\n", ""))):
+        with outputs.standard_output_kept(given):
+            print("told")
+        outputs.write(outputs.STANDARD_OUTPUT, "{}\n")
+        assert capsys.readouterr() == streams
+    assert picture(tmp_path).keys() == {str(tmp_path / "file")}
+    with pytest.raises(ProgramError, match="standard output can be one file only: give another a name in place of -"):
+        outputs.check([Path("-"), Path("-")], [])

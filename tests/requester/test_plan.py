@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from itertools import chain, islice
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -165,3 +166,45 @@ def test_a_duration_ends_it() -> None:
     assert taken(late, 10.0, 13.0) == [10.0, None]
     early = scheduled(duration=3.0, rate=0.1)
     assert (taken(early, 10.0, 10.1), early.is_over) == ([10.0, None], True)
+
+
+# How long requests were sent, told some seconds after the start
+
+
+def test_at_full_speed_all_time_is_for_sending_but_what_follows_the_duration() -> None:
+    schedule = scheduled(count=1)
+    taken(schedule, 10.0, 10.1, 10.2, 10.3, 10.4)
+    assert schedule.sending(7.0) == 7.0
+    lasting = scheduled(duration=3.0)
+    taken(lasting, 10.0, 12.9, 13.0)
+    assert lasting.sending(2.0) == 2.0  # It was stopped.
+    assert lasting.sending(7.0) == 3.0
+
+
+@pytest.mark.parametrize("options", [{"count": 1}, {"duration": 2.0}, {"count": 1, "duration": 60.0}])
+def test_a_rate_that_was_kept_is_the_requests_over_the_time_for_sending(options: dict[str, Any]) -> None:
+    schedule = scheduled(rate=2.0, **options)
+    taken(schedule, 10.1, 10.5, 11.0, 11.9, 12.0, 12.5)
+    assert schedule.is_over
+    assert schedule.sending(1.95) == schedule.sending(7.0) == 4 / 2.0
+
+
+def test_a_rate_that_was_not_kept_is_less() -> None:
+    late = scheduled(count=1, rate=2.0)
+    taken(late, 10.0, 10.5, 11.0, 20.0, 20.0)
+    assert late.sending(30.0) == 10.0
+    stalled = scheduled(rate=2.0, duration=60.0)
+    taken(stalled, 10.0, 70.0)
+    assert stalled.sending(80.0) == 60.0
+    stopped = scheduled(rate=2.0)
+    taken(stopped, 10.0)
+    assert stopped.sending(8.0) == 8.0
+
+
+def test_processes_that_take_turns_all_end_when_the_last_request_s_interval_does() -> None:
+    """Of four requests, the first process has two."""
+    first, second = (scheduled(count=0, rate=2.0, processes=3, share=Share(process=number)) for number in (0, 1))
+    first._asked, second._asked = iter(asked()[:2]), iter(asked()[:1])
+    taken(first, 10.0, 11.5, 11.5)
+    taken(second, 10.5, 10.5)
+    assert (first.sending(1.6), second.sending(0.6)) == (2.0, 1.0)

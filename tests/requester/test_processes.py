@@ -25,7 +25,7 @@ Then = Callable[[], Result]
 
 
 def failure(at: float) -> Failure:
-    return Failure("c", 1, at, Problem(ERROR, "no connection", "x" * 1000))
+    return Failure("c", 1, at, 0.5, Problem(ERROR, "no connection", "x" * 1000))
 
 
 def asking(first: Then, second: Then | None = None) -> Callable[..., Coroutine[Any, Any, Result]]:

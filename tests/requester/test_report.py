@@ -1,102 +1,36 @@
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mockchat.requester.plan import Load
-from mockchat.requester.report import as_json, latency_ms, percentile, summary, verdict
+from mockchat.requester.report import first_failure, summary, verdict
 from mockchat.requester.result import Failure, Result
 from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND, Problem
 
 LOAD = Load(concurrency=2)
 STREAMS = Load(concurrency=2, stream=True)
 FAILURES = [
-    Failure("a", 1, 0.5, Problem(NOT_FOUND, "status 404", "nothing")),
-    Failure("b", 3, 0.6, Problem(MISMATCHED, "another text", "differs")),
-    Failure("c", 5, 0.7, Problem(ERROR, "cut-off answer", "word " * 100)),
-    Failure("d", 7, 0.8, Problem(ERROR, "cut-off answer", "again")),
-    Failure("e", 9, 0.9, Problem(ERROR, "status 500", "oh")),
+    Failure("a", 1, 0.5, 0.25, Problem(NOT_FOUND, "status 404", "nothing")),
+    Failure("b", 3, 0.6, 0.25, Problem(MISMATCHED, "another text", "differs")),
+    Failure("c", 5, 0.7, 0.25, Problem(ERROR, "cut-off answer", "word " * 100)),
+    Failure("d", 7, 0.8, 0.25, Problem(ERROR, "cut-off answer", "again")),
+    Failure("e", 9, 0.9, 0.25, Problem(ERROR, "status 500", "oh")),
 ]
 
 
 def result(passed: int = 3, *failures: Failure) -> Result:
-    found = Result(passed=passed, failures=list(failures), elapsed=2.0, bytes_sent=12_345, bytes_received=999)
+    found = Result(passed=passed, failures=list(failures), bytes_sent=12_345, bytes_received=999)
+    found.elapsed = found.sending = 2.0
+    found.in_flight, found.most_in_flight = 3.5, 2
     found.counts.update(failure.problem.kind for failure in failures)
     found.latencies.extend([0.001 * number for number in range(1, 101)])
     return found
-
-
-def test_percentiles() -> None:
-    ordered = list(range(1, 101))
-    assert [percentile(ordered, percent) for percent in (0, 1, 50, 99, 100)] == [1, 1, 50, 99, 100]
-    assert percentile([7.0], 50) == 7.0
-    assert percentile([], 99) == 0
-
-
-@given(st.lists(st.floats(0, 100), min_size=1), st.integers(0, 100))
-def test_a_percentile_is_reached_by_its_share_and_no_less(values: list[float], percent: int) -> None:
-    ordered = sorted(values)
-    found = percentile(ordered, percent)
-    assert sum(value <= found for value in ordered) * 100 >= percent * len(ordered)
-    assert sum(value < found for value in ordered) * 100 <= percent * len(ordered)
-
-
-def test_latencies_are_milliseconds() -> None:
-    assert latency_ms(result().latencies) == {
-        "min": 1.0,
-        "mean": 50.5,
-        "p50": 50.0,
-        "p90": 90.0,
-        "p95": 95.0,
-        "p99": 99.0,
-        "max": 100.0,
-    }
-    assert set(latency_ms([]).values()) == {0}
-
-
-def test_json_has_the_promised_keys() -> None:
-    found = as_json(result(3, *FAILURES), 9, LOAD)
-    assert json.loads(json.dumps(found)) == {
-        "version": 1,
-        "requests": 8,
-        "conversations": 9,
-        "passed": 3,
-        "not_found": 1,
-        "mismatched": 1,
-        "errors": 3,
-        "interrupted": False,
-        "processes": 1,
-        "lost_processes": [],
-        "elapsed_s": 2.0,
-        "cpu_s": 0.0,
-        "requests_per_s": 4.0,
-        "concurrency": 2,
-        "rate": None,
-        "retries": 0,
-        "attempts": {"1": 8},
-        "bytes_sent": 12345,
-        "bytes_received": 999,
-        "latency_ms": latency_ms(result().latencies),
-        "failures": found["failures"],
-    }
-    assert found["failures"][0] == {
-        "conversation_id": "a",
-        "message_index": 1,
-        "at_s": 0.5,
-        "kind": "not_found",
-        "cause": "status 404",
-        "detail": "nothing",
-    }
-    assert as_json(Result(), 0, LOAD)["requests_per_s"] == 0
 
 
 def test_streams_have_the_times_of_their_tokens() -> None:
     found = result()
     found.first_tokens.extend([0.002, 0.004])
     found.gaps.extend([0.01, 0.02, 0.03])
-    report = as_json(found, 9, STREAMS)
-    assert (report["ttft_ms"]["max"], report["itl_ms"]["mean"]) == (4.0, 20.0)
     text = summary(found, 9, STREAMS)
     assert "Time to first token, ms" in text
     assert "Inter-token latency, ms" in text
@@ -106,15 +40,19 @@ def test_streams_have_the_times_of_their_tokens() -> None:
 def test_the_summary_of_a_clean_run() -> None:
     lines = summary(result(), 9, LOAD).splitlines()
     assert lines[0].split() == ["Requests", "3", "over", "9", "conversations"]
+    assert "Elapsed      2.00 s" in lines
+    assert "Requests/s   1.50" in lines
+    assert "In flight    1.75 on average, 2 at most (limit 2)" in lines
     assert "Bytes        12.3 kB sent, 999 B received" in lines
     assert "not_found" not in "".join(lines)
+    assert "Failures, ms" not in lines
     assert verdict(result()) == "All 3 replies verified."
 
 
 def bars(text: str) -> list[tuple[float, int]]:
     """The rows of a histogram: the upper edge in ms, and the number of requests."""
     rows = [line.split() for line in text.splitlines() if " |" in line]
-    return [(float(row[0]), int(row[-1].replace(",", ""))) for row in rows]
+    return [(float(row[0].replace(",", "")), int(row[-1].replace(",", ""))) for row in rows]
 
 
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=300))
@@ -125,7 +63,7 @@ def test_every_latency_stands_in_one_row_of_the_histogram(latencies: list[float]
     rows = bars(text)
     assert sum(count for _, count in rows) == len(latencies)
     assert [edge for edge, _ in rows] == sorted(edge for edge, _ in rows)
-    assert rows[-1][0] == pytest.approx(1000 * max(latencies), abs=0.01)
+    assert rows[-1][0] == pytest.approx(1000 * max(latencies), rel=0.01, abs=1e-6)
     assert max(map(len, text.splitlines())) < 80
 
 
@@ -134,6 +72,7 @@ def test_a_slow_answer_does_not_squeeze_the_others() -> None:
     found.latencies.extend([0.001 * number for number in range(1, 101)] * 2 + [100.0])
     rows = bars(summary(found, 9, LOAD))
     assert len([count for _, count in rows if count]) == 11
+    assert len({edge for edge, _ in rows}) == 11
     assert rows[-1] == (100_000.0, 1)
 
 
@@ -146,6 +85,35 @@ def test_failures_are_grouped_and_the_first_of_each_is_told_in_full() -> None:
     assert text.count("word") == 100
     assert max(map(len, text.splitlines())) < 80
     assert verdict(result(3, *FAILURES)) == "FAILED: 5 of 8 requests."
+    assert first_failure(FAILURES[1]) == "mismatched: another text, first in conversation b, message 3: differs"
+
+
+def test_failures_have_times_of_their_own() -> None:
+    late = Failure("f", 1, 1.0, 60.0, Problem(ERROR, "cut-off answer", "late"))
+    lines = summary(result(3, *FAILURES, late), 9, LOAD).splitlines()
+    begin = lines.index("Failures, ms")
+    assert lines[begin + 1 : begin + 6] == [
+        "    count      p50  slowest",
+        "        3      250   60,000  error: cut-off answer",
+        "        1      250      250  error: status 500",
+        "        1      250      250  mismatched: another text",
+        "        1      250      250  not_found: status 404",
+    ]
+    figures = lines[lines.index("Latency, ms") + 2]
+    assert figures.split() == ["1.00", "50.5", "50.0", "90.0", "95.0", "99.0", "100"]
+
+
+def test_where_nothing_was_answered_there_is_no_latency() -> None:
+    found = Result(failures=FAILURES, elapsed=1.0, sending=1.0)
+    assert "Latency, ms" not in summary(found, 9, LOAD)
+
+
+def test_edges_that_lie_close_together_are_told_apart() -> None:
+    found = Result(passed=100, elapsed=1.0, sending=1.0)
+    found.latencies.extend([0.2 + 0.00001 * number for number in range(100)])
+    rows = bars(summary(found, 1, LOAD))
+    assert len({edge for edge, _ in rows}) == 11
+    assert rows[-1] == (200.99, 1)
 
 
 @pytest.mark.parametrize(("cpu", "told"), [(1.7, False), (1.9, True), (2.1, True)])
@@ -163,13 +131,12 @@ def test_several_processes_are_the_limit_when_they_keep_as_many_cores_busy(monke
     for cores, told in ((2, True), (3, True), (4, False), (8, False), (None, True)):
         monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
         assert ("it was the limit" in summary(found, 9, load)) == told
-    assert "with 4 in flight by 4 processes" in summary(found, 9, load)
+    assert "at most (limit 4) by 4 processes" in summary(found, 9, load)
 
 
 def test_processes_that_died_are_a_failure() -> None:
     died = Result(passed=5, lost=["process 1 of 3 was ended by signal 9 (Killed)"])
     assert verdict(died) == "FAILED: process 1 of 3 was ended by signal 9 (Killed), and what it found is lost."
-    assert as_json(died, 9, LOAD)["lost_processes"] == died.lost
     died.failures.append(FAILURES[0])
     died.lost.append("process 2 of 3 ended with exit status 1")
     assert verdict(died) == (
@@ -179,7 +146,23 @@ def test_processes_that_died_are_a_failure() -> None:
 
 
 def test_the_rate_asked_for_stands_beside_the_one_reached() -> None:
-    assert "Requests/s   2 of 50 asked for with 2 in flight" in summary(result(), 9, Load(concurrency=2, rate=50))
+    for rate, told in ((50, "1.50 of 50 asked for"), (1e6, "1.50 of 1,000,000 asked for")):
+        assert f"Requests/s   {told}" in summary(result(), 9, Load(concurrency=2, rate=rate)).splitlines()
+
+
+@pytest.mark.parametrize(("sending", "told"), [(1.99, "2.00 s"), (1.9, "1.90 s, and 0.100 s for the last answers")])
+def test_the_time_for_the_last_answers_is_told_where_it_is_long(sending: float, told: str) -> None:
+    found = result()
+    found.sending = sending
+    assert f"Elapsed      {told}" in summary(found, 9, LOAD).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [(0, "0 B"), (999, "999 B"), (999_600, "1.00 MB"), (5e8, "500 MB"), (1_234_000_000, "1.23 GB")],
+)
+def test_sizes(size: int, told: str) -> None:
+    assert f"Bytes        {told} sent, 0 B received" in summary(Result(bytes_sent=int(size)), 9, LOAD).splitlines()
 
 
 def test_how_many_attempts_it_took_is_told_where_there_may_be_several() -> None:
@@ -188,9 +171,7 @@ def test_how_many_attempts_it_took_is_told_where_there_may_be_several() -> None:
     load = Load(concurrency=2, retries=5)
     assert "Attempts     1: 996; 2: 7; 3: 2" in summary(found, 9, load).splitlines()
     assert "Attempts" not in summary(found, 9, LOAD)
-    assert as_json(found, 9, load)["attempts"] == {1: 996, 2: 7, 3: 2}
-    assert as_json(found, 9, load)["retries"] == 5
-    assert as_json(Result(), 9, load)["attempts"] == {}
+    assert Result().attempts == {}
     found.retried.update(dict.fromkeys(range(4, 30), 30))
     assert max(map(len, summary(found, 9, load).splitlines())) < 80
 
