@@ -65,7 +65,7 @@ def _serve(
     server = ChatServer(chat, chosen.request_timeout, log)
     listening = app.serve(server, chosen.host, chosen.port, ready, shutdown_timeout=chosen.shutdown_timeout)
     program.run_on_loop(listening)
-    print(log.summary())
+    print(log.summary(server.requests_count))
     if chat.upstream:
         print(f"Recorded {chat.upstream.recorded:,} answers into {chosen.record}")
     if server.cut:

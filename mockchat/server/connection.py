@@ -264,7 +264,7 @@ class Connection(asyncio.Protocol):
     def _take(self, answer: Answer) -> None:
         """Go on with this answer."""
         log = self._server.log
-        if log is not None:
+        if log is not None and (log.each or answer.status != 200):
             answer = log.watch(answer, self._since)
         self._parts, self._persistent = iter(answer.parts), answer.persistent
 

@@ -7,7 +7,6 @@ of what was asked only what a diagnosis shows, escaped.
 import re
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 
 from mockchat.core.text import excerpt
@@ -23,27 +22,29 @@ class Log:
 
     def __init__(self, *, each: bool = False) -> None:
         self.each = each
-        self._statuses: Counter[int] = Counter()
-        self._misses = 0
+        self._misses = self._errors = 0
         self._told: set[object] = set()
 
     def watch(self, answer: Answer, asked: float) -> Answer:
-        """Take down an answer to what was `asked` at that moment of `time.monotonic()`; its parts tell how it ends."""
+        """Take down an answer to what was `asked` at that moment of `time.monotonic()`; its parts tell how it ends.
+
+        Without `each`, those of status 200 need not be taken down.
+        """
         if answer.status is None:
             return answer
-        self._statuses[answer.status] += 1
         error = answer.error
-        if error is not None:
-            self._misses += isinstance(error, NotRecorded)
-            if not self.each and answer.fault is None:
-                self._tell_first(error)
+        is_miss = isinstance(error, NotRecorded)
+        self._misses += is_miss
+        self._errors += answer.status != 200 and not is_miss
+        if error is not None and not self.each and answer.fault is None:
+            self._tell_first(error)
         return answer._replace(parts=self._watched(answer, asked)) if self.each else answer
 
-    def summary(self) -> str:
-        """How many requests there were, and what became of them."""
-        total, answered = self._statuses.total(), self._statuses[200]
-        others = total - answered - self._misses
-        return f"Requests: {total:,}; answered {answered:,}, not recorded {self._misses:,}, other errors {others:,}"
+    def summary(self, requests: int) -> str:
+        """What became of so many requests."""
+        answered = requests - self._misses - self._errors
+        others = f"not recorded {self._misses:,}, other errors {self._errors:,}"
+        return f"Requests: {requests:,}; answered {answered:,}, {others}"
 
     def _tell_first(self, error: ApiError) -> None:
         """Tell the first miss, and the first failure of each status. What else a client does wrong, only it is told."""

@@ -26,7 +26,7 @@ DEFAULT_MODEL = b'"mockchat"'  # As JSON.
 _KEY = b'"messages":'
 _ARRAY = _KEY + wire.OPENING
 _CACHED_SIZE = 4096  # bytes
-LONG_BODY = 65536  # bytes: others should not have to wait until it is parsed,
+LONG_BODY = 131072  # bytes: others should not have to wait until it is parsed,
 _LONGEST_IN_PLACE = 4 * 1024 * 1024  # bytes: nor until it is compared
 
 

@@ -50,7 +50,10 @@ async def test_each_request_is_a_line(aiohttp_client: Any, connect: Connect, cap
     assert told[2].startswith("400 The request body is not JSON: ")
     assert told[3] == "429 A fault that was asked for: status 429"
     assert "secret" not in "".join(told)
-    assert log.summary() == "Requests: 6; answered 2, not recorded 1, other errors 3"
+    assert (
+        log.summary(client.server.chat_server.requests_count)
+        == "Requests: 6; answered 2, not recorded 1, other errors 3"
+    )
 
 
 async def test_what_a_client_does_not_wait_for_is_cut_off(aiohttp_client: Any, connect: Connect, capsys: Any) -> None:
@@ -74,7 +77,10 @@ async def test_without_it_the_first_miss_is_told(aiohttp_client: Any, connect: C
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("404: not recorded: messages[0] differs at character 2: sent 'hix'")
     assert line.endswith("(said once; --log tells each)")
-    assert log.summary() == "Requests: 6; answered 2, not recorded 2, other errors 2"
+    assert (
+        log.summary(client.server.chat_server.requests_count)
+        == "Requests: 6; answered 2, not recorded 2, other errors 2"
+    )
 
 
 async def test_a_long_text_is_told_in_short_and_escaped(aiohttp_client: Any, connect: Connect, capsys: Any) -> None:
@@ -118,6 +124,9 @@ async def test_what_an_upstream_answers_is_told(
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"{status}: ")
         assert why in line
-        assert log.summary() == "Requests: 2; answered 0, not recorded 0, other errors 2"
+        assert (
+            log.summary(client.server.chat_server.requests_count)
+            == "Requests: 2; answered 0, not recorded 0, other errors 2"
+        )
         await chat.upstream.close()
         file.close()
