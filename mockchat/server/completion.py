@@ -37,9 +37,11 @@ def whole(request: ChatRequest, created: int, replies: list[Reply] | None = None
     parts: list[bytes | memoryview] = [_BEFORE_CHOICES % (replies[0].conversation_id, created, request.settings.model)]
     for number, reply in enumerate(replies):
         parts += (_BEFORE_MESSAGE % (b"," if number else b"", number), _answered(reply), _after_message(reply))
-    content = memoryview(_answered(replies[0]))[len(wire.ASSISTANT) :]
-    parts += (_AFTER_CHOICES % _usage(request, replies), content, b"}}")
     is_long = len(replies) > 1 or len(replies[0].message) > _LONG
+    content = _answered(replies[0])
+    # A short one is sooner copied than looked into.
+    after_role = memoryview(content)[len(wire.ASSISTANT) :] if is_long else content[len(wire.ASSISTANT) :]
+    parts += (_AFTER_CHOICES % _usage(request, replies), after_role, b"}}")
     return parts if is_long else [b"".join(parts)]
 
 
