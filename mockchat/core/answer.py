@@ -21,6 +21,7 @@ from mockchat.core.text import excerpt
 KNOWN = secrets.token_hex(16)
 _KNOWN_TEXT = b'"%b"' % KNOWN.encode()
 _CONTENT_KEY = b'"content":'
+_NOT_ASKED_FOR = "a choice that was not asked for"
 
 # Lines end in CR LF, LF or CR. A CR before a LF is no end by itself.
 BLANK_LINE = re.compile(rb"\n(?:\r\n?|\n)|\r\n(?:\r\n?|\n)|\r\r\n?")
@@ -98,7 +99,7 @@ def read(answer: bytes, known: Sequence[bytes] = ()) -> Completion:
     match parsed:
         case {"choices": [{"message": dict(message), **choice}, *others], **answer_keys}:
             alone = not others and choice.get("index", 0) == 0
-            flaw = None if alone else "a choice that was not asked for"
+            flaw = None if alone else _NOT_ASKED_FOR
             return Completion(message, choice.get("finish_reason"), alone, answer_keys.get("usage"), flaw)
         case {"message": dict(message)}:
             return Completion(message, None, alone=True)
@@ -152,7 +153,7 @@ def read_stream(answer: bytes) -> Stream:
                             alone = False
                             continue
                     finish_reason = choice.get("finish_reason") or finish_reason
-    flaw = message.flaw if alone else "a choice that was not asked for"
+    flaw = message.flaw if alone else _NOT_ASKED_FOR
     return Stream(Completion(message.whole(), finish_reason, alone, usage, flaw), whole, arrivals)
 
 

@@ -75,23 +75,19 @@ def run_on_loop(main: Coroutine[Any, Any, T]) -> T:
 
 
 def on_stop_signals(stop: Callable[[], object], *, once: bool = False) -> None:
-    """Have the running loop call `stop` when SIGINT or SIGTERM comes; if only `once`, the next one ends the process."""
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    """Have the running loop call `stop` when SIGINT or SIGTERM comes; if only `once`, the next one ends the process.
 
-    def caught(number: int) -> None:
+    Python's own handlers do it, which every system has; those of event loops are not there on Windows.
+    """
+    loop = asyncio.get_running_loop()
+
+    def caught(number: int, frame: object) -> None:
         if once:
-            try:
-                loop.remove_signal_handler(number)
-            except NotImplementedError:
-                signal.signal(number, before[signal.Signals(number)])
-        stop()
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        loop.call_soon_threadsafe(stop)
 
     for number in STOP_SIGNALS:
-        try:
-            loop.add_signal_handler(number, caught, number)
-        except NotImplementedError:  # Windows' loops have none.
-            signal.signal(number, lambda number, frame: loop.call_soon_threadsafe(caught, number))
+        signal.signal(number, caught)
 
 
 def descriptor_limit() -> int:

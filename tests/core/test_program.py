@@ -1,6 +1,7 @@
 """How both programs end, and what they say then."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -57,42 +58,34 @@ def test_signals_do_again_what_they_did_before_the_loop() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("has_handlers", [True, False])
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, program.new_loop])
 @pytest.mark.parametrize("once", [True, False])
-def test_a_stop_signal_is_caught_also_where_the_loop_has_no_handlers(has_handlers: bool, once: bool) -> None:
-    """As on Windows. If only once, the next one does what it did before."""
-
-    def missing(*arguments: object) -> NoReturn:
-        raise NotImplementedError
-
-    caught: list[int] = []
+def test_a_stop_signal_is_caught_whatever_the_loop(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], once: bool
+) -> None:
+    """Also by one that waits for nothing else. If only once, the next one does what it did before."""
+    before = {number: signal.getsignal(number) for number in program.STOP_SIGNALS}
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        with pytest.MonkeyPatch.context() as patch:
-            if not has_handlers:
-                patch.setattr(type(loop), "add_signal_handler", missing)
-                patch.setattr(type(loop), "remove_signal_handler", missing)
-            program.on_stop_signals(lambda: caught.append(1), once=once)
-            for _ in range(2):
-                os.kill(os.getpid(), signal.SIGINT)
-                async with asyncio.timeout(30):
-                    while not caught:
-                        await asyncio.sleep(0.001)
-            await asyncio.sleep(0.01)
+        caught: asyncio.Queue[None] = asyncio.Queue()
+        program.on_stop_signals(lambda: caught.put_nowait(None), once=once)
+        for _ in range(2):
+            asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), signal.SIGINT)
+            async with asyncio.timeout(30):
+                await caught.get()
+            seen.append(1)
 
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        if once:
-            with pytest.raises(KeyboardInterrupt):
-                runner.run(main())
-        else:
+    seen: list[int] = []
+    try:
+        with (
+            asyncio.Runner(loop_factory=new_loop) as runner,
+            pytest.raises(KeyboardInterrupt) if once else contextlib.nullcontext(),
+        ):
             runner.run(main())
-    assert len(caught) == (1 if once else 2)
-    for number, handler in BEFORE.items():
-        signal.signal(number, handler)
-
-
-BEFORE = {number: signal.getsignal(number) for number in program.STOP_SIGNALS}
+        assert len(seen) == (1 if once else 2)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_as_many_descriptors_as_the_system_allows() -> None:
