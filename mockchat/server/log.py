@@ -4,6 +4,7 @@ A line has the time, the status, what was answered and how long that took. Nothi
 of what was asked only what a diagnosis shows, escaped.
 """
 
+import contextlib
 import re
 import sys
 import time
@@ -52,7 +53,7 @@ class Log:
         is_failure = error.status >= 500 or error.code == UPSTREAM
         if (is_failure or isinstance(error, NotRecorded)) and kind not in self._told:
             self._told.add(kind)
-            print(f"{error.status}: {_why(error)} (said once; --log tells each)", file=sys.stderr, flush=True)
+            _print(f"{error.status}: {_why(error)} (said once; --log tells each)")
 
     def _watched(self, answer: Answer, asked: float) -> Iterator[Part]:
         found, ended = b"", "cut off"
@@ -69,7 +70,13 @@ class Log:
             what = _why(answer.error) if answer.error else said[1].decode(errors="replace") if said else "-"
             status = answer.fault or answer.status
             line = f"{clock}.{int(now % 1 * 1000):03} {status} {excerpt(what)} {took * 1000:.1f} ms {ended}".rstrip()
-            print(line, file=sys.stderr, flush=True)
+            _print(line)
+
+
+def _print(line: str) -> None:
+    """Print it on stderr; who reads that may have gone, which is no reason not to answer."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _why(error: ApiError) -> str:

@@ -108,13 +108,18 @@ class ChatCompletions:
         reading = asyncio.get_running_loop().run_in_executor(self._reader, read_to_the_end, body, self._index)
         self.memory.held += len(body)
 
+        def read(body: bytes, index: ResponseIndex) -> ChatRequest:
+            if reading.cancelled():
+                raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "The server was stopped before it had read the request")
+            return reading.result()
+
         def parts() -> Iterator[Part]:
             try:
                 yield reading
             finally:
                 self.memory.held -= len(body)
                 reading.cancel()
-            yield self._answer(request, body, lambda body, index: reading.result(), arrived)
+            yield self._answer(request, body, read, arrived)
 
         return Answer(parts(), request.keep_alive, None)
 

@@ -1,3 +1,4 @@
+import io
 import re
 from typing import Any
 
@@ -130,3 +131,19 @@ async def test_what_an_upstream_answers_is_told(
         )
         await chat.upstream.close()
         file.close()
+
+
+@pytest.mark.parametrize("each", [True, False])
+async def test_that_nobody_reads_the_log_is_no_reason_not_to_answer(
+    aiohttp_client: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch, each: bool
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    client = await serve(aiohttp_client, Log(each=each))
+    monkeypatch.setattr("sys.stderr", Gone())
+    raw = await connect(client)
+    for body, status in ((GOOD, 200), (MISS, 404), (GOOD, 200)):
+        await raw.send(post(body))
+        assert (await raw.answer())[0] == status

@@ -423,6 +423,32 @@ async def test_while_a_long_body_is_read_others_are_answered(
     assert content((await long.answer())[2]) == "hello"
 
 
+async def test_long_bodies_that_are_not_read_when_the_server_stops_are_told(
+    connect: Connect, aiohttp_client: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def read(body: bytes, index: ResponseIndex) -> ChatRequest:
+        reading.set()
+        assert go_on.wait(PATIENCE)
+        return read_request(body, index)
+
+    monkeypatch.setattr("mockchat.server.route.read_to_the_end", read)
+    server = MockServer(max_body_size=2**22)
+    client = await aiohttp_client(server)
+    first, second = await connect(client), await connect(client)
+    await first.send(post(longer(GOOD)))
+    assert await asyncio.to_thread(reading.wait, PATIENCE)
+    await second.send(post(longer(GOOD)))
+    await second.arrived()
+    await server.chat.close()
+    status, _, body = await second.answer()
+    assert (status, b"The server was stopped before it had read the request" in body) == (503, True)
+    go_on.set()
+    assert content((await first.answer())[2]) == "hello"
+    assert not caplog.records
+
+
 async def test_a_long_body_that_can_not_be_read_is_one_line(connect: Connect, aiohttp_client: Any) -> None:
     client = await aiohttp_client(MockServer(max_body_size=2**22))
     raw = await connect(client)
