@@ -52,7 +52,7 @@ def conversation(conversation_id: str, *turns: str, first: str = "user") -> Conv
         if not (mark and role in ROLES):
             role, content = roles[number % 2], turn
         messages.append(wire.message(role, content))
-    return Conversation(conversation_id, messages)
+    return Conversation(conversation_id, wire.join(messages))
 
 
 def faults(*texts: str) -> list[Fault]:

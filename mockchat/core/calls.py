@@ -13,8 +13,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import ujson
-
 from mockchat.core import wire
 
 FUNCTION, CUSTOM, LEGACY = "function", "custom", "function_call"
@@ -83,7 +81,7 @@ def _read(call: Any, place: str) -> Call:
     if not isinstance(call, dict):
         raise ValueError(f"{place} must be an object")
     call_type = call.get("type") or (CUSTOM if CUSTOM in call else FUNCTION)
-    if call_type not in TEXT_KEYS:
+    if not (isinstance(call_type, str) and call_type in TEXT_KEYS):
         raise ValueError(f"{place}.type must be {FUNCTION} or {CUSTOM}")
     called = call.get(call_type)
     place_called = f"{place}.{call_type}".lstrip(".")
@@ -109,7 +107,7 @@ def read_text(text: str) -> list[Call]:
     https://llamafactory.readthedocs.io/en/latest/getting_started/data_preparation.html
     """
     try:
-        given = ujson.loads(text)
+        given = wire.loads(text.encode(errors="surrogatepass"))
         objects = given if isinstance(given, list) else [given]
         if not all(isinstance(each["arguments"], dict | str) for each in objects):
             return []

@@ -24,10 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import ujson
-
-from mockchat.core import entries
-from mockchat.core.entries import Conversation, DatasetError, EntryError
+from mockchat.core import entries, wire
+from mockchat.core.entries import NO_DETAILS, Conversation, DatasetError, Entry, EntryError
+from mockchat.core.message import Details
 
 BLOCK_SIZE = 256 * 1024  # bytes
 WHITESPACE = b" \t\r\n"
@@ -55,12 +54,12 @@ class Dataset:
     @property
     def replies(self) -> int:
         """The number of replies: of assistant messages that answer their history."""
-        return sum(len(conversation.replies) for conversation in self.conversations)
+        return sum(conversation.count_replies() for conversation in self.conversations)
 
     @property
     def unanswered(self) -> int:
         """The number of conversations without a reply."""
-        return sum(not conversation.replies for conversation in self.conversations)
+        return sum(not any(conversation.places()) for conversation in self.conversations)
 
 
 def load(
@@ -121,40 +120,93 @@ def _open(path: Path, progress: Callable[[int], object]) -> io.BufferedReader:
 # Entries to conversations
 
 
+@dataclass(slots=True)
+class _Pieces:
+    """A conversation that may go on: its pieces, the number of its messages, and where the next piece lines up."""
+
+    conversation: Conversation
+    recordings: list[bytes]
+    details: dict[int, Details]
+    size: int
+    next_position: int = 0
+    waiting: int = 0  # Bytes that are not joined to the first of the pieces yet.
+
+    def add(self, piece: Entry) -> None:
+        """Add a piece. Where the conversation was cut, some files have the last message again."""
+        recording, start = piece.recording, 0
+        last = self.recordings[-1].rpartition(wire.BETWEEN)[2]
+        if last and recording.startswith(last):
+            recording, start = recording[len(last + wire.NEXT) :], 1
+        if recording:
+            self.recordings.append(recording)
+            self.waiting += len(recording)
+        for number, each in piece.details.items():
+            if number >= start:
+                self.details[self.size - start + number] = each
+        self.size += piece.size - start
+
+    def join(self, *, at_last: bool) -> None:
+        """Join the pieces; but not `at_last` only if they are many, so that the time stays linear in their size."""
+        if self.waiting and (at_last or 8 * self.waiting > len(self.recordings[0])):
+            self.recordings = [wire.NEXT.join(filter(None, self.recordings))]
+            self.waiting = 0
+            self.conversation.recording = self.recordings[0]
+            self.conversation.details = self.details or NO_DETAILS
+
+
+class _Stitching:
+    """Joins the pieces of conversations, in file order, as they are added to a dataset."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._begun: dict[str, _Pieces] = {}  # The conversations that may go on, by id.
+        self._last: _Pieces | None = None
+
+    def add(self, name: str, position: int, piece: Entry) -> None:
+        """Add the piece of a conversation whose first message has this position in it."""
+        pieces = self._begun.get(name)
+        if pieces is None:
+            conversation = Conversation(name, piece.recording, piece.details)
+            self._dataset.conversations.append(conversation)
+            pieces = self._begun[name] = _Pieces(conversation, [piece.recording], dict(piece.details), piece.size)
+        else:
+            self._dataset.joined += 1
+            self._dataset.misaligned += position < pieces.next_position
+            pieces.add(piece)
+        pieces.next_position = position + piece.size - 1
+        if self._last is not None and self._last is not pieces:
+            self._last.join(at_last=False)  # Its pieces are freed before others come: memory keeps fewer holes.
+        self._last = pieces
+
+    def end(self) -> None:
+        """Make all conversations whole."""
+        for pieces in self._begun.values():
+            pieces.join(at_last=True)
+
+
 def _add(dataset: Dataset, lines_and_entries: Iterator[tuple[int, Any]], stitch: bool, of_file: str) -> None:
     """Add the entries of one file, pieces of a conversation joined; `of_file` ends the names of those without an id."""
     whole: set[object] = set()  # The conversations that are an entry each: id, messages and details.
-    begun: dict[str, Conversation] = {}  # The conversations that may go on, by id.
-    next_position: dict[str, int] = {}  # By id: the least position at which the next piece lines up.
+    stitching = _Stitching(dataset)
     for number, (line, entry) in enumerate(lines_and_entries):
         try:
-            entry_id, messages, details = entries.read(entry)
+            read = entries.read(entry)
         except EntryError as error:
             raise DatasetError(f"{_place(number, line, entry)}: {error}") from None
         dataset.entries += 1
-        if not stitch or entry_id is None:
-            name = f"entry {number}{of_file}" if entry_id is None else entry_id
-            dataset.conversations.append(Conversation(name, messages, details))
-            continue
-        name, position = split_id(entry_id)
-        if position is None:
+        name = f"entry {number}{of_file}" if read.id is None else read.id
+        if stitch and read.id is not None:
+            name, position = split_id(read.id)
+            if position is not None:
+                stitching.add(name, position, read)
+                continue
             known = len(whole)
-            whole.add((name, tuple(messages), tuple(details.items())))
-            if len(whole) > known:
-                dataset.conversations.append(Conversation(name, messages, details))
-            else:  # It was recorded twice, or two files were put together.
+            whole.add((name, read.recording, tuple(read.details.items())))
+            if len(whole) == known:  # It was recorded twice, or two files were put together.
                 dataset.repeated += 1
-            continue
-        if (conversation := begun.get(name)) is None:
-            conversation = begun[name] = Conversation(name, messages, details)
-            dataset.conversations.append(conversation)
-        else:
-            dataset.joined += 1
-            dataset.misaligned += position < next_position[name]
-            # Where the conversation was cut, some files have the last message again.
-            repeated = conversation.messages[-1:] == messages[:1]
-            conversation.extend(messages, details, start=1 if repeated else 0)
-        next_position[name] = position + len(messages) - 1
+                continue
+        dataset.conversations.append(Conversation(name, read.recording, read.details))
+    stitching.end()
 
 
 def split_id(entry_id: str) -> tuple[str, int | None]:
@@ -194,8 +246,7 @@ def _entries(plain: io.BufferedReader, block_size: int) -> Iterator[tuple[int, A
         raise DatasetError("is empty")
     if first != b"[":
         return _read_lines(file, line)
-    file.read(1)
-    return ((0, entry) for block in _read_array(file, block_size) for entry in block)
+    return ((0, entry) for block in _read_array(file, line, block_size) for entry in block)
 
 
 def _read_lines(file: File, first: int) -> Iterator[tuple[int, Any]]:
@@ -204,48 +255,48 @@ def _read_lines(file: File, first: int) -> Iterator[tuple[int, Any]]:
         if line.isspace():
             continue
         try:
-            entry = ujson.loads(line)
+            entry = wire.loads(line)
         except ValueError:
             if number == first:  # It may be the only entry, laid out on several lines.
                 line += b"".join(file)
             try:
-                entry = ujson.loads(line)
+                entry = wire.loads(line)
             except ValueError as error:
-                _refuse_syntax(line, str(error), line=number)
+                _refuse_syntax(line, number, 1, error, "fetch it again, or remove that line")
         yield number, entry
 
 
-def _read_array(file: File, block_size: int) -> Iterator[list[Any]]:
-    """The entries of an array whose opening bracket has been read: a list of them for each block of about that size.
+def _read_array(file: File, line: int, block_size: int) -> Iterator[list[Any]]:
+    """The entries of an array that begins on this line: a list of them for each block of about that size.
 
     A block ends where an entry seems to begin. Where there is no such place in it, or what stands before the place is
     not made of whole entries, the block grows: if need be, to the rest of the file.
     """
-    number = 0  # Of the next entry.
-    last: Any = None  # The entry before it.
-    pending = b""
+    pending, column = b"", 1
     size = block_size
     while data := file.read(size):
         pending += data
         end = _entry_boundary(pending)
         try:
-            block = ujson.loads(b"[%b]" % pending[:end]) if end else []
+            block = wire.loads(pending[:end] + b"]") if end else []
         except ValueError:
             block = []
         if not block:
             size = len(pending)  # Doubling keeps the time linear in the file's size.
             continue
         yield block
-        number, last = number + len(block), block[-1]
-        pending = pending[end + 1 :]
+        lines = pending.count(b"\n", 0, end)
+        column = end - pending.rfind(b"\n", 0, end) + (0 if lines else column - 1)
+        line += lines
+        pending = b"[" + pending[end + 1 :]
         size = block_size
     try:
-        yield ujson.loads(b"[" + pending)
+        yield wire.loads(pending)
     except ValueError as error:
-        _refuse_syntax(pending, str(error), number, last)
+        _refuse_syntax(pending, line, column, error, "fetch it again")
 
 
-_FIRST_KEY = re.compile(rb'\s*\{\s*("[^"\\]*")')
+_FIRST_KEY = re.compile(rb'\[\s*\{\s*("[^"\\]*")')
 _BEFORE_KEY = re.compile(rb"\}\s*(,)\s*\{\s*\Z")
 _MOST_LAYOUT = 64  # Bytes from one entry's end to the next one's first key; more than people use.
 
@@ -263,64 +314,34 @@ def _entry_boundary(block: bytes) -> int:
     return 0
 
 
-# What is wrong with a file that is not JSON
+def _refuse_syntax(rest: bytes, line: int, column: int, error: ValueError, remedy: str) -> NoReturn:
+    """Raise a `DatasetError` that says where `rest`, which begins at this place of the file, stops being JSON.
 
-
-def _refuse_syntax(rest: bytes, reason: str, number: int = 0, last: Any = None, line: int = 0) -> NoReturn:
-    """Raise a `DatasetError` that says where a file stops being JSON.
-
-    `rest` is what could not be parsed: with `line`, the entry on that line, else the rest of an array, of which
-    `number` entries were read before, and `last` is the last one of them. `reason` is ujson's, which does not say where
-    it failed: so the entries are read once more, one at a time.
+    `error` is ujson's, which does not say where: so Python's own parser is asked. `strict=False` lets it take control
+    characters in texts, as ujson does.
     """
-    at_end = "is cut off {place}: fetch it again" + (", or remove that line" if line else "")
+
+    def place(position: int) -> str:
+        lines = rest.count(b"\n", 0, position)
+        at = position - rest.rfind(b"\n", 0, position) + (0 if lines else column - 1)
+        return f"at line {line + lines}, byte {at}"
+
     try:
         text = rest.decode(errors="surrogatepass")
-    except UnicodeDecodeError as error:
-        text = rest[: error.start].decode(errors="surrogatepass")
-        if error.reason != "unexpected end of data":
-            at_end = f"is not UTF-8 {{place}}: byte 0x{rest[error.start]:02x}"
-    read, entry, position, reason = _read_while_json(text, reason, only_one=line > 0)
-    place = f"in the entry at line {line}" if line else "in its first entry"
-    if number + read and not line:
-        place = f"after {_place(number + read - 1, 0, entry if read else last)}"
-    if position >= len(text):
-        raise DatasetError(at_end.format(place=place))
-    raise DatasetError(f"is not JSON {place}: {reason}")
-
-
-def _read_while_json(text: str, reason: str, only_one: bool) -> tuple[int, Any, int, str]:
-    """Read entries with commas between them, as far as they are JSON: `only_one`, or as many as there are.
-
-    Returns how many are, the last of them, the position at which the text stops being JSON, and why: the given
-    `reason` where each entry is JSON, but not what comes behind.
-    """
-    decoder = json.JSONDecoder(strict=False)  # As ujson, it lets control characters stand in a text.
-    number, last = 0, None
-    position = 0
+    except UnicodeDecodeError as undecoded:
+        if undecoded.reason != "unexpected end of data":
+            problem = f"is not UTF-8 {place(undecoded.start)}: byte 0x{rest[undecoded.start]:02x}"
+            raise DatasetError(problem) from None
+        text = rest[: undecoded.start].decode(errors="surrogatepass")
     try:
-        while True:
-            start = _skip_space(text, position)
-            entry, position = decoder.raw_decode(text, start)
-            ujson.loads(text[start:position].encode(errors="surrogatepass"))
-            number, last = number + 1, entry
-            position = _skip_space(text, position)
-            if only_one or text[position : position + 1] != ",":
-                break
-            position += 1
+        json.loads(text, strict=False)
+        problem = f"is not JSON {place(0)}: {error}"
     except RecursionError:
-        reason = "nested too deeply"
-    except ValueError as error:
-        position = getattr(error, "pos", start)
-        reason = getattr(error, "msg", str(error))
-        if reason.startswith("Unterminated string"):
-            position = len(text)
-        elif "depth" in reason:
-            reason = "nested too deeply"
-    return number, last, position, reason
-
-
-def _skip_space(text: str, position: int) -> int:
-    while position < len(text) and text[position] in " \t\r\n":
-        position += 1
-    return position
+        problem = f"is nested too deeply {place(0)}"
+    except ValueError as found:
+        position = len(text[: getattr(found, "pos", 0)].encode(errors="surrogatepass"))
+        reason = getattr(found, "msg", str(found))
+        problem = f"is not JSON {place(position)}: {reason}"
+        if reason.startswith("Unterminated string") or getattr(found, "pos", 0) >= len(text):
+            problem = f"is cut off {place(len(rest))}: {remedy}"
+    raise DatasetError(problem)

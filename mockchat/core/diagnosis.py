@@ -18,34 +18,34 @@ class Diagnosis(NamedTuple):
     text: str
 
 
-def diagnose(
-    index: ResponseIndex, messages: list[bytes], prefix: int, known: int, numbers: Sequence[int] | None = None
-) -> Diagnosis:
+def diagnose(index: ResponseIndex, messages: list[bytes], numbers: Sequence[int] | None = None) -> Diagnosis:
     """Say which message of a history left the recordings, and how it differs from what is recorded there.
 
-    `messages` is the history in wire form, after which no reply is recorded; `prefix` and `known` are what `index.find`
-    returned for it; `numbers` are those by which to call the messages, if not by their places. The time it takes does
-    not depend on the number of recordings.
+    `messages` is the history in wire form, as it is compared, after which no reply is recorded; `numbers` are those by
+    which to call the messages, if not by their places. The time it takes does not depend on the number of recordings.
     """
+    known = index.recorded(messages)
+    history = wire.join(messages[:known])
     if known == len(messages):
-        return Diagnosis("messages", _no_reply(index, prefix, known))
+        return Diagnosis("messages", _no_reply(index, history, known))
     place, message = f"messages[{numbers[known] if numbers else known}]", messages[known]
     role = wire.role_of(message)
     others = [other for other in wire.API_ROLES if other != role]
     for other in others:
-        following = index.step(prefix, wire.with_role(message, other))
-        if following >= 0:
-            text = f"{place} has the role {role}, recorded is {other} (conversation {index.conversation_id(following)})"
+        position = index.first(wire.append(history, wire.with_role(message, other)))
+        if position >= 0:
+            text = f"{place} has the role {role}, recorded is {other} (conversation {index.conversation_id(position)})"
             return Diagnosis(f"{place}.role", text)
-    same_role = _nearby(index, prefix, message, [role])
-    candidates = same_role or _nearby(index, prefix, message, others)
+    same_role = _nearby(index, history, message, [role])
+    candidates = same_role or _nearby(index, history, message, others)
     if not candidates:
-        return Diagnosis(place, f"{place} is one too many: {_end(index, prefix, known)}")
-    following, closest = max(candidates, key=lambda item: likeness(item[1], message))
-    if not prefix and _is_another_text(message, closest):
+        return Diagnosis(place, f"{place} is one too many: {_end(index, history, known)}")
+    closest, position = max(candidates, key=lambda item: likeness(item[0], message))
+    named = index.conversation_id(position)
+    if not known and _is_another_text(message, closest):
         start, other = (around(wire.content_of(each), 0) for each in (message, closest))
-        named = f"the closest begins with {other}, conversation {index.conversation_id(following)}"
-        return Diagnosis(place, f"no recording begins with {start}, or nearly so: {named}")
+        text = f"no recording begins with {start}, or nearly so: the closest begins with {other}, conversation {named}"
+        return Diagnosis(place, text)
     found = differ(message, wire.with_role(closest, role))
     if role == "tool" and wire.is_assistant(closest):
         found = Difference("", "is an answer too many, or one to no call")
@@ -53,10 +53,9 @@ def diagnose(
     if not same_role:
         text += f", and the role {role} is recorded as {wire.role_of(closest)}"
     if ignorable.may_be_alike(message, closest):
-        suggested = ignorable.suggestion(index, messages[known:], prefix)
+        suggested = ignorable.suggestion(index, history, messages[known:])
         text += f"; {suggested}" if suggested else ""
-    place += found.place
-    return Diagnosis(place, f"{text}; the closest recording there is conversation {index.conversation_id(following)}")
+    return Diagnosis(place + found.place, f"{text}; the closest recording there is conversation {named}")
 
 
 def _is_another_text(sent: bytes, recorded: bytes) -> bool:
@@ -66,25 +65,25 @@ def _is_another_text(sent: bytes, recorded: bytes) -> bool:
     return shorter > _A_FEW_WORDS and 4 * common_length(one, other) < shorter
 
 
-def _nearby(index: ResponseIndex, prefix: int, message: bytes, roles: list[str]) -> list[tuple[int, bytes]]:
-    """Messages of these roles that are recorded after a prefix, each behind the prefix to which it leads.
+def _nearby(index: ResponseIndex, history: bytes, message: bytes, roles: list[str]) -> list[tuple[bytes, int]]:
+    """Messages of these roles that are recorded after a history, each with the position of its recording.
 
     Among them is the one whose text has the longest beginning in common with that of `message`.
     """
     return [
-        (following, neighbour)
+        (neighbour, position)
         for role in roles
-        for following, neighbour in index.neighbours(prefix, wire.with_role(message, role))
+        for neighbour, position in index.neighbours(history, wire.with_role(message, role))
         if wire.role_of(neighbour) == role
     ]
 
 
-def _no_reply(index: ResponseIndex, prefix: int, known: int) -> str:
+def _no_reply(index: ResponseIndex, history: bytes, known: int) -> str:
     """Why a history that is recorded has no reply: the recording ends there, or goes on with another role."""
-    neighbours = index.neighbours(prefix, b"")
+    neighbours = index.neighbours(history, b"")
     if not neighbours:
-        return f"all messages are recorded, but {_end(index, prefix, known)}"
-    following, message = neighbours[0]
+        return f"all messages are recorded, but {_end(index, history, known)}"
+    message, position = neighbours[0]
     before = (
         "all messages are recorded, but what follows" if known else "messages is empty, and what begins a recording"
     )
@@ -92,10 +91,10 @@ def _no_reply(index: ResponseIndex, prefix: int, known: int) -> str:
     if wire.is_assistant(message):
         kind = "no reply: its weight is 0"
     content = around(wire.content_of(message), 0)
-    return f"{before} is {kind}, {content}, in conversation {index.conversation_id(following)}"
+    return f"{before} is {kind}, {content}, in conversation {index.conversation_id(position)}"
 
 
-def _end(index: ResponseIndex, prefix: int, known: int) -> str:
-    if not prefix:
+def _end(index: ResponseIndex, history: bytes, known: int) -> str:
+    if not known:
         return "nothing is recorded"
-    return f"the recording ends there (conversation {index.conversation_id(prefix)}, {known} messages)"
+    return f"the recording ends there (conversation {index.conversation_id(index.first(history))}, {known} messages)"

@@ -12,13 +12,13 @@ message may be, `core/message.py` says. An assistant message of the `weight` 0 b
 follow, and is no reply.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from mockchat.core import message, wire
 from mockchat.core.calls import LEGACY
-from mockchat.core.message import TEXT_ROLES, Details, Message
+from mockchat.core.message import Details, Message
 from mockchat.core.program import ProgramError
 
 # The key of an entry's list, and those of a message in it: of the role and of the text.
@@ -40,19 +40,41 @@ class EntryError(Exception):
 
 @dataclass(slots=True)
 class Conversation:
-    """A whole conversation: its id, its messages in wire form and, by their numbers, what that does not say of some."""
+    """A whole conversation: its id, its messages in wire form and, by their numbers, the details of some of them."""
 
     id: str
-    messages: list[bytes]
+    recording: bytes
     details: Mapping[int, Details] = field(default_factory=lambda: NO_DETAILS)
+
+    @property
+    def messages(self) -> list[bytes]:
+        """The messages, each in wire form."""
+        return wire.split(self.recording)
+
+    def is_reply(self, number: int) -> bool:
+        """Whether an assistant message, given by its number, is a reply."""
+        details = self.details.get(number) if self.details else None
+        return details is None or details.is_reply
 
     @property
     def replies(self) -> list[int]:
         """The numbers of the messages that are replies."""
-        numbers = [number for number, each in enumerate(self.messages) if wire.is_assistant(each)]
-        if not self.details:
-            return numbers
-        return [number for number in numbers if number not in self.details or self.details[number].is_reply]
+        return [number for number, _ in self.places()]
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Each reply: its number among the messages, and where it begins in the recording."""
+        number, start = 0, 0 if self.recording else -1
+        while start >= 0:
+            if self.recording.startswith(wire.ASSISTANT, start) and self.is_reply(number):
+                yield number, start
+            following = self.recording.find(wire.BETWEEN, start)
+            number, start = number + 1, following + len(wire.BETWEEN) if following >= 0 else -1
+
+    def count_replies(self) -> int:
+        """The number of replies."""
+        if self.details:
+            return len(self.replies)
+        return self.recording.startswith(wire.ASSISTANT) + self.recording.count(wire.BETWEEN + wire.ASSISTANT)
 
     def history(self, number: int) -> list[bytes]:
         """The messages before one, as clients send them: each without `{"role":"` and `}`."""
@@ -62,26 +84,27 @@ class Conversation:
                 messages[each] = details.sent
         return messages
 
-    def extend(self, messages: list[bytes], details: Mapping[int, Details], start: int = 0) -> None:
-        """Go on with these messages, from one of them on."""
-        if details:
-            moved = len(self.messages) - start
-            going_on = {moved + number: each for number, each in details.items() if number >= start}
-            self.details = {**self.details, **going_on}
-        self.messages += messages[start:]
+
+class Entry(NamedTuple):
+    """What an entry holds: its id, if it has one, its messages in wire form, how many these are, and their details."""
+
+    id: str | None
+    recording: bytes
+    size: int
+    details: Mapping[int, Details]
 
 
 def conversation(entry: Any, name: str) -> Conversation:
     """The conversation of an entry that stands alone; it is called `name` where it has no id. Raises `DatasetError`."""
     try:
-        entry_id, messages, details = read(entry)
+        entry_id, recording, _, details = read(entry)
     except EntryError as error:
         raise DatasetError(f"{name}: {error}") from None
-    return Conversation(name if entry_id is None else entry_id, messages, details)
+    return Conversation(name if entry_id is None else entry_id, recording, details)
 
 
-def read(entry: Any) -> tuple[str | None, list[bytes], Mapping[int, Details]]:
-    """The id of an entry, if it has one, its messages in wire form, and their details. Raises `EntryError`."""
+def read(entry: Any) -> Entry:
+    """What an entry of a file holds. Raises `EntryError`."""
     if not isinstance(entry, dict):
         raise EntryError(f"is {_kind(entry)}, not an object")
     present = [key for key in FORMS if key in entry]
@@ -99,20 +122,30 @@ def read(entry: Any) -> tuple[str | None, list[bytes], Mapping[int, Details]]:
     if not isinstance(entry[list_key], list):
         raise EntryError(f'"{list_key}" is {_kind(entry[list_key])}, not an array')
     role_key, text_key = FORMS[list_key]
+    given = entry[list_key]
+    if system:
+        given = [{role_key: "system", text_key: system}, *given]
+    ending = _ending(entry) if list_key == "messages" else {}
+    if not ending and (recording := message.join_texts(given, role_key, text_key)) is not None:
+        return Entry(entry_id, recording, len(given), NO_DETAILS)
+    return _read_each(entry_id, entry[list_key], system, list_key, ending)
+
+
+def _read_each(
+    entry_id: str | None, given: list[Any], system: str | None, list_key: str, ending: dict[str, Any]
+) -> Entry:
+    """An entry of which some messages say more than a text, or have lone surrogates."""
+    role_key, text_key = FORMS[list_key]
     messages = [wire.message("system", system)] if system else []
     unusual: dict[int, _Unusual] = {}
-    for number, given in enumerate(entry[list_key]):
-        try:
-            if len(given) != 2:
-                raise KeyError
-            messages.append(wire.message(TEXT_ROLES[given[role_key]], given[text_key]))
-        except (KeyError, TypeError, AttributeError):
-            unusual[len(messages)] = each = _Unusual(number, given, list_key)
-            messages.append(each.message.wire)
-    ending = _ending(entry) if list_key == "messages" else {}
-    if unusual or ending:
-        return entry_id, *_with_details(messages, unusual, ending)
-    return entry_id, messages, NO_DETAILS
+    for number, each in enumerate(given):
+        if (text := message.join_texts([each], role_key, text_key)) is not None:
+            messages.append(text[:-1])
+        else:
+            unusual[len(messages)] = found = _Unusual(number, each, list_key)
+            messages.append(found.message.wire)
+    messages, details = _with_details(messages, unusual, ending)
+    return Entry(entry_id, wire.join(messages), len(messages), details)
 
 
 class _Unusual:

@@ -28,6 +28,7 @@ _SUGGESTED = {
 _ANY_SUGGESTED = re.compile("|".join(_SUGGESTED))
 _HINT = re.compile(rb"[0-9]|day|/tmp/|/var/")  # One of them is in all of these, and it is found faster.
 _AROUND = 64  # bytes
+_LONGEST = 65536  # bytes of two messages together: others should not wait until longer ones are looked through
 
 
 def check(pattern: str) -> None:
@@ -48,6 +49,12 @@ class LeavingOut:
 
     def __call__(self, message: bytes) -> bytes:
         """The message that is compared in place of this one."""
+        try:
+            return self._without(message)
+        except RecursionError:  # Arguments that are nested so deeply are compared as they are.
+            return message
+
+    def _without(self, message: bytes) -> bytes:
         content = wire.content_of(message)
         if (left := self._text(content)) != content:
             message = wire.with_text(message, left)
@@ -77,39 +84,62 @@ class LeavingOut:
         return value if left == text else left
 
 
-def suggestion(index: ResponseIndex, messages: Sequence[bytes], prefix: int) -> str | None:
-    """What to ignore so that messages are found that are not recorded after a prefix; None where that does not help.
+def suggestion(index: ResponseIndex, history: bytes, messages: Sequence[bytes]) -> str | None:
+    """What to ignore so that messages are found that are not recorded after a history; None where that does not help.
 
     There must be a reply after them.
     """
     needed: dict[str, None] = {}
     for message in messages:
-        following = index.step(prefix, message)
-        if following < 0:
-            following, patterns = _alike(index, prefix, message)
+        said = message
+        if index.first(wire.append(history, message)) < 0:
+            alike = _alike(index, history, message)
+            if alike is None:
+                return None
+            said, patterns = alike
             needed |= dict.fromkeys(patterns)
-        if following < 0:
-            return None
-        prefix = following
-    if not (needed and index.replies(prefix)):
+        history = wire.append(history, said)
+    if not (needed and index.replies(history)):
         return None
     varying = dict.fromkeys(_SUGGESTED[pattern] for pattern in needed)
     patterns = [f"'{pattern}'" for pattern in needed]
     return f"it would be found but for {' and '.join(varying)}: the option ignore leaves out {' and '.join(patterns)}"
 
 
-def _alike(index: ResponseIndex, prefix: int, message: bytes) -> tuple[int, list[str]]:
-    """The prefix to which a recorded message leads that is the same but for what varies, and patterns for that."""
-    for following, recorded in index.neighbours(prefix, message):
-        needed = list(_SUGGESTED)
-        if not _are_alike(message, recorded, needed):
-            continue
+def _alike(index: ResponseIndex, history: bytes, message: bytes) -> tuple[bytes, list[str]] | None:
+    """A message recorded after a history that is the same but for what varies, and patterns for that."""
+    for recorded, _ in index.neighbours(history, message):
+        patterns = _varying(message, recorded)
+        if patterns:
+            leave_out = LeavingOut(patterns)
+            if leave_out(message) == leave_out(recorded):
+                return recorded, patterns
+    return None
+
+
+def _varying(one: bytes, other: bytes) -> list[str]:
+    """The patterns that match in each place where two messages differ; none where one of these is something else."""
+    needed: dict[str, None] = {}
+    while one != other and len(one) + len(other) < _LONGEST:
+        position = common_length(one, other)
         for pattern in _SUGGESTED:
-            others = [each for each in needed if each != pattern]
-            if _are_alike(message, recorded, others):
-                needed = others
-        return following, needed
-    return -1, []
+            ends = [_end(pattern, text, position) for text in (one, other)]
+            if all(ends):
+                break
+        else:
+            return []
+        needed[pattern] = None
+        one, other = (text[end:] for text, end in zip((one, other), ends, strict=True))
+    return list(needed) if one == other else []
+
+
+def _end(pattern: str, text: bytes, position: int) -> int:
+    """Where a match of a pattern ends that has this position in it, or ends there; 0 if there is none."""
+    start = max(0, position - _AROUND)
+    for match in re.finditer(pattern.encode(), text[start : position + _AROUND]):
+        if start + match.start() <= position <= start + match.end():
+            return start + match.end()
+    return 0
 
 
 def may_be_alike(one: bytes, other: bytes) -> bool:
@@ -120,8 +150,3 @@ def may_be_alike(one: bytes, other: bytes) -> bool:
         _HINT.search(found) and _ANY_SUGGESTED.search(found.decode(errors="replace"))
         for found in (one[around], other[around])
     )
-
-
-def _are_alike(one: bytes, other: bytes, patterns: list[str]) -> bool:
-    leave_out = LeavingOut(patterns)
-    return leave_out(one) == leave_out(other)

@@ -13,7 +13,7 @@ Follows https://platform.openai.com/docs/api-reference/chat/create. The same rul
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import ujson
+import orjson
 
 from mockchat.core import calls, wire
 from mockchat.core.calls import Call, Pairing
@@ -87,6 +87,17 @@ def details_of_text(in_wire_form: bytes) -> Details:
 def role(name: str) -> str | None:
     """The API's name of the role that a file or a client calls `name`, in any case; None if there is none."""
     return ROLES.get(name) or ROLES.get(name.lower())
+
+
+def join_texts(given: list[Any], role_key: str = "role", text_key: str = "content") -> bytes | None:
+    """The messages as a history in wire form, where each of them is a role, a text and nothing else; None elsewhere."""
+    try:
+        said = [{"role": TEXT_ROLES[each[role_key]], "content": each[text_key]} for each in given if len(each) == 2]
+        if len(said) == len(given) and {type(each["content"]) for each in said} <= {str}:
+            return orjson.dumps(said)[len(wire.OPENING) : -len(wire.CLOSING)]
+    except (KeyError, TypeError):  # TypeError: orjson's too, where a text has lone surrogates.
+        pass
+    return None
 
 
 def read(given: dict[str, Any], role_key: str = "role", text_key: str = "content") -> Message:
@@ -234,7 +245,7 @@ def _spelled(called: Sequence[Call]) -> list[bytes]:
 
 def as_object(spelled: bytes) -> dict[str, Any]:
     """A message as it is sent or answered, or a plain one in wire form, as the API's object."""
-    said: dict[str, Any] = ujson.loads(b'{"role":"%b}' % spelled)
+    said: dict[str, Any] = wire.loads(b'{"role":"%b}' % spelled)
     return said
 
 

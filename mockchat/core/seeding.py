@@ -23,22 +23,31 @@ def seed_errors(conversations: Sequence[Conversation], seed: str) -> int:
     if seed in ("", "0"):
         return 0
     chance = random.Random(seed)
-    places = [(conversation, number) for conversation in conversations for number in range(len(conversation.messages))]
-    chosen = set(chance.sample(range(len(places)), round(SHARE * len(places))))
-    roles = [wire.role_of(conversation.messages[number]) for conversation, number in places]
+    roles = [wire.role_of(message) for conversation in conversations for message in conversation.messages]
+    chosen = set(chance.sample(range(len(roles)), round(SHARE * len(roles))))
     for role in ("user", "assistant"):
         of_this_role = [place for place, role_there in enumerate(roles) if role_there == role]
         if of_this_role and chosen.isdisjoint(of_this_role):
             chosen.add(chance.choice(of_this_role))
-    for place in sorted(chosen):  # A set's own order differs between Pythons.
-        conversation, number = places[place]
-        message, details = conversation.messages[number], conversation.details.get(number)
-        if details is None:
-            conversation.messages[number] = wire.with_text(message, alter(wire.content_of(message), chance))
-        else:
-            conversation.messages[number], changed = _alter_detailed(message, details, chance)
-            conversation.details = {**conversation.details, number: changed}
+    place = 0
+    for conversation in conversations:
+        messages = conversation.messages
+        for number, message in enumerate(messages):
+            if place in chosen:
+                messages[number] = _alter(conversation, number, message, chance)
+            place += 1
+        conversation.recording = wire.join(messages)
     return len(chosen)
+
+
+def _alter(conversation: Conversation, number: int, message: bytes, chance: random.Random) -> bytes:
+    """A message of a conversation altered, and its details with it."""
+    details = conversation.details.get(number)
+    if details is None:
+        return wire.with_text(message, alter(wire.content_of(message), chance))
+    altered, changed = _alter_detailed(message, details, chance)
+    conversation.details = {**conversation.details, number: changed}
+    return altered
 
 
 def _alter_detailed(message: bytes, details: Details, chance: random.Random) -> tuple[bytes, Details]:

@@ -6,7 +6,10 @@ _EXCERPT = 1000  # characters
 
 def common_length(one: str | bytes, other: str | bytes) -> int:
     """The number of characters (of bytes) with which both begin; logarithmically many comparisons."""
-    low, high = 0, min(len(one), len(other))
+    low, high = 0, 32
+    while high < min(len(one), len(other)) and one[low:high] == other[low:high]:
+        low, high = high, 2 * high
+    high = min(high, len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
         if one[low:middle] == other[low:middle]:

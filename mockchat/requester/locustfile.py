@@ -79,7 +79,7 @@ class Replay(FastHttpUser):
     def conversation(self) -> None:
         """Ask for each reply of the next conversation in turn."""
         model = self.environment.parsed_options.model or None
-        for question in questions(places([next(_in_turn)], _index), _index, model, stream=False):
+        for question in questions(places([next(_in_turn)]), _index, model, stream=False):
             self._ask(question)
 
     def _ask(self, question: Question) -> None:

@@ -8,8 +8,9 @@ import random
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mockchat.core import wire
 from mockchat.core.coding import MAX_ANSWER_MB
@@ -20,11 +21,42 @@ ATTEMPT_TIMEOUT = 60.0  # seconds
 
 
 class Place(NamedTuple):
-    """Where a recorded reply stands: its conversation, its message's number, and the prefix before it."""
+    """Where a recorded reply stands: its conversation, its message's number, and where it begins in the recording."""
 
     conversation: Conversation
     number: int
-    prefix: int
+    start: int
+
+    @property
+    def history(self) -> bytes:
+        """The messages before the reply, in wire form."""
+        return self.conversation.recording[: self.start - len(wire.NEXT)] if self.start else b""
+
+    @property
+    def reply(self) -> Reply:
+        """The reply itself."""
+        conversation = self.conversation
+        details = conversation.details.get(self.number) if conversation.details else None
+        return Reply(wire.first(conversation.recording, self.start), b"", details)
+
+
+class Expected(Sequence[Reply]):
+    """The replies that are right: first the one at a place; the others with its history are looked up when needed."""
+
+    def __init__(self, place: Place, index: ResponseIndex) -> None:
+        self._place = place
+        self._index = index
+
+    @cached_property
+    def _all(self) -> list[Reply]:
+        others = self._index.replies(self._index.compared(self._place.history))
+        return list({(reply.message, reply.details): reply for reply in [self._place.reply, *others]}.values())
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __getitem__(self, item: Any) -> Any:
+        return self._place.reply if item == 0 else self._all[item]
 
 
 class Question(NamedTuple):
@@ -32,7 +64,7 @@ class Question(NamedTuple):
 
     place: Place
     body: bytes
-    expected: list[Reply]
+    expected: Sequence[Reply]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,24 +102,18 @@ WHOLE = Share()
 Assignment = tuple[Sequence[Conversation], Load, Share]  # What one process has to do.
 
 
-def places(conversations: Sequence[Conversation], index: ResponseIndex) -> Iterator[Place]:
+def places(conversations: Sequence[Conversation]) -> Iterator[Place]:
     """The place of every reply, in order."""
     for conversation in conversations:
-        prefix = position = 0
-        messages = index.compared(conversation.messages)
-        for number in conversation.replies:
-            prefix, _ = index.find(messages[position:number], prefix)
-            yield Place(conversation, number, prefix)
-            position = number
+        for number, start in conversation.places():
+            yield Place(conversation, number, start)
 
 
-def rounds(
-    conversations: Sequence[Conversation], index: ResponseIndex, load: Load, share: Share = WHOLE
-) -> Iterator[Place]:
+def rounds(conversations: Sequence[Conversation], load: Load, share: Share = WHOLE) -> Iterator[Place]:
     """The places in the order in which to ask for them: once, or without end where a duration is to be filled."""
     chance = random.Random(None if load.random_seed is None else load.random_seed + share.process)
     while True:
-        in_order = islice(places(conversations, index), share.first, share.end)
+        in_order = islice(places(conversations), share.first, share.end)
         if load.shuffle:
             shuffled = list(in_order)
             chance.shuffle(shuffled)
@@ -104,15 +130,15 @@ def questions(asked: Iterator[Place], index: ResponseIndex, model: str | None, s
     after += b',"stream":true}' if stream else b"}"
     opening, closing = b'{"messages":' + wire.OPENING, wire.CLOSING + after
     for place in asked:
-        history = place.conversation.history(place.number)
-        if history:
-            # Bodies are long: this copies each of their bytes once.
-            history[0] = opening + history[0]
-            history[-1] += closing
-            body = wire.BETWEEN.join(history)
-        else:
+        conversation, number, start = place
+        if not start:
             body = b'{"messages":[]%b' % after
-        yield Question(place, body, index.replies(place.prefix))
+        elif conversation.details:
+            body = b"".join((opening, wire.join(conversation.history(number)), closing))
+        else:  # Bodies are long: this copies each of their bytes once.
+            history = memoryview(conversation.recording)[: start - len(wire.NEXT)]
+            body = b"".join((opening, history, closing))
+        yield Question(place, body, Expected(place, index))
 
 
 class Schedule:
@@ -174,7 +200,7 @@ def assignments(conversations: Sequence[Conversation], load: Load) -> list[Assig
     To shuffle is to do so within each part. There must be a request, and one in flight, for each process.
     """
     # The number of replies up to the end of each conversation.
-    ends = list(accumulate(len(conversation.replies) for conversation in conversations))
+    ends = list(accumulate(conversation.count_replies() for conversation in conversations))
     total = ends[-1] if load.limit is None or load.shuffle else min(load.limit, ends[-1])
     dealt: list[Assignment] = []
     start = 0

@@ -55,7 +55,7 @@ async def replay(
     interrupted. When all is ready, it begins as soon as `begin` says, and counts from the moment that this gives
     (seconds of `time.perf_counter`). `progress` is called now and then while it runs.
     """
-    asked = islice(questions(rounds(conversations, index, load, share), index, model, load.stream), load.limit)
+    asked = islice(questions(rounds(conversations, load, share), index, model, load.stream), load.limit)
     first = list(islice(asked, 1))  # Made before the clock starts: shuffling takes its time.
     all_headers = CIMultiDict(headers or {})
     for name in ("Content-Type", "Accept"):

@@ -21,7 +21,7 @@ def choose(request: ChatRequest, chance: Callable[[], float] = random.random) ->
     """`n` of the recorded replies, drawn by chance (from 0 to 1): always the same ones for the same `seed`."""
     replies, settings = request.replies, request.settings
     if len(replies) == 1:
-        return replies * settings.n
+        return [replies[0]] * settings.n
     if settings.seed is not None:
         chance = random.Random(settings.seed).random
     return [replies[int(chance() * len(replies))] for _ in range(settings.n)]
@@ -226,7 +226,7 @@ def _usage(request: ChatRequest, replies: list[Reply]) -> bytes:
     """
     if len(replies) == 1 and replies[0].details and replies[0].details.usage:
         return replies[0].details.usage
-    prompt = _tokens(request.history_size)
+    prompt = _tokens(request.size)
     completed = 0
     for reply in replies:
         completed += _tokens(len(reply.message) - len(_BEFORE_REPLY))

@@ -38,22 +38,21 @@ class ApiError(Exception):
 class NotRecorded(ApiError):
     """404: no recording has this history, or none goes on with a reply. As an object it says where and how.
 
-    `messages` is the history as it is compared, in wire form; `numbers` are those of its messages in the request.
+    `history` is in wire form, as it is compared; `numbers` are those of its messages in the request, if they are not in
+    its order.
     """
 
-    def __init__(
-        self, index: ResponseIndex, messages: list[bytes], prefix: int, known: int, numbers: Sequence[int]
-    ) -> None:
+    def __init__(self, index: ResponseIndex, history: bytes, numbers: Sequence[int] | None = None) -> None:
         super().__init__(HTTPStatus.NOT_FOUND, NOT_RECORDED, code="no_recorded_response")
-        self.messages = messages
-        self._place = index, prefix, known, numbers
+        self.history = history
+        self._place = index, numbers
         self._found: Diagnosis | None = None
 
     def diagnosis(self) -> Diagnosis:
         """Where and how the history left the recordings: found out when it is first asked for."""
         if self._found is None:
-            index, prefix, known, numbers = self._place
-            self._found = diagnose(index, self.messages, prefix, known, numbers)
+            index, numbers = self._place
+            self._found = diagnose(index, wire.split(self.history), numbers)
         return self._found
 
     def body(self) -> bytes:

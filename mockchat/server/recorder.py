@@ -60,19 +60,20 @@ def conversation(history: list[dict[str, Any]], completion: Completion) -> Conve
     messages = [{"content": None} | message | {"weight": 0} for message in history]
     entry = {"messages": [*messages, said], "finish_reason": completion.finish_reason, "usage": completion.usage}
     try:
-        _, in_wire_form, details = entries.read(entry)
+        _, recording, size, details = entries.read(entry)
     except entries.EntryError:
         raise NotRecordable(_OTHER) from None
-    recorded = Conversation("", in_wire_form, details)
+    recorded = Conversation("", recording, details)
     if not recorded.replies:
         raise NotRecordable(_OTHER)
-    array = wire.join(recorded.history(len(in_wire_form)))
+    array = wire.array(wire.join(recorded.history(size)))
     recorded.id = hashlib.sha256(array).hexdigest()[:16]
     return recorded
 
 
 def line(recorded: Conversation) -> bytes:
     """The line of a conversation of which the last message is the only reply, its end included."""
+    *_, last = recorded.messages
     number = len(recorded.messages) - 1
     messages = [
         message + b',"weight":0' if wire.is_assistant(message) else message for message in recorded.history(number)
@@ -80,9 +81,9 @@ def line(recorded: Conversation) -> bytes:
     details = recorded.details.get(number)
     ending = b""
     if details is None:
-        messages.append(recorded.messages[number])
+        messages.append(last)
     else:
         messages.append(details.answered.replace(NO_REFUSAL, b"", 1))
         ending = b',"finish_reason":%b' % details.finish_reason
         ending += b',"usage":%b' % details.usage if details.usage else b""
-    return b'%b%b","messages":%b%b}\n' % (BEGINNING, recorded.id.encode(), wire.join(messages), ending)
+    return b'%b%b","messages":%b%b}\n' % (BEGINNING, recorded.id.encode(), wire.array(wire.join(messages)), ending)

@@ -18,7 +18,7 @@ from mockchat.server import completion
 from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.http import JSON, PLAIN_TEXT, Answer, AnswerWriter, HttpRequest, Part, next_turn
 from mockchat.server.memory import MAX_MEMORY_MB, Memory
-from mockchat.server.request import LONG_BODY, ChatRequest, is_in_place, read_request, read_to_the_end
+from mockchat.server.request import LONG_BODY, ChatRequest, in_place, read_request, read_to_the_end
 from mockchat.server.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
 from mockchat.server.upstream import Upstream
 
@@ -75,9 +75,17 @@ class ChatCompletions:
             self.check(request, len(body))
         except ApiError as error:
             return self.error(request, error)
-        if len(body) > LONG_BODY and not (self._grows or self.upstream or is_in_place(body, self._index)):
-            return self._answer_later(request, body)
+        if len(body) > LONG_BODY and not (self._grows or self.upstream):
+            return self._answer_long(request, body)
         return self._answer(request, body, read_request)
+
+    def _answer_long(self, request: HttpRequest, body: bytes) -> Answer:
+        """Answer a long request: at once if it can be read in place, else once a thread has read it."""
+        try:
+            asked = in_place(body, self._index)
+        except ApiError as error:
+            return self.error(request, error)
+        return self._answer(request, body, lambda *_: asked) if asked else self._answer_later(request, body)
 
     def _answer(self, request: HttpRequest, body: bytes, read: Read, arrived: float | None = None) -> Answer:
         """Answer a request; `arrived` is when it was there, if that was in another turn of the loop."""
@@ -201,7 +209,7 @@ class ChatCompletions:
             if named is None:
                 raise
             asked = None  # A fault that is asked for by name comes whatever else is asked.
-        chance, drawn = simulation.begin(asked.prefix if asked else -1)
+        chance, drawn = simulation.begin(asked.history if asked else None)
         fault = named or drawn
         if fault is None and asked is not None:
             return self._timed(request, asked, chance, simulation.moments(arrived, chance), simulation.timed)

@@ -4,6 +4,7 @@ Every random choice about a request is drawn from a generator of its own. With a
 history and the attempt alone, so whatever order the requests arrive in, the same ones are slow and fail.
 """
 
+import hashlib
 import math
 import random
 import re
@@ -57,14 +58,18 @@ class Simulation:
         if total > 1 + 1e-9:  # A sum of decimal fractions may be a little more.
             raise ValueError(f"the rates of the faults are {total:g} in sum, which is more than 1")
         self._random_seed = random_seed
-        self._attempts: Counter[int] = Counter()
+        self._attempts: Counter[str] = Counter()
 
-    def begin(self, history: int) -> tuple[random.Random, str | None]:
-        """An attempt at a history, which has a number: what to draw its other choices from, and how it fails, if so."""
-        attempt = self._attempts[history]
-        self._attempts[history] += 1
+    def begin(self, history: bytes | None) -> tuple[random.Random, str | None]:
+        """An attempt at a history: what to draw its other choices from, and how it fails, if it does.
+
+        `history` is in wire form; None stands for all that are not recorded.
+        """
+        name = "" if history is None else hashlib.sha256(history).hexdigest()
+        attempt = self._attempts[name]
+        self._attempts[name] += 1
         seed = self._random_seed
-        chance = random.Random(random.random() if seed is None else f"{seed} {history} {attempt}")
+        chance = random.Random(random.random() if seed is None else f"{seed} {name} {attempt}")
         drawn = chance.random()  # In any case: whether there are faults must not change the other choices.
         for kind, first, rate in self._faults:
             attempt -= first

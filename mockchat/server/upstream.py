@@ -17,6 +17,7 @@ from aiohttp.log import server_logger
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from mockchat.core import wire
 from mockchat.core.answer import BLANK_LINE, BadAnswer, endpoint, error_message, explain
 from mockchat.core.coding import MAX_ANSWER_MB, Decoder
 from mockchat.core.index import ResponseIndex
@@ -211,9 +212,8 @@ class Upstream:
             if history is None:
                 return
             recorded = recorder.conversation(history, completion)
-            messages = self._index.compared(recorded.messages[:-1])
-            prefix, known = self._index.find(messages)
-            if known < len(messages) or not self._index.replies(prefix):  # Else another way of asking was faster.
+            sent = self._index.compared(wire.join(recorded.messages[:-1]))
+            if not self._index.replies(sent):  # Else another way of asking was faster.
                 self._file.append(recorded)
                 self._index.add(recorded)
                 self.recorded += 1

@@ -28,10 +28,10 @@ from aiohttp import web
 from aiohttp.log import server_logger
 from aiohttp.worker import GunicornUVLoopWebWorker
 
-from mockchat.core import program, recordings
+from mockchat.core import mapped, program, recordings
 from mockchat.core.entries import DatasetError
+from mockchat.core.index import ResponseIndex
 from mockchat.core.program import ProgramError
-from mockchat.core.shared_index import SharedIndex
 from mockchat.server import options
 from mockchat.server.app import ChatServer
 from mockchat.server.connection import Connection
@@ -80,7 +80,7 @@ def create_app(data: str | Path | Sequence[str | Path] = (), *, no_stitch: bool 
     return make_runner
 
 
-def read_shared(paths: Sequence[Path], *, stitch: bool = True, ignore: Sequence[str] = ()) -> SharedIndex:
+def read_shared(paths: Sequence[Path], *, stitch: bool = True, ignore: Sequence[str] = ()) -> ResponseIndex:
     """The index that `recordings.load` makes, in memory that forked processes share, whatever they look up.
 
     For a moment it takes twice the files' size. Raises `DatasetError`.
@@ -91,15 +91,16 @@ def read_shared(paths: Sequence[Path], *, stitch: bool = True, ignore: Sequence[
                 index = reader.submit(_read_into, file.fileno(), paths, stitch, ignore).result()
         except BrokenProcessPool:
             raise DatasetError("the process that read the recordings was killed: is there too little memory?") from None
-        index.map(file)
+        mapped.map_file(index, file)
     freeze()
     return index
 
 
-def _read_into(descriptor: int, paths: Sequence[Path], stitch: bool, ignore: Sequence[str]) -> SharedIndex:
+def _read_into(descriptor: int, paths: Sequence[Path], stitch: bool, ignore: Sequence[str]) -> ResponseIndex:
     _, index = recordings.load(paths, stitch=stitch, ignore=ignore)
     with open(descriptor, "wb", closefd=False) as file:
-        return SharedIndex(index, file)
+        mapped.share(index, file)
+    return index
 
 
 class Runner(web.AppRunner):

@@ -9,9 +9,6 @@ Rules that hold here:
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-from zlib import crc32
-
-import ujson
 
 from mockchat.core import entries, text, wire
 from mockchat.core.entries import EntryError
@@ -71,9 +68,8 @@ class GivenReplies:
         reply = self._waiting[0].reply
         if isinstance(reply, GivenError):
             raise reply
-        # Stands for the prefix that a recorded history has, and is none.
-        history = -2 - crc32(b"\0".join(missed.messages))
-        return ChatRequest([reply], wire.joined_size(missed.messages), history, read_settings(ujson.loads(body)))
+        history = missed.history
+        return ChatRequest([reply], history, wire.array_size(history), read_settings(wire.loads(body)))
 
     def use_up(self) -> None:
         """Forget the reply that was offered."""
@@ -97,9 +93,9 @@ def _reply(
             for place, call in enumerate(tool_calls)
         ]
     try:
-        _, messages, details = entries.read({"messages": [said], **ending})
+        _, recording, _, details = entries.read({"messages": [said], **ending})
     except EntryError as error:
         raise ProgramError(f"reply: {str(error).removeprefix('message 0: ')}") from None
     names = [call.get("function", call.get("custom"))["name"] for call in said.get("tool_calls", ())]
     described = f"a call of {', '.join(names)}" if names else text.around(content or "", 0)
-    return _Given(described, Reply(messages[0], wire.text(name), details.get(0)))
+    return _Given(described, Reply(wire.first(recording), wire.text(name), details.get(0)))

@@ -85,7 +85,7 @@ class MockServer:
 
     def used(self, conversations: Sequence[Conversation]) -> set[int]:
         """The numbers of those of its recordings of which a reply was asked for."""
-        return unused.used(conversations, self._index, self._chat.asked())
+        return unused.used(conversations, self._index, self._chat.asked)
 
     def load(self, data: Recordings) -> None:
         """Answer from these recordings too from now on; they are given as to `serve`. Raises `DatasetError`."""

@@ -12,18 +12,16 @@ from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
 
 
-def used(conversations: Sequence[Conversation], index: ResponseIndex, asked: Set[int]) -> set[int]:
-    """The numbers of those conversations, all of them in the index, that are used where these prefixes were asked."""
+def used(conversations: Sequence[Conversation], index: ResponseIndex, asked: Set[bytes]) -> set[int]:
+    """The numbers of those conversations, all of them in the index, that are used where these histories were asked."""
     return {number for number, each in enumerate(conversations) if not asked.isdisjoint(_histories(each, index))}
 
 
-def _histories(conversation: Conversation, index: ResponseIndex) -> Iterator[int]:
-    """The prefixes after which a conversation has a reply."""
-    replies, prefix = set(conversation.replies), 0
-    for number, message in enumerate(index.compared(conversation.messages)):
-        if number in replies:
-            yield prefix
-        prefix = index.step(prefix, message)
+def _histories(conversation: Conversation, index: ResponseIndex) -> Iterator[bytes]:
+    """The histories, as they are compared, after which a conversation has a reply."""
+    messages = conversation.messages
+    for number in conversation.replies:
+        yield index.compared(wire.join(messages[:number]))
 
 
 def tell(recordings: Sequence[tuple[Path, Conversation]], used: Set[int], root: Path) -> Iterator[str]:

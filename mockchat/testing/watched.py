@@ -43,26 +43,20 @@ class WatchedChat(ChatCompletions):
         super().__init__(index, **options, grows=True)
         self.requests: list[Request] = []
         self.replies = GivenReplies()
-        self._prefixes: set[int] = set()
-        self._missed: list[NotRecorded] = []
+        self.asked: set[bytes] = set()  # The histories, recorded or not: what was not may be now.
         self._offered = False
 
     def _read_or_reply(self, body: bytes, index: ResponseIndex) -> ChatRequest:
         try:
             asked = read_request(body, index)
         except NotRecorded as missed:
+            self.asked.add(missed.history)
             if not self.replies:
-                self._missed.append(missed)
                 raise
             self._offered = True
             return self.replies.offer(body, missed)
-        self._prefixes.add(asked.prefix)
+        self.asked.add(asked.history)
         return asked
-
-    def asked(self) -> set[int]:
-        """The prefixes in the index that were asked; among them what was not recorded then, and is now."""
-        found = [(missed, self._index.find(missed.messages)) for missed in self._missed]
-        return self._prefixes | {prefix for missed, (prefix, known) in found if known == len(missed.messages)}
 
     def answer(self, request: HttpRequest, body: bytes) -> Answer:
         self._offered = False

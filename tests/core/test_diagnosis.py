@@ -19,7 +19,7 @@ INDEX = index_of(
 
 
 def explain(index: ResponseIndex, messages: list[bytes]) -> Diagnosis:
-    return diagnose(index, messages, *index.find(messages))
+    return diagnose(index, messages)
 
 
 def said(*turns: str) -> Diagnosis:
@@ -48,7 +48,7 @@ def said(*turns: str) -> Diagnosis:
         (["user:be kind"], "messages[0].role", "messages[0] has the role user, recorded is system (conversation four)"),
         (["hi", "tool:hell"], "messages[1]", "and the role tool is recorded as assistant"),
         (["tool:be cruel"], "messages[0]", "recorded 'be kind' (U+006B), and the role tool is recorded as system"),
-        (["hi", "hello"], "messages", "one of the role user, 'how are you?', in conversation one"),
+        (["hi", "hello"], "messages", "one of the role user, 'how do you do?', in conversation two"),
         (
             ["hi", "hello", "how are you?", "fine"],
             "messages",
@@ -83,12 +83,11 @@ def test_the_position_is_the_first_that_no_recording_has(
     conversations: list[Conversation], history: list[bytes]
 ) -> None:
     index = ResponseIndex(conversations)
-    prefix, known = index.find(history)
-    if known < len(history) or not index.replies(prefix):
+    if not index.replies(wire.join(history)):
         diagnosis = explain(index, history)
         expected = naive_known(conversations, history)
         place = f"messages[{expected}]" if expected < len(history) else "messages"
-        assert diagnosis.param in (place, f"{place}.role")
+        assert diagnosis.param.startswith(place)
         assert diagnosis.text.isprintable()
 
 

@@ -10,7 +10,9 @@ from mockchat.core.message import as_object
 
 def said(entry: Any) -> list[tuple[str, str]]:
     """The messages of an entry, as pairs of role and content."""
-    _, messages, _ = entries.read(entry)
+    read = entries.read(entry)
+    messages = wire.split(read.recording)
+    assert len(messages) == read.size
     return [(wire.role_of(message), wire.content_of(message)) for message in messages]
 
 
@@ -121,7 +123,8 @@ def test_a_message_of_weight_0_is_no_reply_and_the_last_one_ends_as_is_said() ->
     assert (talk.details[3].finish_reason, talk.details[3].usage) == (b'"length"', b'{"total_tokens":3}')
     assert 2 not in talk.details
     index = ResponseIndex([talk])
-    assert [len(index.replies(prefix)) for prefix in range(5)] == [0, 0, 1, 1, 0]
+    histories = [wire.join(talk.messages[:number]) for number in range(5)]
+    assert [len(index.replies(history)) for history in histories] == [0, 0, 1, 1, 0]
 
 
 # Ids
@@ -129,15 +132,15 @@ def test_a_message_of_weight_0_is_no_reply_and_the_last_one_ends_as_is_said() ->
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [({}, None), ({"id": "a_0"}, "a_0"), ({"id": ""}, ""), ({"id": 7}, "7"), ({"id": -(2**70)}, f"{-(2**70)}")],
+    [({}, None), ({"id": "a_0"}, "a_0"), ({"id": ""}, ""), ({"id": 7}, "7"), ({"id": -(2**63)}, f"{-(2**63)}")],
 )
 def test_ids(given: dict[str, Any], expected: str | None) -> None:
-    assert entries.read({"messages": [], **given}) == (expected, [], {})
+    assert entries.read({"messages": [], **given}) == (expected, b"", 0, {})
 
 
 def test_an_entry_without_id_gets_a_name() -> None:
-    assert entries.conversation({"messages": []}, "recording 3") == Conversation("recording 3", [])
-    assert entries.conversation({"messages": [], "id": ""}, "recording 3") == Conversation("", [])
+    assert entries.conversation({"messages": []}, "recording 3") == Conversation("recording 3", b"")
+    assert entries.conversation({"messages": [], "id": ""}, "recording 3") == Conversation("", b"")
     with pytest.raises(DatasetError, match="recording 3: is null, not an object"):
         entries.conversation(None, "recording 3")
 

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mockchat.core import ignorable, wire
-from mockchat.core.entries import Conversation
 from mockchat.core.ignorable import LeavingOut
 from mockchat.core.index import ResponseIndex
 from mockchat.core.message import read
@@ -40,7 +39,7 @@ def test_texts_and_what_is_in_arguments_are_left_out() -> None:
     one, other = (call(f'{{"when":{{"day":["2026-11-{day}"]}},"n":1.5,"x":null}}') for day in (25, 26))
     assert leave_out(one) == leave_out(other)
     assert leave_out(one) != leave_out(call('{"when":{"day":["2026-11-25"]},"n":2}'))
-    assert b'"2026-11-25"' in leave_out(one)  # The name of what is called.
+    assert wire.more_of(leave_out(one))["calls"][0]["function"] == "2026-11-25"  # The name of what is called.
     one, other = (call(f'{{"at":{at}}}') for at in (1764052345, 1764052346))
     assert LeavingOut([r"17\d{8}"])(one) == LeavingOut([r"17\d{8}"])(other) != leave_out(one)
     assert leave_out(call("on 2026-11-25")) == leave_out(call("on 2026-11-26"))
@@ -68,18 +67,15 @@ def test_an_index_ignores_and_still_answers_what_was_said() -> None:
     )
     index = ResponseIndex([talk], LeavingOut([DATE]))
     history = [wire.message("system", "Today is 2027-01-01"), wire.message("user", "hi")]
-    prefix, known = index.find(index.compared(history))
-    assert known == 2
-    (reply,) = index.replies(prefix)
-    assert reply.details
-    assert reply.details.answered.startswith(b'assistant","content":"on 2026-11-25"')
+    (reply,) = index.replies(index.compared(wire.join(history)))
+    assert reply.message == wire.message("assistant", "on 2026-11-25")
 
 
 def suggested(*pairs: tuple[str, str]) -> str | None:
     """What is suggested where each first text is recorded and each second one is sent."""
-    recorded = Conversation("c", [*[wire.message("user", text) for text, _ in pairs], wire.message("assistant", "x")])
+    recorded = conversation("c", *[f"user:{text}" for text, _ in pairs], "assistant:x")
     index = ResponseIndex([recorded, conversation("other", "Today is the day", "x")])
-    return ignorable.suggestion(index, [wire.message("user", text) for _, text in pairs], 0)
+    return ignorable.suggestion(index, b"", [wire.message("user", text) for _, text in pairs])
 
 
 @pytest.mark.parametrize(

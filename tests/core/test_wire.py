@@ -1,7 +1,7 @@
 import json
-from typing import Any
 
 import pytest
+import ujson
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,7 +42,7 @@ def test_text_is_written_as_javascript_does(value: str, expected: bytes) -> None
 
 @given(st.lists(st.tuples(st.sampled_from(wire.API_ROLES), any_text), max_size=4))
 def test_joined_messages_are_the_array_of_them(messages: list[tuple[str, str]]) -> None:
-    joined = wire.join([wire.message(role, content) for role, content in messages])
+    joined = wire.array(wire.join([wire.message(role, content) for role, content in messages]))
     parsed = [(item["role"], item["content"]) for item in json.loads(joined)]
     assert [(role, wire.text(content)) for role, content in parsed] == [
         (role, wire.text(content)) for role, content in messages
@@ -54,36 +54,58 @@ def test_only_the_assistants_messages_are_replies() -> None:
     assert not wire.is_assistant(wire.message("user", "assistant"))
 
 
-# Too many values
+def test_a_message_that_says_more_has_no_separator_in_that() -> None:
+    more = b'{"calls":[{"function":"f","arguments":[{"a":"b"},{"role":"c"}]}]}'
+    message = wire.with_more(wire.message("assistant", "x"), more)
+    assert wire.split(wire.join([message, message])) == [message, message]
+    assert wire.more_of(message) == json.loads(more)
+    assert wire.without_more(message) == wire.message("assistant", "x")
+    assert not wire.is_plain(message)
+    assert wire.is_plain(wire.without_more(message))
 
 
-@given(
-    st.recursive(
-        st.none() | st.text('a,[{"\\\n') | st.integers(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.text(',[{"\\'), inner),
-    )
-)
-def test_values_are_counted_outside_of_texts(value: Any) -> None:
-    def count(value: Any) -> int:
-        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-        return 1 + sum(map(count, inner))
-
-    data = json.dumps(value).encode()
-    with pytest.MonkeyPatch.context() as patch:
-        for most in range(count(value) + 2):
-            patch.setattr(wire, "MOST_VALUES", most)
-            # An empty list or object has a bracket, but no value in it: it may count for two.
-            empty = data.count(b"[]") + data.count(b"{}")
-            if count(value) > most + 1:
-                assert len(data) < 2 * most or wire.has_too_many_values(data)
-            elif count(value) + empty <= most + 1:
-                assert not wire.has_too_many_values(data)
+@given(st.lists(st.tuples(st.sampled_from(wire.API_ROLES), any_text)))
+def test_a_history_is_taken_apart_and_put_together(said: list[tuple[str, str]]) -> None:
+    messages = [wire.message(*each) for each in said]
+    history = wire.join(messages)
+    assert wire.split(history) == messages
+    assert wire.array_size(history) == len(wire.array(history))
+    grown = b""
+    for message in messages:
+        assert wire.first(history, len(wire.before_next(grown))) == message
+        grown = wire.append(grown, message)
+    assert grown == history
 
 
-def test_long_texts_are_no_values() -> None:
-    assert not wire.has_too_many_values(b'"%b"' % (b'a,[\\"' * 200_000))
-    assert wire.has_too_many_values(b"[%b]" % b",".join([b'"a,"'] * (wire.MOST_VALUES + 2)))
-    assert wire.has_too_many_values(b"[" * 1_000_000)
-    assert not wire.has_too_many_values(b'"' * 1_000_001 + b"\\")
-    with pytest.raises(ValueError, match="has more than 250,000 values"):
-        wire.canonical("[" + "[]," * 300_000 + "[]]")
+# JSON
+
+
+@pytest.mark.parametrize("lenient", [b'"\\ud800"', b"NaN", b"01", b'"a\nb"', b"1e999"])
+def test_what_ujson_takes_is_taken(lenient: bytes) -> None:
+    assert repr(wire.loads(lenient)) == repr(ujson.loads(lenient))
+
+
+@pytest.mark.parametrize("bad", [b"", b"01", b"NaN", b'"a\nb"', b'"\xff"', b"[1,]", b"\xef\xbb\xbf1", b"[" * 100_000])
+def test_what_is_no_json_to_the_letter(bad: bytes) -> None:
+    with pytest.raises(ValueError):
+        wire.parse(bad)
+
+
+def test_lone_surrogates_are_json() -> None:
+    assert wire.parse(b'"\\ud800"') == "\ud800"
+
+
+def test_too_many_containers_are_counted_in_texts_too() -> None:
+    most = wire.MOST_CONTAINERS
+    assert not wire.has_too_many_containers(b"[" * most)
+    assert wire.has_too_many_containers(b"[" * (most + 1))
+    assert wire.has_too_many_containers(b'"%b' % (b"{" * most + b"["))
+    assert not wire.has_too_many_containers(b'{"a":"' + b'\\"' * 3000 + b"," * 3_000_000)
+    with pytest.raises(ValueError, match="has more than 1,000,000 arrays and objects"):
+        wire.canonical("[" + "[]," * most + "[]]")
+
+
+@pytest.mark.parametrize("depth", [255, 600, 100_000])
+def test_what_is_nested_too_deeply_is_no_value(depth: int) -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        wire.canonical("[" * depth + "]" * depth)

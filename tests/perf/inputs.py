@@ -83,7 +83,7 @@ def recorded(path: Path) -> tuple[list[Conversation], ResponseIndex]:
 def bodies(count: int, path: Path = SOME, stream: bool = False) -> list[bytes]:
     """Bodies as the requester sends them, chosen at random but the same each time; no history is empty."""
     conversations, index = recorded(path)
-    chosen = random.Random(1).sample([place for place in places(conversations, index) if place.number], count)
+    chosen = random.Random(1).sample([place for place in places(conversations) if place.number], count)
     return [question.body for question in questions(iter(chosen), index, None, stream)]
 
 
@@ -94,14 +94,14 @@ def real() -> list[bytes]:
 def longest() -> list[bytes]:
     """The last request of each conversation of the full file: together they walk along all recordings."""
     conversations, index = recorded(FULL)
-    last = {id(place.conversation): place for place in places(conversations, index) if place.number}
+    last = {id(place.conversation): place for place in places(conversations) if place.number}
     return [question.body for question in questions(iter(last.values()), index, None, False)]
 
 
 def one_line() -> list[bytes]:
     """A short body many times: one to which a single reply is right."""
     conversations, index = recorded(SOME)
-    asked = questions(places(conversations, index), index, None, False)
+    asked = questions(places(conversations), index, None, False)
     short = (found for found in asked if found.place.number and len(found.body) < 120)
     return [next(found.body for found in short if len(found.expected) == 1)] * SHORT
 

@@ -173,7 +173,7 @@ def requester(server: Server, in_flight: int, asked: int = ASKED) -> dict[str, f
 def requester_cpu(rounds: int, in_flight: int) -> Pairs:
     """The requester's CPU, and that of a bare client that sends the same."""
     conversations, index = recorded(SOME)
-    asked = islice(questions(places(conversations, index), index, None, False), ASKED)
+    asked = islice(questions(places(conversations), index, None, False), ASKED)
     given = b"\n".join([question.body for question in asked])
     with serving(*MOCK, SOME) as server:
         url = f"http://127.0.0.1:{server.port}/v1/chat/completions"

@@ -129,7 +129,7 @@ async def attack(port: int, seconds: float) -> None:
         send_whole(port, post(BOMB), b"400"),
         send_whole(port, post(b" " * too_large), b"413"),
         send_whole(port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % too_large + b" " * too_large, b"413"),
-        send_whole(port, post(b"[" * 900_000), b"413"),
+        send_whole(port, post(b"[" * 1_010_000), b"413"),
         *[reset(port, post(STREAMED_BIG)[:sent], 0) for sent in range(0, len(post(STREAMED_BIG)) + 1, 10)],
         *[reset(port, post(STREAMED_BIG), read) for read in (1, 1000, 1_000_000)],
         send_whole(port, post(GOOD) * 1000, b"200"),

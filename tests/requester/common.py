@@ -20,7 +20,7 @@ Answerer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None
 
 
 def asked(model: str | None = None, stream: bool = False) -> list[Question]:
-    return list(questions(places(CONVERSATIONS, INDEX), INDEX, model, stream))
+    return list(questions(places(CONVERSATIONS), INDEX, model, stream))
 
 
 @asynccontextmanager

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from mockchat.core import wire
 from mockchat.core.entries import Conversation
 from mockchat.requester.plan import WHOLE, Load, Schedule, Share, assignments, rounds
-from tests.helpers import conversation, index_of
-from tests.requester.common import CONVERSATIONS, INDEX, asked
+from tests.helpers import conversation
+from tests.requester.common import CONVERSATIONS, asked
 
 # Requests
 
@@ -47,7 +47,7 @@ def test_the_model_and_that_a_stream_is_wanted_are_sent_if_given() -> None:
 
 def order(count: int, **options: Any) -> list[tuple[str, int]]:
     load = Load(concurrency=1, **options)
-    return [(place.conversation.id, place.number) for place in islice(rounds(CONVERSATIONS, INDEX, load), count)]
+    return [(place.conversation.id, place.number) for place in islice(rounds(CONVERSATIONS, load), count)]
 
 
 def test_rounds() -> None:
@@ -64,7 +64,7 @@ def test_rounds() -> None:
 
 
 def dealt(conversations: Sequence[Conversation], load: Load, share: Share = WHOLE) -> list[tuple[str, int]]:
-    in_order = rounds(conversations, index_of(*conversations), load, share)
+    in_order = rounds(conversations, load, share)
     return [(place.conversation.id, place.number) for place in islice(in_order, load.limit)]
 
 

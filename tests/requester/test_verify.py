@@ -171,7 +171,7 @@ CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL, CALL | {"i
 
 def recorded(message: Any = CALLING, **beside: Any) -> list[Reply]:
     talk = entries.conversation({"messages": [message], **beside}, "c")
-    return ResponseIndex([talk]).replies(0)
+    return ResponseIndex([talk]).replies(b"")
 
 
 def with_call(**changes: Any) -> Any:

@@ -97,4 +97,4 @@ def streamed(request: ChatRequest) -> bytes:
 
 def drawn(request: ChatRequest) -> list[Reply]:
     n = request.settings.n
-    return (request.replies * n)[:n]
+    return (list(request.replies) * n)[:n]

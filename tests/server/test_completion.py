@@ -98,7 +98,7 @@ def test_a_seed_draws_the_same_reply_always() -> None:
 
 def test_a_seed_draws_the_same_reply_in_every_process() -> None:
     drawn = [choose(read_request(request_body(HI, seed=seed), INDEX))[0].conversation_id for seed in range(8)]
-    assert b" ".join(drawn).decode().replace('"', "") == "three one three one one two three one"
+    assert b" ".join(drawn).decode().replace('"', "") == "one three one three three two one three"
 
 
 @pytest.mark.parametrize("n", [1, 2, 128])
@@ -211,7 +211,7 @@ def test_every_reply_of_the_sample_streams_as_it_answers() -> None:
     for found in conversations:
         for number, message in enumerate(found.messages):
             if wire.is_assistant(message):
-                body = b'{"messages":%b,"seed":1}' % wire.join(found.messages[:number])
+                body = b'{"messages":%b,"seed":1}' % wire.array(wire.join(found.messages[:number]))
                 request = read_request(body, index)
                 joined = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks(request))
                 assert joined == fields(whole(request, 0))["choices"][0]["message"]["content"]

@@ -122,7 +122,7 @@ def test_a_line_that_somebody_else_left_unfinished_is_left_to_the_loader(tmp_pat
     path.write_bytes(content)
     assert prepare(path) is None
     assert path.read_bytes() == content
-    with pytest.raises(DatasetError, match="cut off in the entry at line 2"):
+    with pytest.raises(DatasetError, match="cut off at line 2, byte 27"):
         load(path)
 
 

@@ -61,7 +61,7 @@ def test_every_reply_of_the_sample() -> None:
     asked = 0
     for found in load(SAMPLE).conversations:
         for number in found.replies:
-            body = b'{"messages":%b}' % wire.join(found.messages[:number])
+            body = b'{"messages":%b}' % wire.array(wire.join(found.messages[:number]))
             request = read_request(body, index)
             assert schema.completion_problems(json.loads(b"".join(completion.whole(request, 1)))) == []
             chunks = schema.chunks_of(b"".join(completion.stream(request, 1)))

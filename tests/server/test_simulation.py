@@ -15,7 +15,7 @@ from tests.helpers import faults
 @pytest.mark.parametrize("kind", ["400", "429", "503", "529", "599", "disconnect", "stall"])
 def test_faults_there_are(kind: str) -> None:
     assert is_fault(kind)
-    assert Simulation(faults=faults(f"{kind}=first:1")).begin(7)[1] == kind
+    assert Simulation(faults=faults(f"{kind}=first:1")).begin(b"7")[1] == kind
 
 
 @pytest.mark.parametrize(
@@ -65,18 +65,18 @@ def test_jitter_of_nothing() -> None:
 def test_each_history_fails_its_first_times() -> None:
     simulation = Simulation(faults=faults("503=first:2", "stall=first:1"))
     expected = ["503", "503", "stall", None, None]
-    for history in (0, 5, 3):
+    for history in (b"0", None, b"3"):
         assert [simulation.begin(history)[1] for _ in expected] == expected
 
 
 def test_rates_are_met() -> None:
     simulation = Simulation(faults=faults("429=0.2", "503=0.1", "disconnect=first:1"), random_seed=1)
-    assert {simulation.begin(1)[1], simulation.begin(2)[1]} <= {"disconnect", "429", "503"}
-    drawn = [simulation.begin(1)[1] for _ in range(10_000)]
+    assert {simulation.begin(b"1")[1], simulation.begin(b"2")[1]} <= {"disconnect", "429", "503"}
+    drawn = [simulation.begin(b"1")[1] for _ in range(10_000)]
     assert 1900 < drawn.count("429") < 2100
     assert 900 < drawn.count("503") < 1100
     assert drawn.count(None) == 10_000 - drawn.count("429") - drawn.count("503")
-    assert {Simulation(faults=faults("500=1")).begin(0)[1] for _ in range(100)} == {"500"}
+    assert {Simulation(faults=faults("500=1")).begin(b"0")[1] for _ in range(100)} == {"500"}
 
 
 @given(st.lists(st.integers(0, 5), max_size=30), st.randoms(use_true_random=False), st.integers())
@@ -87,7 +87,7 @@ def test_with_a_seed_the_order_of_arrival_does_not_matter(
         simulation = Simulation(ttft_ms=1, jitter=1, faults=faults("503=first:1", "stall=0.3"), random_seed=seed)
         found: dict[tuple[int, int], object] = {}
         for position, history in enumerate(histories):
-            chance, fault = simulation.begin(history)
+            chance, fault = simulation.begin(b"%d" % history)
             attempt = histories[:position].count(history)
             found[history, attempt] = fault, chance.random(), next(simulation.moments(0, chance))
         return found
@@ -99,7 +99,7 @@ def test_with_a_seed_the_order_of_arrival_does_not_matter(
 
 def test_another_seed_is_another_run_and_none_is_chance() -> None:
     runs = [
-        tuple(Simulation(random_seed=seed).begin(history)[0].random() for history in range(3))
+        tuple(Simulation(random_seed=seed).begin(b"%d" % history)[0].random() for history in range(3))
         for seed in (0, 0, 1, -1, None, None)
     ]
     assert runs[0] == runs[1]
@@ -108,7 +108,7 @@ def test_another_seed_is_another_run_and_none_is_chance() -> None:
 
 def test_faults_do_not_change_the_other_choices() -> None:
     plain, failing = (Simulation(random_seed=3, faults=faults(*given)) for given in ([], ["503=0.01"]))
-    assert [plain.begin(1)[0].random() for _ in range(9)] == [failing.begin(1)[0].random() for _ in range(9)]
+    assert [plain.begin(b"1")[0].random() for _ in range(9)] == [failing.begin(b"1")[0].random() for _ in range(9)]
 
 
 def test_moments() -> None:

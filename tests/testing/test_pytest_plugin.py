@@ -130,7 +130,7 @@ def test_recordings_that_can_t_be_read(project: pytest.Pytester) -> None:
     result = run(project)
     result.assert_outcomes(errors=1)
     result.stdout.no_fnmatch_line("*Error*")
-    result.stdout.fnmatch_lines(["*conversations.jsonl: is cut off in the entry at line 1*"])
+    result.stdout.fnmatch_lines(["*conversations.jsonl: is cut off at line 1, byte 15*"])
 
 
 def test_beside_asyncio_and_aiohttp(project: pytest.Pytester) -> None:
