@@ -27,6 +27,7 @@ from mockchat.core.message import Details
 from mockchat.core.text import common_length
 
 _REPLY_FOLLOWS = wire.NEXT + wire.ASSISTANT
+_LONG = 65536  # bytes
 _BEHIND_REPLIES = ord(wire.ASSISTANT[-1:]) + 1  # The byte that sorts right behind the last one of `_REPLY_FOLLOWS`.
 
 
@@ -58,6 +59,7 @@ class ResponseIndex:
         self.ids = [_id(given[number]) for number in order]
         self.details = [given[number].details for number in order]
         self.numbers = order
+        self._long_replies: dict[tuple[int, int], bytes] = {}  # Those that were asked for, by number and position.
         self.before: Callable[[bytes], int] = partial(bisect_left, self.recordings)
 
     def add(self, conversation: Conversation) -> None:
@@ -96,6 +98,8 @@ class ResponseIndex:
             history = wire.join(wire.split(said)[: len(wire.split(history))])
         start = len(wire.before_next(history))
         message, name = wire.first(said, start), self.ids[position]
+        if len(message) > _LONG:  # Clients that do not read it would have as many copies in memory.
+            message = self._long_replies.setdefault((self.numbers[position], start), message)
         if not details:
             return Reply(message, b'"%b"' % name)
         number = len(wire.split(history))
