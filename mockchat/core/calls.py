@@ -117,17 +117,18 @@ def read_text(text: str) -> list[Call]:
 
 
 class Answered(NamedTuple):
-    """A tool's message: its number in its row, the number and the id of the call that it answers, None where none is
-    left; and whether calls are answered in their order so far, each of them."""
+    """A tool's message: its number in its row, the id of the call that it answers, None where none is left.
+
+    `out_of_turn` is the number of that call, unless it is the next one.
+    """
 
     number: int
-    call: int | None
     id: str | None
-    in_turn: bool
+    out_of_turn: int | None
 
 
 class Pairing:
-    """Tells, message by message of a history, which calls the tools' messages answer."""
+    """Pairs calls and tools' messages, message by message of a history."""
 
     def __init__(self) -> None:
         self._ids: list[str] = []  # Of the calls that may be answered: those of messages that follow each other.
@@ -137,33 +138,33 @@ class Pairing:
         self._calling = False  # Whether the last message had calls.
 
     def call(self, ids: Sequence[str]) -> None:
-        """Go on with a message that is no tool's, and has calls with these ids or none."""
-        if ids and not self._calling:
-            self._ids, self._answered, self._left, self._left_by_id = [], set(), deque(), {}
-        for number, call_id in enumerate(ids, len(self._ids)):
-            self._left.append(number)
-            self._left_by_id.setdefault(call_id, deque()).append(number)
-        self._ids += ids
+        """Advance past a message that is not a tool's; `ids` are those of its calls."""
+        if ids:
+            if not self._calling:
+                self._ids, self._answered, self._left, self._left_by_id = [], set(), deque(), {}
+            for number, call_id in enumerate(ids, len(self._ids)):
+                self._left.append(number)
+                self._left_by_id.setdefault(call_id, deque()).append(number)
+            self._ids += ids
         self._calling = bool(ids)
 
     def answer(self, row: Sequence[str | None]) -> list[Answered]:
-        """Go on with all tool messages that stand in a row, in the order of the calls that they answer.
-
-        `row` has the ids that they name.
-        """
+        """Advance past tool messages in a row, which name these ids; returns them in the order of their calls."""
         self._calling = False
-        before = len(self._answered)
-        named = [self._take(self._left_by_id.get(call_id)) if call_id else None for call_id in row]
-        calls = [self._take(self._left) if call is None else call for call in named]
-        last = len(self._ids)
-        order = sorted(range(len(row)), key=lambda number: last if (call := calls[number]) is None else call)
-        return [self._answer(number, calls[number], place) for place, number in enumerate(order, before)]
-
-    def _answer(self, number: int, call: int | None, place: int) -> Answered:
-        return Answered(number, call, None if call is None else self._ids[call], call in (None, place))
+        place = len(self._answered)
+        found = [self._take(self._left_by_id.get(call_id)) if call_id else None for call_id in row]
+        found = [self._take(self._left) if call is None else call for call in found]
+        answered = []
+        for call, number in sorted((len(self._ids) if call is None else call, at) for at, call in enumerate(found)):
+            if call == len(self._ids):
+                answered.append(Answered(number, None, None))
+            else:
+                answered.append(Answered(number, self._ids[call], None if call == place else call))
+            place += 1
+        return answered
 
     def _take(self, left: deque[int] | None) -> int | None:
-        """The first of these calls that is not answered yet: now it is."""
+        """Pop the first pending call."""
         while left:
             number = left.popleft()
             if number not in self._answered:

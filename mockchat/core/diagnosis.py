@@ -18,34 +18,33 @@ class Diagnosis(NamedTuple):
     text: str
 
 
-def diagnose(index: ResponseIndex, messages: list[bytes], numbers: Sequence[int] | None = None) -> Diagnosis:
+def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Diagnosis:
     """Say which message of a history left the recordings, and how it differs from what is recorded there.
 
-    `messages` is the history in wire form, as it is compared, after which no reply is recorded; `numbers` are those by
-    which to call the messages, if not by their places. The time it takes does not depend on the number of recordings.
+    `history` is in wire form, as it is compared; no reply is recorded after it. `numbers` are those by which to call
+    its messages. The time it takes hardly depends on the number of recordings.
     """
-    known = index.recorded(messages)
-    history = wire.join(messages[:known])
-    if known == len(messages):
-        return Diagnosis("messages", _no_reply(index, history, known))
-    place, message = f"messages[{numbers[known] if numbers else known}]", messages[known]
+    known = history[: index.recorded(history)]
+    among, start = index.following(known), len(wire.before_next(known))
+    if known == history:
+        return Diagnosis("messages", _no_reply(index, known, len(numbers), among))
+    number = len(numbers) - history.count(wire.BETWEEN, start) - 1
+    place, message = f"messages[{numbers[number]}]", wire.first(history, start)
     role = wire.role_of(message)
-    others = [other for other in wire.API_ROLES if other != role]
-    for other in others:
-        position = index.first(wire.append(history, wire.with_role(message, other)))
-        if position >= 0:
-            text = f"{place} has the role {role}, recorded is {other} (conversation {index.conversation_id(position)})"
-            return Diagnosis(f"{place}.role", text)
-    same_role = _nearby(index, history, message, [role])
-    candidates = same_role or _nearby(index, history, message, others)
+    candidates = _candidates(index, among, start, message)
     if not candidates:
-        return Diagnosis(place, f"{place} is one too many: {_end(index, history, known)}")
-    closest, position = max(candidates, key=lambda item: likeness(item[0], message))
+        return Diagnosis(place, f"{place} is one too many: {_end(index, known, number)}")
+    for other, position in candidates:
+        if wire.with_role(other, role) == message:
+            told = f"recorded is {wire.role_of(other)} (conversation {index.conversation_id(position)})"
+            return Diagnosis(f"{place}.role", f"{place} has the role {role}, {told}")
+    same_role = [each for each in candidates if wire.role_of(each[0]) == role]
+    closest, position = max(same_role or candidates, key=lambda each: likeness(each[0], message))
     named = index.conversation_id(position)
     if not known and _is_another_text(message, closest):
-        start, other = (around(wire.content_of(each), 0) for each in (message, closest))
-        text = f"no recording begins with {start}, or nearly so: the closest begins with {other}, conversation {named}"
-        return Diagnosis(place, text)
+        sent, recorded = (around(wire.content_of(each), 0) for each in (message, closest))
+        told = f"no recording begins with {sent}, or nearly so: the closest begins with {recorded}"
+        return Diagnosis(place, f"{told}, conversation {named}")
     found = differ(message, wire.with_role(closest, role))
     if role == "tool" and wire.is_assistant(closest):
         found = Difference("", "is an answer too many, or one to no call")
@@ -53,9 +52,21 @@ def diagnose(index: ResponseIndex, messages: list[bytes], numbers: Sequence[int]
     if not same_role:
         text += f", and the role {role} is recorded as {wire.role_of(closest)}"
     if ignorable.may_be_alike(message, closest):
-        suggested = ignorable.suggestion(index, history, messages[known:])
+        suggested = ignorable.suggestion(index, known, wire.split(history[start:]))
         text += f"; {suggested}" if suggested else ""
     return Diagnosis(place + found.place, f"{text}; the closest recording there is conversation {named}")
+
+
+def _candidates(index: ResponseIndex, among: range, start: int, message: bytes) -> list[tuple[bytes, int]]:
+    """Recorded messages, each with its position; among them, of each role, the one most like the message."""
+    if len(among) <= len(wire.API_ROLES):
+        return [(wire.first(index.recordings[each], start), each) for each in among]
+    return [
+        (neighbour, position)
+        for role in wire.API_ROLES
+        for neighbour, position in index.neighbours(among, start, wire.with_role(message, role))
+        if wire.role_of(neighbour) == role
+    ]
 
 
 def _is_another_text(sent: bytes, recorded: bytes) -> bool:
@@ -65,36 +76,22 @@ def _is_another_text(sent: bytes, recorded: bytes) -> bool:
     return shorter > _A_FEW_WORDS and 4 * common_length(one, other) < shorter
 
 
-def _nearby(index: ResponseIndex, history: bytes, message: bytes, roles: list[str]) -> list[tuple[bytes, int]]:
-    """Messages of these roles that are recorded after a history, each with the position of its recording.
-
-    Among them is the one whose text has the longest beginning in common with that of `message`.
-    """
-    return [
-        (neighbour, position)
-        for role in roles
-        for neighbour, position in index.neighbours(history, wire.with_role(message, role))
-        if wire.role_of(neighbour) == role
-    ]
-
-
-def _no_reply(index: ResponseIndex, history: bytes, known: int) -> str:
+def _no_reply(index: ResponseIndex, history: bytes, number: int, among: range) -> str:
     """Why a history that is recorded has no reply: the recording ends there, or goes on with another role."""
-    neighbours = index.neighbours(history, b"")
-    if not neighbours:
-        return f"all messages are recorded, but {_end(index, history, known)}"
-    message, position = neighbours[0]
+    if not among:
+        return f"all messages are recorded, but {_end(index, history, number)}"
+    message = wire.first(index.recordings[among.start], len(wire.before_next(history)))
     before = (
-        "all messages are recorded, but what follows" if known else "messages is empty, and what begins a recording"
+        "all messages are recorded, but what follows" if number else "messages is empty, and what begins a recording"
     )
     kind = f"no assistant message: it is one of the role {wire.role_of(message)}"
     if wire.is_assistant(message):
         kind = "no reply: its weight is 0"
     content = around(wire.content_of(message), 0)
-    return f"{before} is {kind}, {content}, in conversation {index.conversation_id(position)}"
+    return f"{before} is {kind}, {content}, in conversation {index.conversation_id(among.start)}"
 
 
-def _end(index: ResponseIndex, history: bytes, known: int) -> str:
-    if not known:
+def _end(index: ResponseIndex, history: bytes, number: int) -> str:
+    if not history:
         return "nothing is recorded"
-    return f"the recording ends there (conversation {index.conversation_id(index.first(history))}, {known} messages)"
+    return f"the recording ends there (conversation {index.conversation_id(index.before(history))}, {number} messages)"

@@ -91,13 +91,11 @@ def suggestion(index: ResponseIndex, history: bytes, messages: Sequence[bytes]) 
     """
     needed: dict[str, None] = {}
     for message in messages:
-        said = message
-        if index.first(wire.append(history, message)) < 0:
-            alike = _alike(index, history, message)
-            if alike is None:
-                return None
-            said, patterns = alike
-            needed |= dict.fromkeys(patterns)
+        alike = _alike(index, history, message)
+        if alike is None:
+            return None
+        said, patterns = alike
+        needed |= dict.fromkeys(patterns)
         history = wire.append(history, said)
     if not (needed and index.replies(history)):
         return None
@@ -107,10 +105,13 @@ def suggestion(index: ResponseIndex, history: bytes, messages: Sequence[bytes]) 
 
 
 def _alike(index: ResponseIndex, history: bytes, message: bytes) -> tuple[bytes, list[str]] | None:
-    """A message recorded after a history that is the same but for what varies, and patterns for that."""
-    for recorded, _ in index.neighbours(history, message):
-        patterns = _varying(message, recorded)
-        if patterns:
+    """A message recorded after a history that is the same, or the same but for what varies; and patterns for that."""
+    among, start = index.following(history), len(wire.before_next(history))
+    neighbours = [recorded for recorded, _ in index.neighbours(among, start, message)]
+    if message in neighbours:
+        return message, []
+    for recorded in neighbours:
+        if patterns := _varying(message, recorded):
             leave_out = LeavingOut(patterns)
             if leave_out(message) == leave_out(recorded):
                 return recorded, patterns

@@ -19,6 +19,7 @@ For example, after `a` two replies are recorded, `x` and `y`; the range of `a` i
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple, overload
 
 from mockchat.core import wire
@@ -28,7 +29,6 @@ from mockchat.core.text import common_length
 
 _REPLY_FOLLOWS = wire.NEXT + wire.ASSISTANT
 _LONG = 65536  # bytes
-_BEHIND_REPLIES = ord(wire.ASSISTANT[-1:]) + 1  # The byte that sorts right behind the last one of `_REPLY_FOLLOWS`.
 
 
 class Reply(NamedTuple):
@@ -86,61 +86,60 @@ class ResponseIndex:
             return ()
         end = first + 1
         if end < len(recordings) and recordings[end].startswith(key):
-            end = self.before(b"%b%c" % (key[:-1], _BEHIND_REPLIES))
+            end = self.before(_behind(key))
         if end - first > 1 or self.details[first]:
             return Replies(self, history, range(first, end))
         return (self.reply(first, history),)
 
     def reply(self, position: int, history: bytes) -> Reply:
         """The reply that a recording, given by its position, has after this history."""
-        said, details = self.said[position], self.details[position]
+        said, details, reply_id = self.said[position], self.details[position], self.ids[position]
         if self.ignore is not None:
             history = wire.join(wire.split(said)[: len(wire.split(history))])
-        start = len(wire.before_next(history))
-        message, name = wire.first(said, start), self.ids[position]
+        start = len(history) + len(wire.NEXT) if history else 0
+        message = wire.first(said, start)
         if len(message) > _LONG:  # Clients that do not read it would have as many copies in memory.
             message = self._long_replies.setdefault((self.numbers[position], start), message)
         if not details:
-            return Reply(message, b'"%b"' % name)
+            return Reply(message, reply_id)
         number = len(wire.split(history))
         if start + len(message) + 1 < len(said) and not wire.is_plain(message):
             # Clients that know a message by the id of its answer, as LangChain.js does, would mix them up.
-            name = b"%b_%d" % (name, number)
-        return Reply(message, b'"%b"' % name, details.get(number))
+            reply_id = b'%b_%d"' % (reply_id[:-1], number)
+        return Reply(message, reply_id, details.get(number))
 
-    def recorded(self, messages: Sequence[bytes]) -> int:
-        """With how many of these messages, from the first on, a recording begins."""
-        return max((_shared(messages, self.recordings[each]) for each in self._around(wire.join(messages))), default=0)
-
-    def first(self, history: bytes) -> int:
-        """The position of the first recording that begins with this history, -1 if there is none."""
+    def recorded(self, history: bytes) -> int:
+        """How many bytes of a history, in whole messages, a recording begins with."""
         position = self.before(history)
-        found = position < len(self.recordings) and self.recordings[position].startswith(history)
-        return position if found else -1
+        around = range(max(0, position - 1), min(len(self.recordings), position + 1))
+        shared = max((common_length(history, self.recordings[each]) for each in around), default=0)
+        if shared == len(history):
+            return shared
+        return history.rfind(wire.BETWEEN, 0, shared + len(wire.NEXT)) + 1
 
-    def neighbours(self, history: bytes, message: bytes) -> list[tuple[bytes, int]]:
-        """Some of the messages recorded after a history, each with the position of its recording; at most two.
+    def following(self, history: bytes) -> range:
+        """The positions of the recordings that go on after a history."""
+        key = wire.before_next(history)
+        if not key:
+            return range(self.before(b"\0"), len(self.recordings))
+        return range(self.before(key), self.before(_behind(key)))
 
-        Among them is the one closest to `message`: that with the longest beginning in common. There is none if no
-        recording goes on.
+    def neighbours(self, among: range, start: int, message: bytes) -> list[tuple[bytes, int]]:
+        """The messages at a place of some recordings between which `message` would stand, each with its position.
+
+        One of them has the longest beginning in common with `message`. `among` is what `following` returned for a
+        history, and `start` is where the next message begins.
         """
-        before = wire.before_next(history)
-        around = [(self.recordings[each], each) for each in self._around(wire.append(history, message))]
-        return [
-            (wire.first(recording, len(before)), position)
-            for recording, position in around
-            if recording.startswith(before) and recording
-        ]
+        key = message + b"}"
+        part = itemgetter(slice(start, start + len(key)))
+        position = bisect_left(self.recordings, key, among.start, among.stop, key=part)
+        around = [each for each in (position - 1, position) if each in among]
+        return [(wire.first(self.recordings[each], start), each) for each in around]
 
     def conversation_id(self, position: int) -> str:
         """The id of the conversation to which a recording, given by its position, belongs."""
-        conversation_id: str = wire.loads(b'"%b"' % self.ids[position])
+        conversation_id: str = wire.loads(self.ids[position])
         return conversation_id
-
-    def _around(self, key: bytes) -> range:
-        """The positions of the recordings between which `key` would stand: two, or fewer at an end."""
-        position = self.before(key)
-        return range(max(0, position - 1), min(len(self.recordings), position + 1))
 
     @property
     def ambiguous(self) -> int:
@@ -161,18 +160,13 @@ class ResponseIndex:
 
 
 def _id(conversation: Conversation) -> bytes:
-    """A conversation's id as JSON without its quotes; a copy, as orjson's own result keeps a kilobyte."""
-    return wire.text(conversation.id)[1:-1]
+    """A conversation's id as JSON. It is copied, since orjson's own result keeps a kilobyte of memory."""
+    return b'"%b"' % wire.text(conversation.id)[1:-1]
 
 
-def _shared(messages: Sequence[bytes], recording: bytes) -> int:
-    """With how many of these messages, from the first on, a recording begins."""
-    position = 0
-    for number, message in enumerate(messages):
-        if not recording.startswith(message + b"}", position):
-            return number
-        position += len(message) + len(wire.BETWEEN)
-    return len(messages)
+def _behind(key: bytes) -> bytes:
+    """The least byte string that sorts behind all that begin with `key`, which ends with a quote."""
+    return key[:-1] + b"#"
 
 
 class Replies(Sequence[Reply]):

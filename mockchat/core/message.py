@@ -92,8 +92,12 @@ def role(name: str) -> str | None:
 def join_texts(given: list[Any], role_key: str = "role", text_key: str = "content") -> bytes | None:
     """The messages as a history in wire form, where each of them is a role, a text and nothing else; None elsewhere."""
     try:
-        said = [{"role": TEXT_ROLES[each[role_key]], "content": each[text_key]} for each in given if len(each) == 2]
-        if len(said) == len(given) and {type(each["content"]) for each in said} <= {str}:
+        said = [
+            {"role": TEXT_ROLES[each[role_key]], "content": text}
+            for each in given
+            if len(each) == 2 and type(text := each[text_key]) is str
+        ]
+        if len(said) == len(given):
             return orjson.dumps(said)[len(wire.OPENING) : -len(wire.CLOSING)]
     except (KeyError, TypeError):  # TypeError: orjson's too, where a text has lone surrogates.
         pass
@@ -192,21 +196,17 @@ def in_order(messages: Iterable[Message]) -> list[tuple[int, bytes, str | None]]
         if row:
             ordered += _ordered(row, pairing)
             row = []
-        pairing.call(message.call_ids)
+        pairing.call(message.call_ids if message.calls else ())
         ordered.append((number, message.wire, None))
     return ordered + _ordered(row, pairing)
 
 
 def _ordered(row: list[tuple[int, Message]], pairing: Pairing) -> list[tuple[int, bytes, str | None]]:
-    return [
-        (row[found.number][0], answer_in_wire_form(row[found.number][1], found), found.id)
-        for found in pairing.answer([message.answers for _, message in row])
-    ]
-
-
-def answer_in_wire_form(message: Message, found: calls.Answered) -> bytes:
-    """A tool's message in wire form, which says which call it answers where that is not the next one."""
-    return answering(message.wire, None if found.in_turn else found.call)
+    ordered = []
+    for place, call_id, out_of_turn in pairing.answer([message.answers for _, message in row]):
+        number, message = row[place]
+        ordered.append((number, answering(message.wire, out_of_turn), call_id))
+    return ordered
 
 
 def answering(in_wire_form: bytes, call: int | None) -> bytes:

@@ -1,18 +1,20 @@
 """Texts as people are shown them: where two of them part, and the beginning of a long one."""
 
+from typing import AnyStr
+
 AROUND = 30  # characters shown on either side of a position
 _EXCERPT = 1000  # characters
 
 
-def common_length(one: str | bytes, other: str | bytes) -> int:
+def common_length(one: AnyStr, other: AnyStr) -> int:
     """The number of characters (of bytes) with which both begin; logarithmically many comparisons."""
     low, high = 0, 32
-    while high < min(len(one), len(other)) and one[low:high] == other[low:high]:
+    while high < len(one) and other.startswith(one[low:high], low):
         low, high = high, 2 * high
-    high = min(high, len(one), len(other))
+    high = min(high, len(one))
     while low < high:
         middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
+        if other.startswith(one[low:middle], low):
             low = middle
         else:
             high = middle - 1

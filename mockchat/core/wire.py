@@ -21,6 +21,7 @@ have: lone surrogates, NaN, control characters in texts. It is asked second, by 
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -89,8 +90,13 @@ def canonical(value_as_json: str) -> bytes:
     number that no double can express, is nested too deeply (254 levels), or has more than `MOST_CONTAINERS` arrays and
     objects.
     """
-    if has_too_many_containers(value_as_json.encode(errors="surrogatepass")):
+    if has_too_many_containers(data := value_as_json.encode(errors="surrogatepass")):
         raise ValueError(f"has more than {MOST_CONTAINERS:,} arrays and objects")
+    if not _NOT_EXACT.search(data):
+        try:
+            return orjson.dumps(orjson.loads(data), option=orjson.OPT_SORT_KEYS)
+        except (orjson.JSONDecodeError, TypeError):
+            pass
     try:
         value = _DECODER.decode(value_as_json)
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
@@ -112,6 +118,9 @@ def _encoded(value: Any, encoder: json.JSONEncoder) -> bytes:
         raise ValueError("is nested too deeply") from None
     joined = encoded.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     return joined.encode("utf-8", "backslashreplace")
+
+
+_NOT_EXACT = re.compile(rb"[0-9](?:[.eE]|[0-9]{18})")  # What may be a number that orjson does not read as an integer.
 
 
 def _number(spelled: str) -> float | int:

@@ -38,11 +38,10 @@ class ApiError(Exception):
 class NotRecorded(ApiError):
     """404: no recording has this history, or none goes on with a reply. As an object it says where and how.
 
-    `history` is in wire form, as it is compared; `numbers` are those of its messages in the request, if they are not in
-    its order.
+    `history` is in wire form, as it is compared; `numbers` are those of its messages in the request.
     """
 
-    def __init__(self, index: ResponseIndex, history: bytes, numbers: Sequence[int] | None = None) -> None:
+    def __init__(self, index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> None:
         super().__init__(HTTPStatus.NOT_FOUND, NOT_RECORDED, code="no_recorded_response")
         self.history = history
         self._place = index, numbers
@@ -52,7 +51,7 @@ class NotRecorded(ApiError):
         """Where and how the history left the recordings: found out when it is first asked for."""
         if self._found is None:
             index, numbers = self._place
-            self._found = diagnose(index, wire.split(self.history), numbers)
+            self._found = diagnose(index, self.history, numbers)
         return self._found
 
     def body(self) -> bytes:

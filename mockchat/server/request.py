@@ -72,18 +72,18 @@ def read_to_the_end(body: bytes, index: ResponseIndex) -> ChatRequest:
 def in_place(body: bytes, index: ResponseIndex) -> ChatRequest | None:
     """Read a request whose messages are in wire form and have a recorded reply; None for any other, good or bad."""
     start = body.find(_ARRAY)
-    end = body.rfind(_LAST_END) + 2
     if start < 0 or index.ignore is not None or len(body) > _LONGEST_IN_PLACE:
         return None
-    history = body[start + len(_ARRAY) : end]
+    end = body.rfind(_LAST_END) + len(_LAST_END)
+    history = body[start + len(_ARRAY) : end - len(wire.CLOSING)]
     replies = index.replies(history)
     if not (replies and history and wire.is_plain(history)):
         return None
-    around = b"%b%b%b" % (body[:start], _EMPTIED, body[end + len(wire.CLOSING) :])
+    around = body[:start] + _EMPTIED + body[end:]
     if len(around) > LONG_BODY:
         return None
-    settings = (_known_around if len(around) < _CACHED_SIZE else _read_around)(around)
-    return ChatRequest(replies, history, wire.array_size(history), settings) if settings else None
+    settings = _known_around(around) if len(around) < _CACHED_SIZE else _read_around(around)
+    return ChatRequest(replies, history, end - start - len(_KEY), settings) if settings else None
 
 
 def _read_around(around: bytes) -> Settings | None:
@@ -118,7 +118,8 @@ def in_full(body: bytes, index: ResponseIndex) -> ChatRequest:
     if not isinstance(given, list):
         problem = "is missing" if given is None else "must be an array"
         raise ApiError(400, f"messages {problem}: send the history as a list of role and content", param="messages")
-    sent, numbers = message.join_texts(given), None
+    numbers: Sequence[int] = range(len(given))
+    sent = message.join_texts(given)
     if sent is None:
         read = [_read_message(each, f"messages[{number}]") for number, each in enumerate(given)]
         numbers, ordered, _ = zip(*message.in_order(read), strict=True)

@@ -101,26 +101,26 @@ def test_sharegpt_s_calls_are_read_from_the_text(text: str, names: list[str]) ->
     assert [call.name for call in calls.read_text(text)] == names
 
 
-def paired(ids: list[str], *rows: list[str | None]) -> list[list[tuple[int, int | None, bool]]]:
+def paired(ids: list[str], *rows: list[str | None]) -> list[list[tuple[int, str | None, int | None]]]:
     pairing = Pairing()
     pairing.call(ids)
-    return [[(found.number, found.call, found.in_turn) for found in pairing.answer(row)] for row in rows]
+    return [[tuple(found) for found in pairing.answer(row)] for row in rows]
 
 
 def test_answers_are_paired_by_id_and_put_in_the_order_of_the_calls() -> None:
-    assert paired(["a", "b"], ["a", "b"]) == [[(0, 0, True), (1, 1, True)]]
-    assert paired(["a", "b"], ["b", "a"]) == [[(1, 0, True), (0, 1, True)]]
-    assert paired(["a", "b"], ["x", None]) == [[(0, 0, True), (1, 1, True)]]
-    assert paired(["a", "b"], ["x", "a"]) == [[(1, 0, True), (0, 1, True)]]
-    assert paired(["", ""], ["x", "y"]) == [[(0, 0, True), (1, 1, True)]]
-    assert paired(["a", "a"], ["a", "a"]) == [[(0, 0, True), (1, 1, True)]]
+    assert paired(["a", "b"], ["a", "b"]) == [[(0, "a", None), (1, "b", None)]]
+    assert paired(["a", "b"], ["b", "a"]) == [[(1, "a", None), (0, "b", None)]]
+    assert paired(["a", "b"], ["x", None]) == [[(0, "a", None), (1, "b", None)]]
+    assert paired(["a", "b"], ["x", "a"]) == [[(1, "a", None), (0, "b", None)]]
+    assert paired(["", ""], ["x", "y"]) == [[(0, "", None), (1, "", None)]]
+    assert paired(["a", "a"], ["a", "a"]) == [[(0, "a", None), (1, "a", None)]]
 
 
 def test_an_answer_out_of_turn_or_too_many_is_told_from_others() -> None:
-    assert paired(["a", "b"], ["b"]) == [[(0, 1, False)]]
-    assert paired(["a", "b"], ["b"], ["a"]) == [[(0, 1, False)], [(0, 0, False)]]
-    assert paired(["a"], ["a", "x"]) == [[(0, 0, True), (1, None, True)]]
-    assert paired([], ["x"]) == [[(0, None, True)]]
+    assert paired(["a", "b"], ["b"]) == [[(0, "b", 1)]]
+    assert paired(["a", "b"], ["b"], ["a"]) == [[(0, "b", 1)], [(0, "a", 0)]]
+    assert paired(["a"], ["a", "x"]) == [[(0, "a", None), (1, None, None)]]
+    assert paired([], ["x"]) == [[(0, None, None)]]
 
 
 def test_calls_of_messages_that_follow_each_other_are_answered_together() -> None:

@@ -19,7 +19,7 @@ INDEX = index_of(
 
 
 def explain(index: ResponseIndex, messages: list[bytes]) -> Diagnosis:
-    return diagnose(index, messages)
+    return diagnose(index, wire.join(messages), range(len(messages)))
 
 
 def said(*turns: str) -> Diagnosis:
@@ -48,7 +48,7 @@ def said(*turns: str) -> Diagnosis:
         (["user:be kind"], "messages[0].role", "messages[0] has the role user, recorded is system (conversation four)"),
         (["hi", "tool:hell"], "messages[1]", "and the role tool is recorded as assistant"),
         (["tool:be cruel"], "messages[0]", "recorded 'be kind' (U+006B), and the role tool is recorded as system"),
-        (["hi", "hello"], "messages", "one of the role user, 'how do you do?', in conversation two"),
+        (["hi", "hello"], "messages", "one of the role user, 'how are you?', in conversation one"),
         (
             ["hi", "hello", "how are you?", "fine"],
             "messages",
@@ -64,7 +64,7 @@ def said(*turns: str) -> Diagnosis:
             "messages[1]",
             "messages[1] is one too many: the recording ends there (conversation four",
         ),
-        ([], "messages", "what begins a recording is no assistant message: it is one of the role user, 'hi'"),
+        ([], "messages", "what begins a recording is no assistant message: it is one of the role system, 'be kind'"),
     ],
 )
 def test_a_diagnosis_says_where_and_how(turns: list[str], param: str, text: str) -> None:

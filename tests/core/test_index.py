@@ -60,12 +60,10 @@ def in_file_order(index: ResponseIndex, history: list[bytes]) -> list[Reply]:
 def test_the_index_agrees_with_a_search(conversations: list[Conversation], other: list[bytes]) -> None:
     index = ResponseIndex(conversations)
     for history in asked_of(conversations, other):
-        assert index.recorded(history) == naive_known(conversations, history)
+        assert index.recorded(wire.join(history)) == len(wire.join(history[: naive_known(conversations, history)]))
         replies = naive_replies(conversations, history)
         assert in_file_order(index, history) == replies
         assert sorted(index.replies(wire.join(history))) == sorted(replies)
-        recorded = [talk.messages[: len(history)] for talk in conversations]
-        assert (index.first(wire.join(history)) >= 0) == (history in recorded)
 
 
 @given(recordings(), histories, messages)
@@ -75,10 +73,12 @@ def test_the_closest_neighbour_has_the_longest_beginning_in_common(
     index = ResponseIndex(conversations)
     for known in asked_of(conversations, history):
         number = len(known)
-        following = {
-            talk.messages[number] for talk in conversations if talk.messages[:number] == known != talk.messages
-        }
-        found = {neighbour for neighbour, _ in index.neighbours(wire.join(known), message)}
+        going_on = [talk.messages for talk in conversations if talk.messages[:number] == known != talk.messages]
+        following = {messages[number] for messages in going_on}
+        among = index.following(wire.join(known))
+        assert len(among) == len(going_on)
+        start = len(wire.before_next(wire.join(known)))
+        found = {neighbour for neighbour, _ in index.neighbours(among, start, message)}
         assert found <= following
         assert bool(found) == bool(following)
         if following:
@@ -131,9 +131,9 @@ def test_every_reply_of_the_sample_is_found() -> None:
 
 def test_messages_are_never_joined_by_accident() -> None:
     index = index_of(conversation("c", "ab", "c", "d"))
-    assert index.recorded([wire.message("user", "a"), wire.message("assistant", "bc")]) == 0
-    assert index.recorded([wire.message("user", "ab"), wire.message("assistant", "c")]) == 2
-    assert index.recorded([wire.message("user", "abc")]) == 0
+    for turns, known in ((["a", "bc"], 0), (["ab", "c"], 2), (["ab", "cd"], 1), (["abc"], 0)):
+        messages = conversation("", *turns).messages
+        assert index.recorded(wire.join(messages)) == len(wire.join(messages[:known]))
 
 
 @pytest.mark.parametrize("content", ["hell", "hello ", 'hello"', "", 'hello"},{"role":"assistant","content":"hi'])
@@ -144,7 +144,7 @@ def test_the_beginning_of_a_message_is_another_message(content: str) -> None:
 
 def test_the_end_of_one_recording_is_not_the_beginning_of_the_next() -> None:
     index = index_of(conversation("one", "1", "2"), conversation("two", "3", "4"))
-    assert index.recorded(conversation("", "1", "2", "3").messages) == 2
+    assert index.recorded(conversation("", "1", "2", "3").recording) == len(conversation("", "1", "2").recording)
 
 
 def test_a_recording_may_end_where_another_goes_on() -> None:
@@ -165,8 +165,8 @@ def test_nothing_recorded() -> None:
     for index in (index_of(), index_of(conversation("c"))):
         assert not index.replies(b"")
         assert not index.replies(wire.join([wire.message("user", "hi")]))
-        assert index.recorded([wire.message("user", "hi")]) == 0
-        assert index.neighbours(b"", wire.message("user", "hi")) == []
+        assert index.recorded(conversation("", "hi").recording) == 0
+        assert not index.following(b"")
 
 
 @pytest.mark.parametrize("prompt", ["", "be kind " * 1250, "be kind " * 8192])
@@ -232,4 +232,4 @@ def test_what_has_the_weight_0_is_no_reply_among_others() -> None:
     assert not index_of(muted).replies(wire.join(hi))
     index = index_of(muted, calling("b", "{}"), conversation("c", "hi", "hello"), muted)
     assert [reply.conversation_id for reply in in_file_order(index, hi)] == [b'"b_1"', b'"c"']
-    assert index.recorded(muted.messages) == 4
+    assert index.recorded(muted.recording) == len(muted.recording)

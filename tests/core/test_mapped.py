@@ -33,10 +33,11 @@ def test_it_answers_as_the_plain_index(conversations: list[Conversation], other:
                 history = plain.compared(wire.join(messages))
                 assert shared.compared(wire.join(messages)) == history
                 assert list(shared.replies(history)) == list(plain.replies(history))
-                assert shared.recorded(wire.split(history)) == plain.recorded(wire.split(history))
-                assert shared.first(history) == plain.first(history)
-                if messages:
-                    assert shared.neighbours(history, messages[-1]) == plain.neighbours(history, messages[-1])
+                assert shared.recorded(history) == plain.recorded(history)
+                among, start = plain.following(history), len(wire.before_next(history))
+                assert shared.following(history) == among
+                for message in messages:
+                    assert shared.neighbours(among, start, message) == plain.neighbours(among, start, message)
 
 
 @pytest.mark.parametrize("prompt", ["", "x" * 200, "x" * 300, "x" * 65536])
