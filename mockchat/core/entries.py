@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from mockchat.core import message, wire
 from mockchat.core.calls import LEGACY
-from mockchat.core.message import Details, Message
+from mockchat.core.message import Details
 from mockchat.core.program import ProgramError
 
 # The key of an entry's list, and those of a message in it: of the role and of the text.
@@ -128,30 +128,25 @@ def read(entry: Any) -> Entry:
     ending = _ending(entry) if list_key == "messages" else {}
     if not ending and (recording := message.join_texts(given, role_key, text_key)) is not None:
         return Entry(entry_id, recording, len(given), NO_DETAILS)
-    return _read_each(entry_id, entry[list_key], system, list_key, ending)
+    said = [_Said(each, number, list_key) for number, each in enumerate(given, -1 if system else 0)]
+    return Entry(entry_id, *_with_details(said, ending))
 
 
-def _read_each(
-    entry_id: str | None, given: list[Any], system: str | None, list_key: str, ending: dict[str, Any]
-) -> Entry:
-    """An entry of which some messages say more than a text, or have lone surrogates."""
-    role_key, text_key = FORMS[list_key]
-    messages = [wire.message("system", system)] if system else []
-    unusual: dict[int, _Unusual] = {}
-    for number, each in enumerate(given):
-        if (text := message.join_texts([each], role_key, text_key)) is not None:
-            messages.append(text[:-1])
-        else:
-            unusual[len(messages)] = found = _Unusual(number, each, list_key)
-            messages.append(found.message.wire)
-    messages, details = _with_details(messages, unusual, ending)
-    return Entry(entry_id, wire.join(messages), len(messages), details)
+def _with_details(said: list["_Said"], ending: dict[str, Any]) -> tuple[bytes, int, Mapping[int, Details]]:
+    """The messages in wire form, in the order in which they are compared; how many they are; and their details."""
+    ordered = message.in_order([each.message for each in said])
+    details: dict[int, Details] = {}
+    for place, (number, in_wire_form, answers) in enumerate(ordered):
+        ends = ending if place == len(ordered) - 1 else {}
+        if (found := said[number].details(in_wire_form, answers, ends)) is not None:
+            details[place] = found
+    return wire.join([in_wire_form for _, in_wire_form, _ in ordered]), len(ordered), details or NO_DETAILS
 
 
-class _Unusual:
-    """A message that says more than a text, or has the keys of the other form, or anything else that is not common."""
+class _Said:
+    """A message of an entry in which some say more than a text, or have the keys of the other form."""
 
-    def __init__(self, number: int, given: Any, list_key: str) -> None:
+    def __init__(self, given: Any, number: int, list_key: str) -> None:
         if not isinstance(given, dict):
             raise EntryError(f"message {number} is {_kind(given)}, not an object")
         role_key, text_key = _keys_in(given, list_key)
@@ -169,9 +164,22 @@ class _Unusual:
         ids = [call.id or f"call_{number}_{place}" for place, call in enumerate(read.calls)]
         called = [call._replace(id=call_id) for call, call_id in zip(read.calls, ids, strict=True)]
         self.message = read._replace(calls=called)
-        self.weight = given.get("weight")
         # Only in the API's form are further keys what the model said.
-        self.given = given if text_key == "content" else {}
+        self._given = given if text_key == "content" else {}
+        self._is_reply = given.get("weight") != 0
+
+    def details(self, in_wire_form: bytes, answers: str | None, ending: dict[str, Any]) -> Details | None:
+        """What the wire form does not say; None where its text is all that there is to the message."""
+        said = self.message
+        sent = message.sent(said, answers or said.answers)
+        if not wire.is_assistant(in_wire_form):
+            return Details(sent) if sent != in_wire_form else None
+        reasons = [b'"function_call"' if call.type == LEGACY else b'"tool_calls"' for call in said.calls]
+        of_text = message.details_of_text(in_wire_form)
+        details = of_text._replace(sent=sent, answered=message.answered(said, self._given), is_reply=self._is_reply)
+        if reasons:
+            details = details._replace(finish_reason=reasons[-1])
+        return None if details == of_text and not ending else details._replace(**ending)
 
 
 def _ending(entry: dict[str, Any]) -> dict[str, Any]:
@@ -184,41 +192,6 @@ def _ending(entry: dict[str, Any]) -> dict[str, Any]:
                 raise EntryError(f'"{key}" is {_kind(value)}, not {expected}')
             ending[key] = wire.json_of(value)
     return ending
-
-
-def _with_details(
-    messages: list[bytes], unusual: dict[int, _Unusual], ending: dict[str, Any]
-) -> tuple[list[bytes], Mapping[int, Details]]:
-    """The messages in the order in which they are compared, and their details."""
-    read = [unusual[number].message if number in unusual else Message(each) for number, each in enumerate(messages)]
-    ordered = message.in_order(read)
-    details: dict[int, Details] = {}
-    for place, (number, in_wire_form, answers) in enumerate(ordered):
-        ends = ending if place == len(ordered) - 1 else {}
-        if wire.is_assistant(in_wire_form):
-            if found := _reply_details(in_wire_form, unusual.get(number), ends):
-                details[place] = found
-        elif number in unusual:
-            sent = message.sent(read[number], answers or read[number].answers)
-            if sent != in_wire_form:
-                details[place] = Details(sent)
-    return [in_wire_form for _, in_wire_form, _ in ordered], details or NO_DETAILS
-
-
-def _reply_details(in_wire_form: bytes, unusual: _Unusual | None, ending: dict[str, Any]) -> Details | None:
-    """The details of an assistant message; None where its text is all that there is to it."""
-    details = of_text = message.details_of_text(in_wire_form)
-    if unusual is not None:
-        said = unusual.message
-        reasons = [b'"function_call"' if call.type == LEGACY else b'"tool_calls"' for call in said.calls]
-        details = Details(
-            sent=message.sent(said),
-            answered=message.answered(said, unusual.given),
-            finish_reason=reasons[-1] if reasons else of_text.finish_reason,
-            is_reply=unusual.weight != 0,
-        )
-    details = details._replace(**ending)
-    return None if details == of_text and not ending else details
 
 
 def _keys_in(given: dict[str, Any], list_key: str) -> tuple[str, str]:
