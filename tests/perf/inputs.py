@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 FILES = HERE.parents[1] / "build" / "perf"
 FULL, SOME, FIRST = FILES / "full.json", FILES / "3000.json", FILES / "first-1000.json"
 WORDS, TOOLS = FILES / "words.json", FILES / "tools.json"
+PROMPTED, PROMPTED_FEW = FILES / "prompted-3000.json", FILES / "prompted-60.json"
 PIECES = 251  # Of the one reply there.
 MANY, FEW, SHORT = 3000, 1500, 20000  # Requests in a round: real bodies, those that take long, one line.
 
@@ -36,6 +37,11 @@ def make_files() -> None:
     if not WORDS.exists():
         reply = " ".join(["word"] * PIECES)
         WORDS.write_text(json.dumps([{"messages": [{"role": "assistant", "content": reply}]}]), encoding="utf-8")
+    if not PROMPTED_FEW.exists():
+        prompt = {"role": "system", "content": "You answer in one sentence. " * 2341}  # 64 KB
+        talks = [{"messages": [prompt, *map(as_object, talk.messages)]} for talk in recorded(SOME)[0]]
+        for path, some in ((PROMPTED, talks), (PROMPTED_FEW, talks[:60])):
+            path.write_text(json.dumps(some, ensure_ascii=False), encoding="utf-8")
     if not TOOLS.exists():
         TOOLS.write_text(json.dumps([{"messages": loop} for loop in tool_loops()]), encoding="utf-8")
 
@@ -130,6 +136,11 @@ def by_an_agent() -> list[bytes]:
                 history[number] = {"content": None, **beside, "tool_calls": message["tool_calls"]}
         asked.append(compact({"messages": history, "model": "m"}))
     return asked
+
+
+def by_nobody() -> list[bytes]:
+    """A spelling that no client is known to have: indented, keys in the order of the alphabet."""
+    return [json.dumps(json.loads(body), indent=1, sort_keys=True).encode() for body in bodies(FEW)]
 
 
 def misses() -> list[bytes]:

@@ -19,7 +19,7 @@ import uvloop
 
 from mockchat.requester.plan import places, questions
 from tests.perf import inputs
-from tests.perf.inputs import FEW, FIRST, FULL, HERE, MANY, PIECES, SOME, WORDS, bodies, recorded
+from tests.perf.inputs import FEW, FULL, HERE, PIECES, SOME, WORDS, bodies, recorded
 from tests.perf.load import Server, children, cpu_ns, http, memory, output, pss, running
 from tests.programs import running_server
 from tests.soak.attacks import ATTACKS
@@ -103,10 +103,10 @@ def against_bare(rounds: int, made: Callable[[], list[bytes]], status: bytes = b
             return in_turn(rounds, partial(cpu_us, server, requests, status), partial(cpu_us, bare, requests))
 
 
-def recordings(rounds: int) -> Pairs:
-    """The server's CPU with many recordings, and with few."""
-    requests = [http(body) for body in bodies(MANY, FIRST)]
-    with serving(*MOCK, FULL) as many, serving(*MOCK, FIRST) as few:
+def recordings(rounds: int, many_in: Path, few_in: Path, count: int) -> Pairs:
+    """The server's CPU with many recordings, and with few of them."""
+    requests = [http(body) for body in bodies(count, few_in)]
+    with serving(*MOCK, many_in) as many, serving(*MOCK, few_in) as few:
         return in_turn(rounds, partial(cpu_us, many, requests), partial(cpu_us, few, requests))
 
 

@@ -16,6 +16,7 @@ import aiohttp
 
 from mockchat.core.program import ProgramError
 from tests.perf import inputs, peers
+from tests.perf.inputs import FIRST, FULL, MANY, PROMPTED, PROMPTED_FEW, TOOLS
 from tests.perf.measures import (
     FOR_LOAD,
     FOR_SERVERS,
@@ -34,26 +35,29 @@ from tests.perf.measures import (
 )
 
 BARE, CLIENT = "bare aiohttp application", "bare aiohttp client"
+LOADED, WITH_PROMPT = (FULL, FIRST, MANY), (PROMPTED, PROMPTED_FEW, 500)
 ROWS = [
-    Row("server: real bodies", BARE, "us CPU", 0.75, partial(against_bare, made=inputs.real)),
-    Row("server: one-line request", BARE, "us CPU", 0.48, partial(against_bare, made=inputs.one_line)),
-    Row("server: 50,142 conversations loaded", "1,000 loaded", "us CPU", 1.15, recordings),
-    Row("server: json.dumps spelling", BARE, "us CPU", 2, partial(against_bare, made=inputs.by_json_dumps)),
-    Row("server: LangChain's spelling", BARE, "us CPU", 2, partial(against_bare, made=inputs.by_langchain)),
-    Row("server: tool loops", BARE, "us CPU", 2, partial(against_bare, made=inputs.by_an_agent, recorded=inputs.TOOLS)),
-    Row("server: miss and diagnosis", BARE, "us CPU", 2.5, partial(against_bare, made=inputs.misses, status=b"404")),
+    Row("server: real bodies", BARE, "us CPU", 0.62, partial(against_bare, made=inputs.real)),
+    Row("server: one-line request", BARE, "us CPU", 0.43, partial(against_bare, made=inputs.one_line)),
+    Row("server: 50,142 conversations loaded", "1,000 loaded", "us CPU", 1.15, partial(recordings, *LOADED)),
+    Row("server: 3,000 with one 64 KB prompt", "60 of these", "us CPU", 1.15, partial(recordings, *WITH_PROMPT)),
+    Row("server: json.dumps spelling", BARE, "us CPU", 1.5, partial(against_bare, made=inputs.by_json_dumps)),
+    Row("server: LangChain's spelling", BARE, "us CPU", 1.5, partial(against_bare, made=inputs.by_langchain)),
+    Row("server: an unusual spelling", BARE, "us CPU", 1.5, partial(against_bare, made=inputs.by_nobody)),
+    Row("server: tool loops", BARE, "us CPU", 1.7, partial(against_bare, made=inputs.by_an_agent, recorded=TOOLS)),
+    Row("server: miss and diagnosis", BARE, "us CPU", 1.7, partial(against_bare, made=inputs.misses, status=b"404")),
     Row("server: streamed, unpaced", "plain", "us CPU", 1.7, streams),
     Row("server: longest hold under attack", "50 ms", "ms CPU", 1, holds),
     Row("200 streams' first pieces: median", "200 ms asked for", "ms", 1.05, partial(firsts, which="p50")),
     Row("200 streams' first pieces: 95 %", "200 ms asked for", "ms", 1.4, partial(firsts, which="p95")),
     Row("200 streams at 10 ms: last end", "2,700 ms", "ms", 1.05, partial(lasts, count=200, ttft_ms=200, itl_ms=10)),
     Row("2,000 streams at 50 ms: last end", "12,500 ms", "ms", 1.05, partial(lasts, count=2000, ttft_ms=0, itl_ms=50)),
-    Row("start to ready", "one ujson.loads", "s CPU", 1.8, partial(of_starts, which=0)),
-    Row("memory when ready", "file's size", "MB", 1.15, partial(of_starts, which=1)),
-    Row("memory at its peak", "file's size", "MB", 1.2, partial(of_starts, which=2)),
-    Row("memory of gunicorn with two workers", "server.py", "MB", 1.2, shared),
-    Row("requester: 2 in flight", CLIENT, "us CPU", 0.9, partial(requester_cpu, in_flight=2)),
-    Row("requester: 32 in flight", CLIENT, "us CPU", 0.9, partial(requester_cpu, in_flight=32)),
+    Row("start to ready", "one ujson.loads", "s CPU", 1.1, partial(of_starts, which=0)),
+    Row("memory when ready", "file's size", "MB", 1.06, partial(of_starts, which=1)),
+    Row("memory at its peak", "file's size", "MB", 1.06, partial(of_starts, which=2)),
+    Row("memory of gunicorn with two workers", "server.py", "MB", 1.1, shared),
+    Row("requester: 2 in flight", CLIENT, "us CPU", 0.45, partial(requester_cpu, in_flight=2)),
+    Row("requester: 32 in flight", CLIENT, "us CPU", 0.6, partial(requester_cpu, in_flight=32)),
     Row("requester: 1,000 in flight", "32 in flight", "/s", 0.9, requester_rate, at_least=True),
 ]
 
