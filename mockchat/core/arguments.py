@@ -14,7 +14,7 @@ from typing import Any
 from yarl import URL
 
 from mockchat import __version__
-from mockchat.core import coding, ignorable, recordings
+from mockchat.core import ignorable, recordings
 
 
 def option(kind: Callable[[str], Any], metavar: str, told: str, **more: Any) -> dict[str, Any]:
@@ -75,11 +75,6 @@ IGNORE = option(
     "leave out what it matches, in what is sent and what is recorded, before they are compared; repeatable",
     action="append",
     default=[],
-)
-
-
-MAX_ANSWER_MB = option(
-    positive_whole_number, "N", "give up answers that are larger (default %(default)s)", default=coding.MAX_ANSWER_MB
 )
 
 

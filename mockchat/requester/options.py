@@ -53,7 +53,6 @@ def _add_load(parser: ArgumentParser) -> None:
     add("--random-seed", **option(arguments.random_seed, "N", "shuffle, and the same way again"))
     add("--stream", action="store_true", help="ask for streams, and time their tokens")
     add("--timeout", **option(seconds, "S", "of an attempt (default %(default)g s)", default=ATTEMPT_TIMEOUT))
-    add("--max-answer-mb", **arguments.MAX_ANSWER_MB)
     retries = "try again so often, as OpenAI's SDKs do (default 0)"
     add("--retries", **option(arguments.whole_number, "N", retries, default=0))
     add("--processes", **option(count, "N", "share all this among N processes (default 1)", default=1))

@@ -12,7 +12,6 @@ from itertools import accumulate, islice
 from typing import NamedTuple
 
 from mockchat.core import wire
-from mockchat.core.coding import MAX_ANSWER_MB
 from mockchat.core.entries import Conversation
 from mockchat.core.index import Reply, ResponseIndex
 
@@ -40,7 +39,7 @@ class Load:
     """How to ask: by default everything once, in order, as fast as `concurrency` requests in flight allow.
 
     `rate` is in requests a second, `duration` (round and round until then) and `timeout` (of an attempt) in seconds.
-    `retries` are the further attempts that a request may take. An answer above `max_answer_mb` is a failure. Where
+    `retries` are the further attempts that a request may take. Where
     there are several `processes`, all this is what they do together.
     """
 
@@ -53,7 +52,6 @@ class Load:
     shuffle: bool = False
     random_seed: int | None = None
     timeout: float = ATTEMPT_TIMEOUT
-    max_answer_mb: int = MAX_ANSWER_MB
     retries: int = 0
     processes: int = 1
 

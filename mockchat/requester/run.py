@@ -16,7 +16,7 @@ from itertools import chain, islice, pairwise
 import aiohttp
 from multidict import CIMultiDict
 
-from mockchat.core import coding
+from mockchat.client import ACCEPTED
 from mockchat.core.answer import endpoint
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
@@ -60,14 +60,14 @@ async def replay(
     all_headers = CIMultiDict(headers or {})
     for name in ("Content-Type", "Accept"):
         all_headers.setdefault(name, "application/json")
-    all_headers.setdefault("Accept-Encoding", coding.ACCEPTED)
+    all_headers.setdefault("Accept-Encoding", ACCEPTED)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=load.concurrency),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(),  # `_Run` ends the attempts that take too long, all with one clock.
         headers=all_headers,
     ) as session:
-        client = Client(session, endpoint(base_url), timed=load.stream, max_answer_mb=load.max_answer_mb)
+        client = Client(session, endpoint(base_url), timed=load.stream)
         schedule = Schedule(chain(first, asked), load, share)
         return await _Run(client, schedule, load, progress).run(begin, stopped or asyncio.Event())
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mockchat.client import MAX_ANSWER_MB, MB
 from mockchat.core import arguments
 from mockchat.core.arguments import option
-from mockchat.core.coding import MB
 from mockchat.core.program import ProgramError
 from mockchat.server import simulation, upstream
 from mockchat.server.app import SHUTDOWN_TIMEOUT
@@ -99,7 +99,9 @@ def parser() -> ArgumentParser:
     recording.add_argument(
         "--upstream-timeout", **option(arguments.positive_number, "S", waited, default=upstream.TIMEOUT)
     )
-    recording.add_argument("--max-answer-mb", **arguments.MAX_ANSWER_MB)
+    larger = "give up answers that are larger (default %(default)s)"
+    megabytes = option(arguments.positive_whole_number, "N", larger, default=MAX_ANSWER_MB)
+    recording.add_argument("--max-answer-mb", **megabytes)
     return parser
 
 

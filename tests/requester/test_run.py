@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 
 from mockchat.core import dataset
 from mockchat.core.index import ResponseIndex
-from mockchat.requester import retry
+from mockchat.requester import exchange, retry
 from mockchat.requester.plan import Load, Question, Share, questions
 from mockchat.requester.result import Result
 from mockchat.requester.run import replay
@@ -138,7 +138,11 @@ async def test_a_compressed_answer_is_unpacked_to_its_end(stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_that_is_too_large_is_given_up_in_little_memory(stream: bool) -> None:
+async def test_an_answer_that_is_too_large_is_given_up_in_little_memory(
+    stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "MAX_ANSWER_MB", 1)
+
     async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -152,11 +156,11 @@ async def test_an_answer_that_is_too_large_is_given_up_in_little_memory(stream: 
     for answerer in (endless, always(bomb), always(long), known_head):
         async with answering(answerer) as url:
             tracemalloc.start()
-            result = await run(url, stream=stream, max_answer_mb=1)
+            result = await run(url, stream=stream)
             _, most = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         told = {failure.problem.cause for failure in result.failures}
-        assert "an answer larger than 1 MB (see --max-answer-mb)" in told
+        assert "an answer larger than 1 MB" in told
         assert most < 40_000_000  # The answers that were made ready here are a part of it.
 
 

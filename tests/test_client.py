@@ -1,14 +1,16 @@
 import gzip
+import ssl
 import tracemalloc
 import zlib
+from typing import Any
 
 import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mockchat.client import MB, Decoder, explain
 from mockchat.core.answer import BadAnswer
-from mockchat.core.coding import MB, Decoder
 
 
 def raw_deflate(body: bytes) -> bytes:
@@ -74,8 +76,66 @@ def test_beyond_the_limit_nothing_is_unpacked(coding: str) -> None:
     assert decoder.feed(pack(bytes(MB))) == bytes(MB)
     bomb = pack(bytes(100 * MB))
     tracemalloc.start()
-    with pytest.raises(BadAnswer, match=r"larger than 1 MB \(see --max-answer-mb\)"):
+    with pytest.raises(BadAnswer, match="larger than 1 MB"):
         Decoder(coding, max_mb=1).feed(bomb)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 4 * MB
+
+
+def test_endless_empty_members_are_given_up() -> None:
+    """They unpack to nothing, so the packed bytes count too; zlib copies what follows each of them."""
+    decoder = Decoder("gzip", max_mb=1)
+    empty = gzip.compress(b"", mtime=0)
+    block = empty * 10_000
+    assert decoder.feed(block) == b""
+    decoder.end()
+    with pytest.raises(BadAnswer, match="larger than 1 MB"):
+        for _ in range(10):
+            decoder.feed(block)
+
+
+def test_short_members_between_long_ones() -> None:
+    long = bytes(range(256)) * 400
+    bodies = [b"", b"a", long, b"", b"", long[:1500], b"z"]
+    packed = b"".join([gzip.compress(body, 0, mtime=0) for body in bodies])
+    for at_once in (1, 1023, 1024, 1025, len(packed)):
+        assert decoded("gzip", packed, at_once) == b"".join(bodies)
+
+
+# Why there was none
+
+
+KEY: Any = type("Key", (), {"host": "h", "port": 1, "ssl": True})()
+
+
+class Refused(aiohttp.ClientConnectorError):
+    def __init__(self, error: OSError) -> None:
+        super().__init__(KEY, error)
+
+
+class NoTls(aiohttp.ClientConnectorSSLError):
+    def __init__(self, error: OSError) -> None:
+        super().__init__(KEY, error)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "detail"),
+    [
+        (TimeoutError("none within 3 s"), "no answer in time", "none within 3 s"),
+        (Refused(ConnectionRefusedError(111, "refused")), "no connection", "to h:1 (refused): does a server listen"),
+        (Refused(OSError(113, "No route to host")), "no connection", "to h:1 (No route to host)"),
+        (NoTls(ssl.SSLError(1, "[SSL] record layer failure")), "no connection", "if it serves http, try http://"),
+        (aiohttp.ServerDisconnectedError(), "closed connection", "check its log"),
+        (aiohttp.ClientOSError(104, "reset"), "closed connection", "check its log"),
+        (ConnectionResetError(), "closed connection", "check its log"),
+        (aiohttp.ClientPayloadError(), "cut-off answer", "check the server and any proxy"),
+        (aiohttp.http.HttpProcessingError(message="a\nb"), "no HTTP, or no connection", r"'0, message:\n  a\n  b'"),
+        (ValueError(), "no HTTP, or no connection", "ValueError"),
+    ],
+)
+def test_why_there_was_no_answer(error: Exception, cause: str, detail: str) -> None:
+    told = explain(error)
+    assert told.cause == cause
+    assert detail in told.detail
+    assert told.detail.isprintable()
