@@ -15,7 +15,6 @@ from tqdm import tqdm
 from yarl import URL
 
 from mockchat.core import program, recordings
-from mockchat.core.dataset import Dataset
 from mockchat.core.program import ProgramError
 from mockchat.requester import json_report, options, outputs, plot, processes, report
 from mockchat.requester.figures import significant
@@ -37,8 +36,6 @@ def _run(chosen: argparse.Namespace) -> int:
     outputs.check(files, chosen.data)
     if chosen.plot and not plot.is_possible():
         raise ProgramError("--plot needs matplotlib: pip install matplotlib, or '.[plot]' in a clone")
-    if chosen.processes > 1 and not processes.is_possible():
-        raise ProgramError("--processes needs a system that can fork: start several requesters side by side instead")
     with outputs.standard_output_kept(files):
         result, conversations, load = _ask(chosen)
         _tell(result, conversations, load, quiet=chosen.quiet)
@@ -55,8 +52,8 @@ def _ask(chosen: argparse.Namespace) -> tuple[Result, int, Load]:
     if dataset.unanswered and not chosen.quiet:
         print(f"{dataset.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
     load = _load_for(dataset.replies, chosen)
-    asking = partial(replay, index=index, base_url=chosen.base_url, model=chosen.model, headers=headers)
-    return _replay(asking, dataset, load, quiet=chosen.quiet), len(dataset.conversations), load
+    asking = partial(replay, dataset.conversations, index, chosen.base_url, model=chosen.model, headers=headers)
+    return _replay(asking, dataset.replies, load, quiet=chosen.quiet), len(dataset.conversations), load
 
 
 def _headers(chosen: argparse.Namespace) -> CIMultiDict[str]:
@@ -77,9 +74,9 @@ def _load_for(replies: int, chosen: argparse.Namespace) -> Load:
     return Load(**values)
 
 
-def _replay(asking: Callable[..., Coroutine[Any, Any, Result]], dataset: Dataset, load: Load, *, quiet: bool) -> Result:
+def _replay(asking: Callable[..., Coroutine[Any, Any, Result]], replies: int, load: Load, *, quiet: bool) -> Result:
     """Replay under a bar that shows how far it is."""
-    total = None if load.duration else min(dataset.replies, load.limit or dataset.replies)
+    total = None if load.duration else min(replies, load.limit or replies)
     no_bar = quiet or not sys.stderr.isatty()
     with tqdm(total=total, unit=" requests", leave=False, disable=no_bar, miniters=0) as bar:
 
@@ -88,8 +85,8 @@ def _replay(asking: Callable[..., Coroutine[Any, Any, Result]], dataset: Dataset
             bar.update(requests - bar.n)
 
         if load.processes > 1:
-            return processes.replay(asking, dataset.conversations, load, progress)
-        return program.run_on_loop(_until_signal(partial(asking, dataset.conversations, load=load, progress=progress)))
+            return processes.replay(asking, load, progress)
+        return program.run_on_loop(_until_signal(partial(asking, load=load, progress=progress)))
 
 
 async def _until_signal(replaying: Callable[..., Coroutine[Any, Any, Result]]) -> Result:

@@ -23,7 +23,7 @@ from mockchat.core.index import ResponseIndex
 from mockchat.core.text import excerpt
 from mockchat.requester import retry
 from mockchat.requester.exchange import Answer, Client, Slot
-from mockchat.requester.plan import WHOLE, Load, Question, Schedule, Share, questions, rounds
+from mockchat.requester.plan import Load, Question, Schedule, questions, rounds
 from mockchat.requester.result import Failure, Result
 from mockchat.requester.verify import Problem, no_answer, verify, verify_stream
 
@@ -44,7 +44,7 @@ async def replay(
     *,
     model: str | None = None,
     headers: Mapping[str, str] | None = None,
-    share: Share = WHOLE,
+    process: int = 0,
     begin: Callable[[], Awaitable[float]] = _now,
     stopped: asyncio.Event | None = None,
     progress: Progress = lambda requests, failed: None,
@@ -55,7 +55,7 @@ async def replay(
     interrupted. When all is ready, it begins as soon as `begin` says, and counts from the moment that this gives
     (seconds of `time.perf_counter`). `progress` is called now and then while it runs.
     """
-    asked = islice(questions(rounds(conversations, index, load, share), index, model, load.stream), load.limit)
+    asked = islice(questions(rounds(conversations, index, load, process), index, model, load.stream), load.limit)
     first = list(islice(asked, 1))  # Made before the clock starts: shuffling takes its time.
     all_headers = CIMultiDict(headers or {})
     for name in ("Content-Type", "Accept"):
@@ -68,7 +68,7 @@ async def replay(
         headers=all_headers,
     ) as session:
         client = Client(session, endpoint(base_url), timed=load.stream)
-        schedule = Schedule(chain(first, asked), load, share)
+        schedule = Schedule(chain(first, asked), load, process)
         return await _Run(client, schedule, load, progress).run(begin, stopped or asyncio.Event())
 
 

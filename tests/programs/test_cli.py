@@ -313,13 +313,6 @@ def test_a_second_signal_ends_it_at_once() -> None:
         assert process.communicate(timeout=STOP_TIMEOUT)[1] == ""
 
 
-def test_without_fork_there_is_one_process(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
-    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
-    ended = call(REQUESTER, "--processes", "2")
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("requester.py: --processes needs a system that can fork: ")
-
-
 # The server
 
 

@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 from mockchat.core import dataset
 from mockchat.core.index import ResponseIndex
 from mockchat.requester import exchange, retry
-from mockchat.requester.plan import Load, Question, Share, questions
+from mockchat.requester.plan import Load, Question, questions
 from mockchat.requester.result import Result
 from mockchat.requester.run import replay
 from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND
@@ -315,10 +315,10 @@ async def test_at_a_rate_processes_take_turns_from_a_common_moment() -> None:
     async def begin() -> float:
         return begun
 
-    url, load = f"http://127.0.0.1:{server.port}/v1", Load(concurrency=1, rate=0.5, processes=3)
-    result = await replay(CONVERSATIONS, INDEX, url, load, share=Share(1, 3, 2), begin=begin)
+    url, load = f"http://127.0.0.1:{server.port}/v1", Load(concurrency=1, rate=0.5, processes=2)
+    result = await replay(CONVERSATIONS, INDEX, url, load, process=1, begin=begin)
     await server.close()
-    assert [round(due, 9) for due in sorted(result.due)] == [4.0, 10.0]
+    assert [round(due, 9) for due in sorted(result.due)] == [2.0, 6.0]
     assert result.elapsed >= 10
 
 
