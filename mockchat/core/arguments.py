@@ -22,9 +22,11 @@ def option(kind: Callable[[str], Any], metavar: str, told: str, **more: Any) -> 
     return {"type": kind, "metavar": metavar, "help": told, **more}
 
 
-def add_version(parser: ArgumentParser) -> None:
-    """Add the option that prints the version and ends the program."""
+def new_parser(description: str) -> ArgumentParser:
+    """A parser with `--version`, whose usage is one line, and which takes no abbreviated options."""
+    parser = ArgumentParser(usage="%(prog)s [options] (--help lists them)", description=description, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"mockchat {__version__}")
+    return parser
 
 
 def add_recordings(parser: ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mockchat.requester.figures import MS, percentile, significant
+from mockchat.requester.report import MS, percentile, significant
 from mockchat.requester.result import Result
 
 SUFFIXES = (".png", ".svg", ".pdf")

@@ -76,8 +76,7 @@ def parse(given: Sequence[str] | None) -> Namespace:
 
 def parser() -> ArgumentParser:
     """What reads the options."""
-    parser = ArgumentParser(description="Serve the Chat Completions API from recorded conversations.")
-    arguments.add_version(parser)
+    parser = arguments.new_parser("Serve the Chat Completions API from recorded conversations.")
     arguments.add_recordings(parser)
     parser.add_argument("--host", type=_host, default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="0 picks a free one (default %(default)s)")

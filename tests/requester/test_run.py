@@ -487,6 +487,30 @@ async def test_what_passes_is_tried_again(broken: bytes, stream: bool) -> None:
 
 
 @pytest.mark.usefixtures("_no_backoff")
+@pytest.mark.parametrize(
+    "broken",
+    [
+        events(delta("hel"), {"error": {"message": "upstream gone"}}),
+        events(delta("hel")) + b'event: error\ndata: {"message": "upstream gone"}\n\n',
+        events(delta("hello")),
+        events(delta("hello"), LAST),
+        events(delta("hello"), LAST, "[DONE]")[:-1],
+        b"",
+    ],
+)
+async def test_a_stream_that_breaks_off_is_tried_again_however_that_is_told(broken: bytes) -> None:
+    """A gateway ends its answer with an error event, or just ends it, where the server cuts the connection."""
+    right = http(200, events(delta("hello"), LAST, "[DONE]"))
+    async with answering(in_turn(http(200, broken), right)) as url:
+        result = await run(url, limit=1, retries=1, stream=True)
+    assert (result.passed, result.failures, result.retried) == (1, [], {2: 1})
+    async with answering(in_turn(http(200, broken))) as url:
+        result = await run(url, limit=1, retries=1, stream=True)
+    assert result.failures[0].problem.cause.startswith("a stream that broke off")
+    assert result.failures[0].problem.detail.endswith("(after 2 attempts)")
+
+
+@pytest.mark.usefixtures("_no_backoff")
 async def test_an_attempt_that_takes_too_long_is_tried_again() -> None:
     async with answering(in_turn(None, http(200, completion("hello")))) as url:
         result = await run(url, limit=1, retries=50, timeout=0.1)
