@@ -213,8 +213,8 @@ class Line(asyncio.Protocol):
 
     async def ask(self, head: bytes, body: bytes) -> Answer:
         """Send a request and read the answer."""
-        if self._heads and self._heads.pattern:
-            self._reads = True
+        self._reads = self._reads or (self._heads is not None and self._heads.pattern is not None)
+        if self._reads:
             self._waiter = self._loop.create_future()
             self._transport.writelines((head, body))
             try:

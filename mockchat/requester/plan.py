@@ -1,4 +1,4 @@
-"""What a run asks for, in which order and when, and which part of it each process does. No I/O.
+"""The requests of a run: their order, when each is due, and the part of each process. No I/O.
 
 Requests follow https://platform.openai.com/docs/api-reference/chat/create.
 """
@@ -38,8 +38,7 @@ class Load:
     """How to ask: by default everything once, in order, as fast as `concurrency` requests in flight allow.
 
     `rate` is in requests a second, `duration` (round and round until then) and `timeout` (of an attempt) in seconds.
-    `retries` are the further attempts that a request may take. Where
-    there are several `processes`, all this is what they do together.
+    `retries` are the further attempts that a request may take. Several `processes` share all of it.
     """
 
     concurrency: int

@@ -186,7 +186,10 @@ class _Run:
         while True:
             ended = await self._attempt(worker, question.body)
             end = time.perf_counter()
-            problem = self._verify(question, due, ended, end)
+            try:
+                problem = self._verify(question, due, ended, end) if isinstance(ended, Answer) else no_answer(ended)
+            except Exception as error:  # Any error is a failure: an answer is verified, or it is not.
+                problem = no_answer(error)
             if problem is None or attempts > self._load.retries or (wait := _wait(attempts, ended, problem)) is None:
                 break
             worker.slot.release()
@@ -230,30 +233,23 @@ class _Run:
         else:
             result.passed += 1
 
-    def _verify(self, question: Question, due: float, ended: Answer | Exception, end: float) -> Problem | None:
-        """The problem of an attempt; None if its answer is right, whose times are recorded."""
-        if not isinstance(ended, Answer):
-            return no_answer(ended)
-        try:
-            problem = self._compare(question, due, ended, end)
-        except Exception as error:  # Any error is a failure: an answer is verified, or it is not.
-            return no_answer(error)
+    def _verify(self, question: Question, due: float, answer: Answer, end: float) -> Problem | None:
+        """The problem of an answer; None if it is right, and then its times are recorded."""
+        result = self._result
+        if self._load.stream:
+            problem, positions = verify_stream(answer.status, answer.body, question.expected)
+            if problem is None:
+                arrivals = answer.arrivals(positions)
+                result.first_tokens.append((arrivals[0] if arrivals else end) - due)  # An empty reply has its end.
+                result.gaps.extend([after - before for before, after in pairwise(arrivals)])
+        else:
+            problem = verify(answer.status, answer.body, question.expected)
         if problem is None:
-            self._result.due.append(due - self._schedule.started)
-            self._result.latencies.append(end - due)
+            result.due.append(due - self._schedule.started)
+            result.latencies.append(end - due)
             return None
-        told = [f" ({name}: {excerpt(ended.headers[name])})" for name in _TOLD if name in ended.headers]
+        told = [f" ({name}: {excerpt(answer.headers[name])})" for name in _TOLD if name in answer.headers]
         return problem._replace(detail=problem.detail + "".join(told))
-
-    def _compare(self, question: Question, due: float, answer: Answer, end: float) -> Problem | None:
-        if not self._load.stream:
-            return verify(answer.status, answer.body, question.expected)
-        problem, positions = verify_stream(answer.status, answer.body, question.expected)
-        if problem is None:
-            arrivals = answer.arrivals(positions)
-            self._result.first_tokens.append((arrivals[0] if arrivals else end) - due)  # An empty reply has its end.
-            self._result.gaps.extend([after - before for before, after in pairwise(arrivals)])
-        return problem
 
 
 def _wait(attempts: int, ended: Answer | Exception, problem: Problem) -> float | None:
