@@ -83,13 +83,20 @@ def test_beyond_the_limit_nothing_is_unpacked(coding: str) -> None:
     assert most < 4 * MB
 
 
-def test_endless_empty_members_are_given_up() -> None:
-    """They unpack to nothing, so the packed bytes count too; zlib copies what follows each of them."""
-    decoder = Decoder("gzip", max_mb=1)
-    empty = gzip.compress(b"", mtime=0)
-    block = empty * 10_000
-    assert decoder.feed(block) == b""
-    decoder.end()
+@pytest.mark.parametrize(
+    ("coding", "first", "more"),
+    [
+        ("gzip", b"", gzip.compress(b"", mtime=0)),
+        ("gzip", b"\x1f\x8b\x08\x08" + bytes(6), b"name"),  # Of a file, in the header, which ends with a zero.
+        ("deflate", b"", zlib.compress(b"")),
+        ("deflate", b"\x78\x9c", b"\x00\x00\x00\xff\xff"),  # Stored blocks without bytes.
+    ],
+)
+def test_what_unpacks_to_nothing_is_given_up(coding: str, first: bytes, more: bytes) -> None:
+    """The packed bytes count too."""
+    decoder = Decoder(coding, max_mb=1)
+    block = more * (200_000 // len(more))
+    assert decoder.feed(first + block) == b""
     with pytest.raises(BadAnswer, match="larger than 1 MB"):
         for _ in range(10):
             decoder.feed(block)

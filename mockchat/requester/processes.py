@@ -78,13 +78,13 @@ def replay(ask: Replay, load: Load, progress: Progress) -> Result:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[list[int]]:
-    """The list of the stop signals so far; the second one of a kind does what it did before."""
+    """The list of the stop signals so far; a second one of a kind ends the program at once."""
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     caught: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
         caught.append(number)
-        signal.signal(number, before[signal.Signals(number)])
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     try:
         for number in STOP_SIGNALS:
