@@ -75,11 +75,11 @@ else
 endif
 
 bench: $(INSTALLED) $(if $(WORKERS),$(VENV)/with-gunicorn) ## replay everything against a server of its own (DATA=file, CONCURRENCY, PROCESSES, WORKERS=n, ARGS=more options)
-	@$(VENV_PYTHON) -m tests.programs.bench $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(PROCESSES),--processes $(PROCESSES)) \
+	@$(VENV_PYTHON) -m mockchat bench $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(PROCESSES),--processes $(PROCESSES)) \
 		$(if $(WORKERS),--workers $(WORKERS)) $(BOTH)
 
 seed-test: $(INSTALLED) ## prove that the requester finds exactly what is wrong (DATA=file)
-	@$(VENV_PYTHON) -m tests.programs.seed_check $(BOTH)
+	@$(VENV_PYTHON) -m mockchat seed-test $(BOTH)
 
 perf: $(VENV)/with-perf ## measure against the least that this machine can do (ARGS=options)
 	@$(VENV_PYTHON) -m tests.perf.perf $(ARGS)

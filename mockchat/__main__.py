@@ -1,18 +1,23 @@
-"""Both programs by one name: python -m mockchat serve, or replay, with the options of either."""
+"""All programs by one name: python -m mockchat serve, replay, bench or seed-test, each with its options."""
 
 import sys
 from importlib import import_module
 
 from mockchat.core.program import COULD_NOT_RUN
 
-PROGRAMS = {"serve": "mockchat.server.cli", "replay": "mockchat.requester.cli"}
+PROGRAMS = {
+    "serve": "mockchat.server.cli",
+    "replay": "mockchat.requester.cli",
+    "bench": "mockchat.bench",
+    "seed-test": "mockchat.seed_test",
+}
 
 
 def main() -> int:
-    """Run the program that the first argument names, with the arguments behind it. Returns the exit status."""
+    """Run the program that the first argument names with the other arguments. Returns the exit status."""
     _, *given = sys.argv
     if not given or given[0] not in PROGRAMS:
-        print("usage: python -m mockchat serve|replay [--help]", file=sys.stderr)
+        print(f"usage: python -m mockchat {'|'.join(PROGRAMS)} [--help]", file=sys.stderr)
         return COULD_NOT_RUN
     name, *arguments = given
     sys.argv[0] = f"mockchat {name}"

@@ -12,8 +12,10 @@ from mockchat import __main__
     [
         (["serve", "--port", "x"], 2, "'x' is no port"),
         (["replay", "--rate", "x"], 2, "'x' is no number above 0"),
-        ([], 2, "usage: python -m mockchat serve|replay [--help]"),
-        (["bench"], 2, "usage: python -m mockchat serve|replay [--help]"),
+        (["bench", "--rate", "x"], 2, "'x' is no number above 0"),
+        (["seed-test", "--data", "missing.json", "--seed", "1"], 2, "unrecognized arguments: --seed 1"),
+        ([], 2, "usage: python -m mockchat serve|replay|bench|seed-test [--help]"),
+        (["plot"], 2, "usage: python -m mockchat serve|replay|bench|seed-test [--help]"),
     ],
 )
 def test_programs(

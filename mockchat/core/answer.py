@@ -1,4 +1,4 @@
-"""An answer of the API as a client reads it, whole or streamed; and why there was none. No I/O.
+"""An answer of the API as a client reads it, whole or streamed. No I/O.
 
 Follows https://platform.openai.com/docs/api-reference/chat/object and, for streams,
 https://platform.openai.com/docs/api-reference/chat-streaming in server-sent events:
@@ -10,25 +10,27 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import aiohttp
 import ujson
 
 from mockchat.core import wire
+from mockchat.core.calls import TEXT_KEYS
 from mockchat.core.message import TEXTS
 from mockchat.core.text import excerpt
 
-# Stands for a text that is spelt as one of the known ones, byte for byte. No server can know it.
+# Replaces a content that has the bytes of a known text. Random: no server can send it.
 KNOWN = secrets.token_hex(16)
 _KNOWN_TEXT = b'"%b"' % KNOWN.encode()
 _CONTENT_KEY = b'"content":'
 _NOT_ASKED_FOR = "a choice that was not asked for"
+BROKE_OFF = "a stream that broke off"  # How the cause of each incomplete stream begins.
 
-# Lines end in CR LF, LF or CR. A CR before a LF is no end by itself.
+# Lines end in CR LF, LF or CR; CR LF is one end, not two.
 BLANK_LINE = re.compile(rb"\n(?:\r\n?|\n)|\r\n(?:\r\n?|\n)|\r\r\n?")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class BadAnswer(Exception):
-    """An answer that is none of the API's: `cause` is the same for all that are bad alike, `detail` is an excerpt."""
+    """An answer not of the API's form: `cause` groups equal failures, `detail` is an excerpt."""
 
     def __init__(self, cause: str, sent: str | bytes | None = None) -> None:
         self.cause = cause
@@ -37,29 +39,22 @@ class BadAnswer(Exception):
 
 
 class ErrorSent(BadAnswer):
-    """An error in place of an answer, or of the rest of a stream, in spite of status 200."""
+    """An error, despite status 200, in place of an answer or of the rest of a stream."""
 
 
 class LaxJson(BadAnswer):
-    """An answer that is no JSON, although parsers that are not strict take it for that."""
-
-
-class NoAnswer(NamedTuple):
-    """Why there was no answer: `cause` is the same for all that fail alike, `detail` is for people."""
-
-    cause: str
-    detail: str
+    """An answer that only lax parsers take for JSON."""
 
 
 class Completion(NamedTuple):
-    """The first choice of an answer: its message as the API's object, why it ended there and the usage, if it says so.
+    """The first choice of an answer: its message as the API's object, its finish_reason, and the answer's usage.
 
-    `flaw` says what is wrong with the answer, although it can be guessed what it means.
+    `flaw` names a defect of an answer whose meaning is still clear.
     """
 
     message: dict[str, Any]
     finish_reason: Any
-    alone: bool  # Whether it is the only choice.
+    alone: bool  # True if there is no other choice.
     usage: Any = None
     flaw: str | None = None
 
@@ -71,9 +66,9 @@ class Completion(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """What the events of a stream make together; `whole` is whether it ended with `[DONE]`.
+    """The completion that a stream's events make; `whole` is True if it ended with `[DONE]`.
 
-    `arrivals` are the positions at which the events are complete that bring a piece of the message.
+    `arrivals` are the end positions of the events that have a piece of the message.
     """
 
     completion: Completion
@@ -82,15 +77,14 @@ class Stream(NamedTuple):
 
 
 def endpoint(base_url: str) -> str:
-    """The URL to ask for completions, of an API's base URL (which ends in `/v1`, with or without a slash)."""
+    """The URL for completions under an API's base URL (`…/v1`, with or without a final slash)."""
     return base_url.rstrip("/") + "/chat/completions"
 
 
 def read(answer: bytes, known: Sequence[bytes] = ()) -> Completion:
     """Read an answer of OpenAI's shape, or of the original program's (`{"message": …}`). Raises `BadAnswer`.
 
-    `known` are texts as JSON string literals. Where the message's content is spelt like one of them it need not be
-    decoded, and `KNOWN` stands in its place.
+    `known` are texts as JSON string literals. A content with the bytes of one of them becomes `KNOWN`.
     """
     parsed = _parse(_without(known, answer), answer)
     if isinstance(parsed, dict) and parsed.get("error"):
@@ -107,9 +101,9 @@ def read(answer: bytes, known: Sequence[bytes] = ()) -> Completion:
 
 
 def _without(known: Sequence[bytes], answer: bytes) -> bytes:
-    """The answer with `KNOWN` in place of each content that is spelt like a known text.
+    """Replace each content that has the bytes of a known text with `KNOWN`.
 
-    What looks like the key of a content is one: in a string its quotes would be escaped.
+    `"content":` is always a key: inside of a string its quotes would be escaped.
     """
     parts: list[bytes] = []
     start = end = 0
@@ -124,15 +118,15 @@ def _without(known: Sequence[bytes], answer: bytes) -> bytes:
 
 
 def read_stream(answer: bytes) -> Stream:
-    """Read a stream of `chat.completion.chunk` objects up to `[DONE]`, or as far as it goes. Raises `BadAnswer`."""
+    """Read a stream of `chat.completion.chunk` objects up to `[DONE]` or its end. Raises `BadAnswer`."""
     message = _Message()
     arrivals: list[int] = []
     finish_reason = usage = None
     alone, whole = True, False
     for end, name, data in events(answer):
         if name == b"error":
-            raise ErrorSent("a stream that broke off with an error", error_message(data))
-        if data == b"[DONE]":
+            raise ErrorSent(f"{BROKE_OFF} with an error", error_message(data))
+        if data.startswith(b"[DONE]"):  # As OpenAI's SDKs see it.
             whole = True
             break
         chunk = _parse(data, data)
@@ -140,7 +134,7 @@ def read_stream(answer: bytes) -> Stream:
             usage = chunk.get("usage") or usage
         match chunk:
             case {"error": error} if error:
-                raise ErrorSent("a stream that broke off with an error", error_message(data))
+                raise ErrorSent(f"{BROKE_OFF} with an error", error_message(data))
             case {"choices": list(choices)}:
                 for choice in choices:
                     match choice:
@@ -158,17 +152,17 @@ def read_stream(answer: bytes) -> Stream:
 
 
 class _Message:
-    """The message that the deltas of a stream make together. What is no text is not joined: the last value counts."""
+    """The message that a stream's deltas make: texts are joined, of other values the last one counts."""
 
     def __init__(self) -> None:
         self.flaw: str | None = None
         self._values: dict[str, Any] = {"role": "assistant", "content": ""}
         self._texts: dict[str, list[str]] = {}
         self._calls: list[dict[str, Any]] = []
-        self._numbers: dict[Any, int] = {}  # By index: the number of the call that is going on under it.
+        self._numbers: dict[Any, int] = {}  # By index: the number of the newest call that has it.
 
     def add(self, delta: dict[str, Any]) -> bool:
-        """Add a delta; returns whether it brings a piece of what the model says."""
+        """Add a delta; True if it has a piece of what the model says."""
         said = False
         for key, value in delta.items():
             if key in TEXTS:
@@ -190,7 +184,7 @@ class _Message:
         return said
 
     def _add_call(self, call: dict[str, Any]) -> None:
-        """Add a call's delta to the call with its index, or else (with its id, if it has one) to the last one."""
+        """Add a call's delta to the call with its index. Without an index, an id begins a new call."""
         index, call_id = call.get("index"), call.get("id")
         number = self._numbers.get(index, -1) if type(index) is int else -1
         if type(index) is not int:
@@ -211,36 +205,63 @@ class _Message:
         texts = {key: "".join(pieces) for key, pieces in self._texts.items()}
         message = self._values | {key: text for key, text in texts.items() if text or not self._values.get(key)}
         if self._calls:
-            calls = [{key: value for key, value in call.items() if key != "index"} for call in self._calls]
+            calls = [{key: _whole(value) for key, value in call.items() if key != "index"} for call in self._calls]
             message["tool_calls"] = calls
+        if "function_call" in message:
+            message["function_call"] = _whole(message["function_call"])
         if not message["content"] and any(message.get(key) for key in ("tool_calls", "function_call", "refusal")):
             message["content"] = None
         return message
 
 
-def _join(whole: dict[str, Any], piece: dict[str, Any]) -> None:
-    """Add a piece of a call: what is given to it is joined, the rest of it is as it first came."""
-    for key, value in piece.items():
-        before = whole.get(key)
-        if isinstance(value, dict):
-            whole[key] = before if isinstance(before, dict) else {}
-            _join(whole[key], value)
-        elif key in ("arguments", "input") and isinstance(value, str):
-            whole[key] = before + value if isinstance(before, str) else value
-        elif value not in (None, "") or key not in whole:
-            whole[key] = value
+class _Pieces(list[str]):
+    """The pieces of a streamed text, joined once: to join each time would be quadratic."""
+
+
+def _join(call: dict[str, Any], delta: dict[str, Any]) -> None:
+    """Add a delta to a call, in which arguments are collected as pieces."""
+    for key, value in delta.items():
+        if key in TEXT_KEYS and isinstance(value, dict):
+            called = call.get(key)
+            if not isinstance(called, dict):
+                called = call[key] = {}
+            for name, part in value.items():
+                _put(called, name, part)
+        else:
+            _put(call, key, value)
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    if key in TEXT_KEYS.values() and isinstance(value, str):
+        if not isinstance(values.get(key), _Pieces):
+            values[key] = _Pieces()
+        values[key].append(value)
+    elif value not in (None, "") or key not in values:
+        values[key] = value
+
+
+def _whole(value: Any) -> Any:
+    """A value of a call with its pieces joined."""
+    if isinstance(value, dict):
+        return {name: "".join(part) if isinstance(part, _Pieces) else part for name, part in value.items()}
+    return "".join(value) if isinstance(value, _Pieces) else value
 
 
 def events(answer: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """The position at which each server-sent event is complete, its name (if it has one) and its data."""
-    start = 0
-    for blank in BLANK_LINE.finditer(answer):
-        lines = answer[start : blank.start()].splitlines()
+    """The end position, the name (empty if it has none) and the data of each server-sent event that has data."""
+    start = len(_BYTE_ORDER_MARK) if answer.startswith(_BYTE_ORDER_MARK) else 0
+    for blank in BLANK_LINE.finditer(answer, start):
+        data = []
+        name = b""
+        for line in answer[start : blank.start()].splitlines():
+            field, _, value = line.partition(b":")
+            if field == b"data":
+                data.append(value.removeprefix(b" "))
+            elif field == b"event":
+                name = value.removeprefix(b" ")
         start = blank.end()
-        data = [line[5:].strip() for line in lines if line.startswith(b"data:")]
         if data:
-            names = [line[6:].strip() for line in lines if line.startswith(b"event:")]
-            yield start, names[-1] if names else b"", b"\n".join(data)
+            yield start, name, b"\n".join(data)
 
 
 def _parse(data: bytes, sent: bytes) -> object:
@@ -257,7 +278,7 @@ def _parse(data: bytes, sent: bytes) -> object:
 
 
 def error_message(answer: bytes) -> str:
-    """The message of an OpenAI error object, or what else is there, as it can be printed on one line."""
+    """The message of an OpenAI error object, or else an excerpt of the answer, on one printable line."""
     try:
         match ujson.loads(answer):
             case {"error": {"message": str(message)}}:
@@ -265,22 +286,3 @@ def error_message(answer: bytes) -> str:
     except ValueError:
         pass
     return excerpt(answer)
-
-
-def explain(error: Exception) -> NoAnswer:
-    """What a request that got no answer died of, and what to check."""
-    match error:
-        case BadAnswer():
-            return NoAnswer(error.cause, error.detail)
-        case TimeoutError():
-            return NoAnswer("no answer in time", str(error))
-        case aiohttp.ClientConnectorError():
-            detail = f"to {error.host}:{error.port} ({error.strerror or error})"
-            if isinstance(error.os_error, ConnectionRefusedError):
-                detail += ": does a server listen there?"
-            return NoAnswer("no connection", detail)
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | ConnectionResetError():
-            return NoAnswer("closed connection", "the server closed it before it answered: its log may say why")
-        case aiohttp.ClientPayloadError():
-            return NoAnswer("cut-off answer", "it ended before its end, or is damaged: look at what is between")
-    return NoAnswer("no HTTP, or no connection", excerpt(str(error) or type(error).__name__))

@@ -14,7 +14,7 @@ from typing import Any
 from yarl import URL
 
 from mockchat import __version__
-from mockchat.core import coding, ignorable, recordings
+from mockchat.core import ignorable, recordings
 
 
 def option(kind: Callable[[str], Any], metavar: str, told: str, **more: Any) -> dict[str, Any]:
@@ -22,9 +22,11 @@ def option(kind: Callable[[str], Any], metavar: str, told: str, **more: Any) -> 
     return {"type": kind, "metavar": metavar, "help": told, **more}
 
 
-def add_version(parser: ArgumentParser) -> None:
-    """Add the option that prints the version and ends the program."""
+def new_parser(description: str) -> ArgumentParser:
+    """A parser with `--version`, whose usage is one line, and which takes no abbreviated options."""
+    parser = ArgumentParser(usage="%(prog)s [options] (--help lists them)", description=description, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"mockchat {__version__}")
+    return parser
 
 
 def add_recordings(parser: ArgumentParser) -> None:
@@ -75,11 +77,6 @@ IGNORE = option(
     "leave out what it matches, in what is sent and what is recorded, before they are compared; repeatable",
     action="append",
     default=[],
-)
-
-
-MAX_ANSWER_MB = option(
-    positive_whole_number, "N", "give up answers that are larger (default %(default)s)", default=coding.MAX_ANSWER_MB
 )
 
 

@@ -1,8 +1,7 @@
-"""The requester's command line: check what was asked, replay, tell what came of it."""
+"""The requester's command line: check the options, replay, report."""
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -15,15 +14,13 @@ from tqdm import tqdm
 from yarl import URL
 
 from mockchat.core import program, recordings
-from mockchat.core.dataset import Dataset
 from mockchat.core.program import ProgramError
-from mockchat.requester import json_report, options, outputs, plot, processes, report
-from mockchat.requester.figures import significant
+from mockchat.requester import files, options, plot, processes, report
 from mockchat.requester.plan import Load
 from mockchat.requester.result import Result
 from mockchat.requester.run import replay
 
-tqdm.monitor_interval = 0  # The thread that watches the bars would not survive a fork.
+tqdm.monitor_interval = 0  # Its monitor thread would not survive a fork.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,13 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(chosen: argparse.Namespace) -> int:
     chosen.data = chosen.data or [recordings.default()]
-    files = [path for path in (chosen.json, chosen.failures, chosen.plot) if path]
-    outputs.check(files, chosen.data)
+    files.check([path for path in (chosen.json, chosen.plot) if path], chosen.data)
     if chosen.plot and not plot.is_possible():
         raise ProgramError("--plot needs matplotlib: pip install matplotlib, or '.[plot]' in a clone")
-    if chosen.processes > 1 and not processes.is_possible():
-        raise ProgramError("--processes needs a system that can fork: start several requesters side by side instead")
-    with outputs.standard_output_kept(files):
+    with files.standard_output_kept(chosen.json):
         result, conversations, load = _ask(chosen)
         _tell(result, conversations, load, quiet=chosen.quiet)
     _write(result, conversations, load, chosen)
@@ -49,18 +43,18 @@ def _run(chosen: argparse.Namespace) -> int:
 
 
 def _ask(chosen: argparse.Namespace) -> tuple[Result, int, Load]:
-    """Read the recordings and replay them: the result, the number of conversations, and how it was asked."""
+    """Read the recordings and replay them; returns the result, the number of conversations and the load."""
     headers = _headers(chosen)
     dataset, index = recordings.load(chosen.data, stitch=not chosen.no_stitch, ignore=chosen.ignore, quiet=chosen.quiet)
     if dataset.unanswered and not chosen.quiet:
         print(f"{dataset.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
     load = _load_for(dataset.replies, chosen)
-    asking = partial(replay, index=index, base_url=chosen.base_url, model=chosen.model, headers=headers)
-    return _replay(asking, dataset, load, quiet=chosen.quiet), len(dataset.conversations), load
+    asking = partial(replay, dataset.conversations, index, chosen.base_url, model=chosen.model, headers=headers)
+    return _replay(asking, dataset.replies, load, quiet=chosen.quiet), len(dataset.conversations), load
 
 
 def _headers(chosen: argparse.Namespace) -> CIMultiDict[str]:
-    """The headers that every request has. Raises `ProgramError` where they contradict the base URL."""
+    """The headers of every request. Raises `ProgramError` if they contradict the base URL."""
     headers = CIMultiDict(chosen.header)
     if chosen.api_key:
         headers.setdefault("Authorization", f"Bearer {chosen.api_key}")
@@ -70,16 +64,16 @@ def _headers(chosen: argparse.Namespace) -> CIMultiDict[str]:
 
 
 def _load_for(replies: int, chosen: argparse.Namespace) -> Load:
-    """How to ask for so many replies: no process is left without a request, nor without one in flight."""
+    """The load for so many replies: each process has at least one request, and one in flight."""
     values = {field.name: getattr(chosen, field.name) for field in fields(Load)}
     values["processes"] = min(chosen.processes, replies, chosen.limit or replies)
     values["concurrency"] = max(chosen.concurrency, values["processes"])
     return Load(**values)
 
 
-def _replay(asking: Callable[..., Coroutine[Any, Any, Result]], dataset: Dataset, load: Load, *, quiet: bool) -> Result:
-    """Replay under a bar that shows how far it is."""
-    total = None if load.duration else min(dataset.replies, load.limit or dataset.replies)
+def _replay(asking: Callable[..., Coroutine[Any, Any, Result]], replies: int, load: Load, *, quiet: bool) -> Result:
+    """Replay with a progress bar."""
+    total = None if load.duration else min(replies, load.limit or replies)
     no_bar = quiet or not sys.stderr.isatty()
     with tqdm(total=total, unit=" requests", leave=False, disable=no_bar, miniters=0) as bar:
 
@@ -88,8 +82,8 @@ def _replay(asking: Callable[..., Coroutine[Any, Any, Result]], dataset: Dataset
             bar.update(requests - bar.n)
 
         if load.processes > 1:
-            return processes.replay(asking, dataset.conversations, load, progress)
-        return program.run_on_loop(_until_signal(partial(asking, dataset.conversations, load=load, progress=progress)))
+            return processes.replay(asking, load, progress)
+        return program.run_on_loop(_until_signal(partial(asking, load=load, progress=progress)))
 
 
 async def _until_signal(replaying: Callable[..., Coroutine[Any, Any, Result]]) -> Result:
@@ -102,25 +96,22 @@ def _tell(result: Result, conversations: int, load: Load, *, quiet: bool) -> Non
     """Print the report."""
     if not quiet:
         print(report.summary(result, conversations, load), end="\n\n")
-    print(_coloured(report.verdict(result), bool(result.failures or result.lost)), flush=True)
+    print(_coloured(report.verdict(result, load), bool(result.failures or result.lost)), flush=True)
     if quiet and result.failures:
         print(report.first_failure(result.failures[0]), flush=True)
 
 
 def _write(result: Result, conversations: int, load: Load, chosen: argparse.Namespace) -> None:
-    """Write the files that were asked for."""
+    """Write the JSON and the picture, if asked for."""
     if chosen.json:
-        outputs.write(chosen.json, json.dumps(json_report.as_json(result, conversations, load), indent=2) + "\n")
-    if chosen.failures:
-        lines = [json.dumps(json_report.failure_json(failure)) + "\n" for failure in result.failures]
-        outputs.write(chosen.failures, "".join(lines))
+        files.write_json(chosen.json, files.as_json(result, conversations, load))
     if chosen.plot:
         server = URL(chosen.base_url).with_user(None)
-        title = f"{result.requests:,} requests to {server}, {significant(result.rate)} a second"
+        title = f"{result.requests:,} requests to {server}, {report.significant(result.rate)} a second"
         try:
             plot.draw(result, title, chosen.plot)
         except OSError as error:
-            raise outputs.cannot_write(chosen.plot, error.strerror) from None
+            raise files.cannot_write(chosen.plot, error.strerror) from None
 
 
 def _coloured(text: str, failed: bool) -> str:

@@ -1,21 +1,17 @@
-"""Requests and answers over the connections of an aiohttp `ClientSession`, at less than half of its own cost.
+"""HTTP exchanges over connections of an aiohttp `ClientSession`, at less than half of the session's CPU.
 
-A `ClientSession` makes each request anew: URL, headers, cookies, timers, body, parser, a task. Here all requests are
-alike but for their bodies, so the head is made once, and a connection goes on with the next request. Connections come
-from the session's connector, which knows about names, TLS, limits and errors. Rules that hold here:
-
-- An answer is read by aiohttp, with its own parser, unless its head is known: it is spelt like one that aiohttp has
-  read, says status 200 and a length, and differs at most where nobody looks.
-- Where such an answer turns out to be anything but whole and by itself, aiohttp gets what has come of it, and reads it.
+A session makes each request anew: URL, headers, cookies, timers, parser, a task. Here requests differ in their bodies
+alone, so the head is made once, and a connection is used again without the pool. Connections come from the session's
+connector, which knows about names, TLS, limits and errors.
 
 What is used of aiohttp that its documentation does not promise, all of it in this file:
 
-- `BaseConnector.connect`: a session has no way to hand out a connection. It wants a `ClientRequest`, which also knows
-  the headers that aiohttp adds.
-- `ResponseHandler`, the connection's protocol (`set_response_params`, `read`, `should_close`, `is_connected`): its
-  parser needs no request. The transport's data can be had before it gets them (`set_protocol`).
-- `RawResponseMessage`, in which a parser describes a head.
-- `http_writer._serialize_headers`: it refuses headers that would be more than one.
+- `BaseConnector.connect`: a session does not hand out connections. It takes a `ClientRequest`, which also knows the
+  headers that aiohttp adds.
+- `ResponseHandler`, the connection's protocol (`set_response_params`, `read`, `should_close`, `data_received`,
+  `connection_lost`): its parser needs no request.
+- `RawResponseMessage`, the parsed head of an answer.
+- `http_writer._serialize_headers`: it refuses header injection.
 """
 
 import asyncio
@@ -35,11 +31,11 @@ from aiohttp.streams import StreamReader
 from multidict import CIMultiDict
 from yarl import URL
 
-from mockchat.core.coding import MAX_ANSWER_MB, MB, Decoder
+from mockchat.client import MAX_ANSWER_MB, MB, Decoder
 
-_LONGEST_HEAD = 8190  # bytes: aiohttp takes no longer line, so in a head of that size all of them are short enough.
-_MOST_HEADS = 16  # To know a head costs more than to read one: a server whose heads are all different is not learned.
-# What these headers say decides where an answer ends, or what becomes of it or of its connection.
+_LONGEST_HEAD = 8190  # bytes: aiohttp's limit for a line, so no line of a shorter head exceeds it.
+_MOST_HEADS = 16  # Learning costs more than parsing: if every head is new, stop.
+# The values of these headers decide how an answer is read, or how its connection goes on.
 _DECISIVE = frozenset((b"connection", b"content-encoding", b"transfer-encoding", b"upgrade"))
 _LENGTH = b"content-length"
 _UNKNOWN: Mapping[str, str] = MappingProxyType({})
@@ -47,10 +43,7 @@ _ANY_LENGTH, _ANYTHING = b"([0-9]{1,9})", b"[\t -~]*"
 
 
 class Answer(NamedTuple):
-    """What came back; of a timed one, `blocks` are its parts, each with the moment at which it came.
-
-    Of an answer with a known head, the `headers` are not known.
-    """
+    """An answer. `headers` is empty if the head was known; `blocks` are (moment, block) pairs unless it was."""
 
     status: int
     headers: Mapping[str, str]
@@ -58,7 +51,7 @@ class Answer(NamedTuple):
     blocks: list[tuple[float, bytes]]
 
     def arrivals(self, positions: Iterable[int]) -> list[float]:
-        """The moments at which the bytes up to these ascending positions had come: one for all that came together."""
+        """The moments at which these ascending positions had arrived, one for those that arrived together."""
         moments = []
         waiting = iter(positions)
         position = next(waiting, None)
@@ -72,33 +65,30 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """Asks one URL over the connections of a session. The session's headers are sent, and a user in the URL.
+    """Makes connections to one URL. Requests have the session's headers, and a user in the URL as credentials.
 
-    Where answers are `timed`, aiohttp reads all of them. One that is larger than `max_answer_mb` is given up.
+    `timed` answers have `blocks`, so aiohttp parses all of them. An answer above `MAX_ANSWER_MB` is an error.
     """
 
-    def __init__(
-        self, session: aiohttp.ClientSession, url: str, *, timed: bool = False, max_answer_mb: int = MAX_ANSWER_MB
-    ) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, *, timed: bool = False) -> None:
         self._session = session
         self._url = URL(url)
         self._timed = timed
-        self._max_answer_mb = max_answer_mb
         self._request: aiohttp.ClientRequest | None = None
         self._head = b""
         self._heads = _Heads()
 
     async def connect(self) -> "Line":
-        """A connection, from the pool or a new one. Raises what aiohttp raises, and `ValueError`."""
+        """A connection, from the pool or new. Raises aiohttp's errors, and `ValueError` for a URL or header."""
         if self._request is None:
             self._request = self._make_request()
         connector = self._session.connector
         assert connector is not None
         connection = await connector.connect(self._request, traces=[], timeout=self._session.timeout)
-        return Line(connection, self._request, None if self._timed else self._heads, self._max_answer_mb)
+        return Line(connection, self._request, None if self._timed else self._heads)
 
     def _make_request(self) -> aiohttp.ClientRequest:
-        url = self._url.with_user(None)  # An error that names it tells no password.
+        url = self._url.with_user(None)  # Errors quote it: without the password.
         headers = CIMultiDict(self._session.headers)
         if self._url.user is not None:
             if "Authorization" in headers:
@@ -113,12 +103,12 @@ class Client:
         return request
 
     def head(self, size: int) -> bytes:
-        """The head of a request whose body has that size."""
+        """The request head for a body of that size."""
         return b"%b%d\r\n\r\n" % (self._head, size)
 
 
 class Slot:
-    """One of those who ask, one request at a time; as long as it goes on, it keeps its connection."""
+    """A worker's reusable connection: one request at a time."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -127,13 +117,13 @@ class Slot:
     async def ask(self, body: bytes) -> Answer:
         """Send a body and read the answer.
 
-        Raises `aiohttp.ClientError` where there is none, `BadAnswer` where it is too large, `ValueError` where the
-        request can't be sent; or what else aiohttp raises.
+        Raises `aiohttp.ClientError` without an answer, `BadAnswer` for one that is too large, `ValueError` for a
+        request that can't be sent, and any other error of aiohttp.
         """
         line = self._line
         try:
             if line is not None and line.is_new:
-                await asyncio.sleep(0)  # A server that has closed it without announcing that is found out now.
+                await asyncio.sleep(0)  # Notice a server that has closed it without `Connection: close`.
                 line.is_new = False
             if line is None or not line.is_reusable():
                 self.close()
@@ -141,35 +131,35 @@ class Slot:
             return await line.ask(self._client.head(len(body)), body)
         except BaseException as error:
             self.close()
-            if isinstance(error, OSError) and not isinstance(error, aiohttp.ClientError):  # As a session does.
+            if isinstance(error, OSError) and not isinstance(error, aiohttp.ClientError):  # As in a session.
                 raise aiohttp.ClientOSError(*error.args) from error
             raise
 
     def release(self) -> None:
-        """Give the connection back to the pool, where it stays open for a while, if it may be used again."""
+        """Give the connection back to the pool if it is reusable; close it if not."""
         if self._line is not None and self._line.is_reusable():
             self._line.release()
             self._line = None
         self.close()
 
     def close(self) -> None:
-        """Close the connection, and with it what is under way."""
+        """Close the connection, and with it a request in flight."""
         if self._line is not None:
             self._line.close()
             self._line = None
 
 
 class _Heads:
-    """What the known heads look like: a pattern, whose group is the length."""
+    """The known heads of answers: a pattern, whose group is the length."""
 
     def __init__(self) -> None:
         self.pattern: re.Pattern[bytes] | None = None
         self._learned = 0
 
     def learn(self, message: RawResponseMessage) -> None:
-        """Know the heads that are like this one, if there may be such: status 200, a length, no end of the connection.
+        """Make the pattern for heads like this one: status 200, a length, a connection that stays open.
 
-        They may differ in the length, and in what headers say that decide nothing, in printable ASCII.
+        Any length matches, and any printable ASCII in headers that do not decide how to read the answer.
         """
         names = [name.lower() for name, _ in message.raw_headers]
         plain = not (message.should_close or message.compression or message.chunked or message.upgrade)
@@ -186,11 +176,17 @@ class _Heads:
 
 
 class Line(asyncio.Protocol):
-    """A connection in use, which gets the transport's data while an answer with a known head is expected."""
+    """A connection in use.
 
-    def __init__(
-        self, connection: Connection, request: aiohttp.ClientRequest, heads: _Heads | None, max_answer_mb: int
-    ) -> None:
+    1. It is the transport's protocol from `connect` to `release`, unless answers are timed: then aiohttp's handler is.
+    2. While no head is known, aiohttp's handler gets all bytes and parses the answer; `_Heads` learns its head.
+    3. Once a head is known, it reads the answer itself: match the head, collect the bytes of its length.
+    4. If the answer differs (another head, a head in two parts, too many bytes, a lost connection), the handler gets
+       all of its bytes, from the first, and parses it.
+    5. Bytes that come without a request abort the connection.
+    """
+
+    def __init__(self, connection: Connection, request: aiohttp.ClientRequest, heads: _Heads | None) -> None:
         handler, transport = connection.protocol, connection.transport
         assert handler is not None
         assert transport is not None
@@ -199,25 +195,26 @@ class Line(asyncio.Protocol):
         self._transport = transport
         self._request = request
         self._heads = heads
-        self._max_answer_mb = max_answer_mb
-        self.is_new = True  # Until it is used again.
-        self._ours = False  # Whether this gets the data, and not aiohttp.
+        self.is_new = True  # Until its second request.
+        self._reads = False  # False while the handler gets the bytes.
         self._waiter: asyncio.Future[bytes | None] | None = None
         self._loop = asyncio.get_running_loop()
-        # Of the answer under way: what has come, where its body begins and how many bytes are missing.
+        # The answer so far: its segments, where its body begins, and how many bytes are missing.
         self._parts: list[bytes] = []
         self._start = self._missing = 0
-        self._take_over()
+        if heads is not None:
+            transport.set_protocol(self)
 
     def is_reusable(self) -> bool:
-        """Whether another request may follow: the connection is open, and nothing is left over on either side."""
+        """True if another request may follow: the connection is open, and no bytes are left on either side."""
         transport = self._transport
         open_and_sent = not (transport.is_closing() or transport.get_write_buffer_size())
-        return open_and_sent and (self._ours or not self._handler.should_close)
+        return open_and_sent and (self._reads or not self._handler.should_close)
 
     async def ask(self, head: bytes, body: bytes) -> Answer:
         """Send a request and read the answer."""
-        if self._ours:
+        self._reads = self._reads or (self._heads is not None and self._heads.pattern is not None)
+        if self._reads:
             self._waiter = self._loop.create_future()
             self._transport.writelines((head, body))
             try:
@@ -232,14 +229,13 @@ class Line(asyncio.Protocol):
         return await self._read()
 
     async def _read(self) -> Answer:
-        """The answer as aiohttp reads it."""
+        """The answer as aiohttp parses it."""
         message, content = await self._read_head()
-        decoder = Decoder(message.headers.get("Content-Encoding"), self._max_answer_mb)
+        decoder = Decoder(message.headers.get("Content-Encoding"), MAX_ANSWER_MB)
         blocks = [(time.perf_counter(), decoder.feed(block)) async for block in content.iter_any()]
         decoder.end()
         if self._heads is not None:
             self._heads.learn(message)
-            self._take_over()
         return Answer(message.code, message.headers, b"".join([block for _, block in blocks]), blocks)
 
     async def _read_head(self) -> tuple[RawResponseMessage, StreamReader]:
@@ -251,34 +247,25 @@ class Line(asyncio.Protocol):
                 raise aiohttp.ClientResponseError(
                     info, (), status=error.code, message=error.message, headers=error.headers
                 ) from error
-            if not 100 <= message.code <= 199 or message.code == 101:  # Others announce the answer that follows.
+            if not 100 <= message.code <= 199 or message.code == 101:  # An interim answer: the final one follows.
                 return message, content
 
     def release(self) -> None:
-        """Give the connection back to the connector."""
-        self._hand_over()
+        """Give the connection back to the pool."""
+        self._transport.set_protocol(self._handler)
         self._connection.release()
 
     def close(self) -> None:
-        """Have the connector close the connection."""
-        self._hand_over()
+        """Close the connection."""
+        self._transport.set_protocol(self._handler)
         self._connection.close()
 
-    def _take_over(self) -> None:
-        """Get the transport's data, if a head is known and nothing is there that aiohttp should see."""
-        if self._heads and self._heads.pattern and self.is_reusable():
-            self._ours = True
-            self._transport.set_protocol(self)
-
-    def _hand_over(self) -> None:
-        """Let aiohttp have the transport's data."""
-        if self._ours:
-            self._ours = False
-            self._transport.set_protocol(self._handler)
-
     def data_received(self, data: bytes) -> None:
-        """Take a part of the answer, however it is cut; called by the transport."""
-        if self._waiter is None or self._waiter.done():  # Nobody has asked for this.
+        """Add a segment of the answer; called by the transport."""
+        if not self._reads:
+            self._handler.data_received(data)
+            return
+        if self._waiter is None or self._waiter.done():
             self._transport.abort()
             return
         if self._parts:
@@ -287,10 +274,7 @@ class Line(asyncio.Protocol):
             assert self._heads is not None
             assert self._heads.pattern is not None
             head = self._heads.pattern.match(data)
-            if head is None or head.end() > _LONGEST_HEAD:
-                self._give_up([data])
-                return
-            if int(head[1]) > self._max_answer_mb * MB:
+            if head is None or head.end() > _LONGEST_HEAD or int(head[1]) > MAX_ANSWER_MB * MB:
                 self._give_up([data])
                 return
             self._start = head.end()
@@ -307,24 +291,16 @@ class Line(asyncio.Protocol):
                 self._give_up(parts)
 
     def _give_up(self, parts: list[bytes]) -> None:
-        """Let aiohttp read the answer, from its beginning and as it has come."""
+        """Let aiohttp parse the answer, of which these segments are there."""
         assert self._waiter is not None
+        self._reads = False
         self._handler.set_response_params(read_until_eof=True, auto_decompress=False)
-        self._hand_over()
         for part in parts:
             self._handler.data_received(part)
         self._waiter.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let aiohttp say what that means; called by the transport."""
+        """Let aiohttp raise the error; called by the transport."""
         if self._waiter is not None and not self._waiter.done():
             self._give_up(self._parts)
         self._handler.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """Tell aiohttp, which will be told when it is over; called by the transport."""
-        self._handler.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Tell aiohttp; called by the transport."""
-        self._handler.resume_writing()

@@ -1,8 +1,7 @@
-"""What locust runs: users that replay recorded conversations turn by turn and verify each answer.
+"""A locustfile: users that replay recorded conversations turn by turn and verify each answer.
 
-`locust -f mockchat/requester/locustfile.py`, as https://docs.locust.io says. locust reads this file
-before it forks, so the recordings are read here: once, and shared by its processes. The environment names them, since
-options come later.
+`locust -f mockchat/requester/locustfile.py`, see https://docs.locust.io. locust imports this file before it forks and
+before it reads options, so the recordings are read here, once for all its processes, and the environment names them.
 """
 
 import os
@@ -19,12 +18,14 @@ from locust.contrib.fasthttp import FAILURE_EXCEPTIONS
 from mockchat.core import recordings
 from mockchat.core.answer import endpoint
 from mockchat.core.entries import Conversation, DatasetError
+from mockchat.requester.options import MODEL
 from mockchat.requester.plan import Question, places, questions
+from mockchat.requester.result import place
 from mockchat.requester.verify import verify
 
 
 def _conversations() -> Iterator[Conversation]:
-    """All that have a reply, in random order, again and again."""
+    """The conversations with a reply, in random order, endlessly."""
     answered = [each for each in _loaded.conversations if each.replies]
     while True:
         yield from random.sample(answered, len(answered))
@@ -37,12 +38,12 @@ try:
 except DatasetError as error:
     sys.exit(f"locust: {error}")
 
-_in_turn = _conversations()  # Begins when the first user does: after a fork, so that no two processes draw the same.
-_told: dict[tuple[str, str], str] = {}  # The first of the failures that are alike, for all of them.
+_in_turn = _conversations()  # A generator: it draws after the fork, so each process draws its own order.
+_told: dict[tuple[str, str], str] = {}  # By kind and cause, the first failure: locust groups failures by their text.
 
 
 def _add_options(parser: ArgumentParser, **_: Any) -> None:
-    parser.add_argument("--model", default="", metavar="<name>", help="The model to ask for (default: none is named)")
+    parser.add_argument("--model", default=MODEL, metavar="<name>", help=f"The model to ask for (default {MODEL})")
     parser.add_argument(
         "--api-key",
         metavar="<key>",
@@ -57,18 +58,18 @@ events.test_start.add_listener(lambda **_: _told.clear())
 
 
 class WrongAnswer(Exception):
-    """What locust shows of an exception is its `repr`: here that is the plain text."""
+    """A failure whose `repr`, which locust shows, is its text."""
 
     __repr__ = Exception.__str__
 
 
 class Replay(FastHttpUser):
-    """A user that takes one conversation after the other. `host` is the base URL: with `/v1`, as everywhere."""
+    """A user that replays one conversation after the other. `host` is the base URL, with `/v1`."""
 
     host = "http://127.0.0.1:8000/v1"
 
     def on_start(self) -> None:
-        """Make ready what is the same for all requests."""
+        """Set the URL and the headers of all requests."""
         options = self.environment.parsed_options
         self._url = endpoint(f"{self.client.base_url}")
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -78,12 +79,12 @@ class Replay(FastHttpUser):
     @task
     def conversation(self) -> None:
         """Ask for each reply of the next conversation in turn."""
-        model = self.environment.parsed_options.model or None
+        model = self.environment.parsed_options.model
         for question in questions(places([next(_in_turn)]), _index, model, stream=False):
             self._ask(question)
 
     def _ask(self, question: Question) -> None:
-        place, body, expected = question
+        asked, body, expected = question
         with (
             self.client.post(
                 self._url,
@@ -93,10 +94,10 @@ class Replay(FastHttpUser):
                 allow_redirects=False,
                 catch_response=True,
             ) as response,
-            suppress(*FAILURE_EXCEPTIONS),  # An answer that is cut off: locust says it.
+            suppress(*FAILURE_EXCEPTIONS),  # A cut-off answer: locust reports it.
         ):
             if response.status_code and (problem := verify(response.status_code, response.content, expected)):
                 kind, cause, detail = problem
-                where = f"conversation {place.conversation.id}, message {place.number}"
+                where = place(asked.conversation.id, asked.number)
                 told = _told.setdefault((kind, cause), f"{kind}: {cause}; first in {where}: {detail}")
                 response.failure(WrongAnswer(told))

@@ -1,19 +1,17 @@
-"""What a run asks for, in which order and when, and which part of it each process does. No I/O.
+"""The requests of a run: their order, when each is due, and the part of each process. No I/O.
 
 Requests follow https://platform.openai.com/docs/api-reference/chat/create.
 """
 
 import math
 import random
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate, islice
+from itertools import islice
 from typing import Any, NamedTuple
 
 from mockchat.core import wire
-from mockchat.core.coding import MAX_ANSWER_MB
 from mockchat.core.entries import Conversation
 from mockchat.core.index import Reply, ResponseIndex
 
@@ -72,8 +70,7 @@ class Load:
     """How to ask: by default everything once, in order, as fast as `concurrency` requests in flight allow.
 
     `rate` is in requests a second, `duration` (round and round until then) and `timeout` (of an attempt) in seconds.
-    `retries` are the further attempts that a request may take. An answer above `max_answer_mb` is a failure. Where
-    there are several `processes`, all this is what they do together.
+    `retries` are the further attempts that a request may take. Several `processes` share all of it.
     """
 
     concurrency: int
@@ -85,21 +82,8 @@ class Load:
     shuffle: bool = False
     random_seed: int | None = None
     timeout: float = ATTEMPT_TIMEOUT
-    max_answer_mb: int = MAX_ANSWER_MB
     retries: int = 0
     processes: int = 1
-
-
-class Share(NamedTuple):
-    """A process's part of the work: the places from `first` to before `end`. At a rate, processes take turns."""
-
-    first: int = 0
-    end: int | None = None
-    process: int = 0
-
-
-WHOLE = Share()
-Assignment = tuple[Sequence[Conversation], Load, Share]  # What one process has to do.
 
 
 def places(conversations: Sequence[Conversation]) -> Iterator[Place]:
@@ -109,11 +93,14 @@ def places(conversations: Sequence[Conversation]) -> Iterator[Place]:
             yield Place(conversation, number, start)
 
 
-def rounds(conversations: Sequence[Conversation], load: Load, share: Share = WHOLE) -> Iterator[Place]:
-    """The places in the order in which to ask for them: once, or without end where a duration is to be filled."""
-    chance = random.Random(None if load.random_seed is None else load.random_seed + share.process)
+def rounds(conversations: Sequence[Conversation], load: Load, process: int = 0) -> Iterator[Place]:
+    """The places that this process asks for, in order: once, or endlessly to fill a duration.
+
+    Of n processes, each has every n-th place.
+    """
+    chance = random.Random(None if load.random_seed is None else load.random_seed + process)
     while True:
-        in_order = islice(places(conversations), share.first, share.end)
+        in_order = islice(places(conversations), process, None, load.processes)
         if load.shuffle:
             shuffled = list(in_order)
             chance.shuffle(shuffled)
@@ -148,11 +135,11 @@ class Schedule:
     seconds after the start; processes take turns at the numbers.
     """
 
-    def __init__(self, asked: Iterator[Question], load: Load, share: Share = WHOLE) -> None:
+    def __init__(self, asked: Iterator[Question], load: Load, process: int = 0) -> None:
         self._asked = asked
         self._next: Question | None = None  # Known before it is due: that there is none is no reason to wait.
         self._rate = load.rate
-        self._number, self._step = share.process, load.processes
+        self._number, self._step = process, load.processes
         self._duration = math.inf if load.duration is None else load.duration
         self.is_over = False  # Nothing is left, or the time is.
         self.start(0.0)
@@ -194,28 +181,11 @@ class Schedule:
         return max(sending, (self._number - self._step + 1) / self._rate)
 
 
-def assignments(conversations: Sequence[Conversation], load: Load) -> list[Assignment]:
-    """What each process has to do: equal parts of the requests in their order, and of those in flight.
+def part_of(load: Load, process: int) -> Load:
+    """One process's part of the load: of the requests in flight, and of the limit."""
 
-    To shuffle is to do so within each part. There must be a request, and one in flight, for each process.
-    """
-    # The number of replies up to the end of each conversation.
-    ends = list(accumulate(conversation.count_replies() for conversation in conversations))
-    total = ends[-1] if load.limit is None or load.shuffle else min(load.limit, ends[-1])
-    dealt: list[Assignment] = []
-    start = 0
-    for process in range(load.processes):
-        end = start + _portion(total, process, load)
-        # Of the conversations, those from the one with the first of these replies to the one with the last.
-        first, last = bisect_right(ends, start), bisect_right(ends, end - 1)
-        before = ends[first - 1] if first else 0
-        limit = None if load.limit is None else _portion(load.limit, process, load)
-        own = replace(load, concurrency=_portion(load.concurrency, process, load), limit=limit)
-        dealt.append((conversations[first : last + 1], own, Share(start - before, end - before, process)))
-        start = end
-    return dealt
+    def part(whole: int) -> int:
+        return len(range(process, whole, load.processes))
 
-
-def _portion(whole: int, process: int, load: Load) -> int:
-    """How many of a whole number of things a process gets, where they are dealt one by one."""
-    return len(range(process, whole, load.processes))
+    limit = None if load.limit is None else part(load.limit)
+    return replace(load, concurrency=part(load.concurrency), limit=limit)

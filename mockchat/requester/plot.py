@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mockchat.requester.figures import MS, percentile, significant
+from mockchat.requester.report import MS, percentile, significant
 from mockchat.requester.result import Result
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -20,7 +20,7 @@ COLOURS = {
 
 
 def is_possible() -> bool:
-    """Whether matplotlib is there."""
+    """True if matplotlib is installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -29,11 +29,11 @@ def is_possible() -> bool:
 
 
 def draw(result: Result, title: str, path: Path) -> None:
-    """Write the picture in the form that the path's suffix names.
+    """Write the picture, in the format of the path's suffix.
 
-    At the top, the latency of each verified answer at the time when its request was due, and of a stream its time to
-    first token; over it the failures where they happened. Below, how these times are distributed, and those between
-    tokens, with their percentiles. Raises `OSError` where it can't be written.
+    Top: the latency of each verified answer at the time when its request was due, the time to first token of streams,
+    and the failures. Below: the distributions of these times and of the inter-token latency, with percentiles. Raises
+    `OSError` if the file can't be written.
     """
     from matplotlib.figure import Figure
 
@@ -81,7 +81,7 @@ def _draw_over_time(axes: Any, result: Result) -> None:
 
 
 def _draw_distribution(axes: Any, values: Sequence[float], colour: str) -> None:
-    """Draw a histogram; the slowest few are only counted, for they would squeeze all others into one bar."""
+    """Draw a histogram. The slowest 0.5 % are only counted: they would squeeze all others into one bar."""
     if not values:
         return
     ordered = sorted(values)

@@ -1,188 +1,155 @@
 """A replay by several processes, forked once the recordings are read.
 
-Rules that hold here:
-
-- A process's share is a stretch of the file. Whoever uses a message writes its reference count, and the system then
-  copies the page that it is on: so all processes together copy the recordings once, however many they are.
-- Parent and process have a pipe. The process says how far it is, first when it is ready, and in the end its `Result`;
-  the parent says at which moment to begin, and None to stop. If one of them dies, the other finds the pipe closed.
-- Signals are the parent's: a terminal sends them to all.
+- Of n processes, each asks for every n-th reply. All see the same few numbers in shared memory: when to begin, whether
+  to stop, and how far each process is. A process sends its `Result` through a pipe and ends.
+- A pipe that closes without a result is a process that died. A process whose parent died stops by itself.
+- Signals are handled by the parent alone: a terminal sends them to all.
 """
 
 import asyncio
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Coroutine, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from mockchat.core import program
-from mockchat.core.entries import Conversation
 from mockchat.core.program import STOP_SIGNALS, ProgramError
-from mockchat.requester.plan import Load, assignments
+from mockchat.requester.plan import Load, part_of
 from mockchat.requester.result import Result, merged
 from mockchat.requester.run import TICK, Progress
 
 Replay = Callable[..., Coroutine[Any, Any, Result]]
+_POLL = 0.01  # seconds
 
 
-def is_possible() -> bool:
-    """Whether this system can fork."""
-    return "fork" in multiprocessing.get_all_start_methods()
+class _Shared:
+    """The numbers that all processes see."""
+
+    def __init__(self, processes: int) -> None:
+        context = multiprocessing.get_context("fork")
+        self.begin = context.RawValue("d", math.inf)  # A moment of `time.perf_counter`.
+        self.stop = context.RawValue("b", False)
+        self.requests = context.RawArray("q", [-1] * processes)  # -1: not yet ready to begin.
+        self.failed = context.RawArray("q", processes)
+        self.parent = os.getpid()
 
 
-@dataclass(slots=True)
-class _Worker:
-    name: str
-    process: BaseProcess
-    pipe: Connection
-    progress: tuple[int, int] | None = None  # None until it is ready.
+def replay(ask: Replay, load: Load, progress: Progress) -> Result:
+    """Run `ask(load=…, process=…, begin=…, stopped=…, progress=…)` in `load.processes` processes, each on its own loop.
 
-
-def replay(
-    ask: Replay,
-    conversations: Sequence[Conversation],
-    load: Load,
-    progress: Progress,
-) -> Result:
-    """Have `load.processes` processes run `ask(conversations, load=…, share=…, begin=…, progress=…)`, each on its loop.
-
-    Stopped by a signal, it returns what was done so far, as interrupted. The results of a process that died are lost,
-    and the whole result says so. Raises `ProgramError` where no process can be started.
+    Stopped by a signal, it returns the results so far, as interrupted. A process that dies loses its results; `lost`
+    names it. Raises `ProgramError` if no process can be started.
     """
+    shared = _Shared(load.processes)
+    running: dict[Connection, tuple[int, BaseProcess]] = {}
+    results: list[Result] = []
+    lost: list[str] = []
+    with _interruptible() as interruptions, contextlib.ExitStack() as ended:
+        for number in range(load.processes):
+            pipe, process = _start(ask, load, number, shared)
+            running[pipe] = number, process
+            ended.callback(process.join)
+            ended.callback(process.kill)
+        while running:
+            if any(interruptions) or ((lost or any(result.failures for result in results)) and not load.keep_going):
+                shared.stop.value = True
+            elif shared.begin.value == math.inf and min(shared.requests) >= 0:
+                shared.begin.value = time.perf_counter() + 2 * _POLL
+            ready = wait(list(running), TICK)
+            for pipe in [pipe for pipe in running if pipe in ready]:
+                number, process = running.pop(pipe)
+                match _receive(pipe, process):
+                    case Result() as result:
+                        results.append(result)
+                    case why:
+                        lost.append(f"process {number + 1} of {load.processes} {why}")
+                        shared.requests[number] = max(0, shared.requests[number])
+            progress(sum(max(0, requests) for requests in shared.requests), sum(shared.failed))
+    whole = merged(results)
+    whole.lost, whole.interrupted = lost, any(interruptions)
+    return whole
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """The list of the stop signals so far; a second one of a kind ends the program at once."""
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    interrupted = False
+    caught: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-        signal.signal(number, before[signal.Signals(number)])  # The next one ends it at once.
+        caught.append(number)
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
-    context = multiprocessing.get_context("fork")
-    workers: list[_Worker] = []
     try:
         for number in STOP_SIGNALS:
             signal.signal(number, interrupt)
-        for own, own_load, share in assignments(conversations, load):
-            try:
-                pipe, theirs = context.Pipe()
-                held = [*(worker.pipe for worker in workers), pipe]
-                asking = partial(ask, own, load=own_load, share=share)
-                process = context.Process(target=_work, args=(asking, theirs, held), daemon=True)
-                process.start()
-            except OSError as error:
-                raise ProgramError(f"can't start {load.processes:,} processes: {error.strerror}") from None
-            theirs.close()
-            workers.append(_Worker(f"process {share.process + 1} of {load.processes}", process, pipe))
-        return _attend(workers, load, progress, lambda: interrupted)
+        yield caught
     finally:
-        for worker in workers:
-            worker.process.kill()
-            worker.process.join()
         for number in STOP_SIGNALS:
             signal.signal(number, before[number])
 
 
-def _attend(workers: Sequence[_Worker], load: Load, progress: Progress, is_interrupted: Callable[[], bool]) -> Result:
-    """Receive what the processes say until each has said its last, and tell them when to begin and to stop."""
-    results: list[Result] = []
-    lost: list[str] = []
-    waiting = {worker.pipe: worker for worker in workers}
-    begun = stopped = False
-
-    def tell(moment: float | None) -> None:
-        for pipe in waiting:
-            with contextlib.suppress(OSError):  # It died, which its pipe will say.
-                pipe.send(moment)
-
-    while waiting:
-        for pipe in wait(list(waiting), TICK):
-            assert isinstance(pipe, Connection)
-            worker = waiting[pipe]
-            match _receive(pipe):
-                case Result() as result:
-                    results.append(result)
-                    worker.progress = result.requests, len(result.failures)
-                    del waiting[pipe]
-                case (int(requests), int(failed)):
-                    worker.progress = requests, failed
-                case why:
-                    lost.append(f"{worker.name} {why or _death(worker.process)}")
-                    del waiting[pipe]
-        failed_already = bool(lost) or any(result.failures for result in results)
-        if not stopped and (is_interrupted() or (failed_already and not load.keep_going)):
-            stopped = True
-            tell(None)
-        elif not (begun or stopped) and all(worker.progress for worker in waiting.values()):
-            begun = True
-            tell(time.perf_counter())
-        done = [worker.progress or (0, 0) for worker in workers]
-        progress(sum(requests for requests, _ in done), sum(failed for _, failed in done))
-    whole = merged(results)
-    whole.lost, whole.interrupted = lost, is_interrupted()
-    return whole
-
-
-def _receive(pipe: Connection) -> object:
-    """What the other process says; None if it is dead."""
+def _start(ask: Replay, load: Load, number: int, shared: _Shared) -> tuple[Connection, BaseProcess]:
+    """Start a process; returns the pipe that its result will come through."""
+    context = multiprocessing.get_context("fork")
     try:
+        pipe, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(ask, load, number, shared, theirs))
+        process.start()
+    except OSError as error:
+        raise ProgramError(f"can't start {load.processes:,} processes: {error.strerror}") from None
+    theirs.close()
+    return pipe, process
+
+
+def _receive(pipe: Connection, process: BaseProcess) -> object:
+    """A process's result, or how it ended without one."""
+    with contextlib.suppress(EOFError, OSError):
         return pipe.recv()
-    except (EOFError, OSError):
-        return None
-    except Exception as error:
-        return f"said what can't be read: {error!r}"
-
-
-def _death(process: BaseProcess) -> str:
     process.join(1)
     code = process.exitcode or 0
     return f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit status {code}"
 
 
-def _work(ask: Replay, pipe: Connection, held: list[Connection]) -> None:
-    """What a process does; `held` are the parent's ends of pipes, which a fork copies."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    for other in held:
-        other.close()
-    last_word: Result | str
+def _work(ask: Replay, load: Load, number: int, shared: _Shared, pipe: Connection) -> None:
+    """Run in a process: replay its part and send the result."""
+    for stop_signal in STOP_SIGNALS:
+        signal.signal(stop_signal, signal.SIG_IGN)
+    result: Result | str
     try:
-        last_word = program.run_on_loop(_obey(ask, pipe))
-    except Exception as error:
-        last_word = f"failed: {error!r}"
+        result = program.run_on_loop(_ask(ask, load, number, shared))
+    except Exception as error:  # A mistake in the program: no traceback.
+        result = f"failed: {error!r}"
     with contextlib.suppress(OSError):  # The parent is gone.
-        pipe.send(last_word)
+        pipe.send(result)
 
 
-async def _obey(ask: Replay, pipe: Connection) -> Result:
-    """Begin when the parent says so; stop when it says so, or is gone."""
-    loop = asyncio.get_running_loop()
-    moment: asyncio.Future[float] = loop.create_future()
+async def _ask(ask: Replay, load: Load, number: int, shared: _Shared) -> Result:
+    stopped = asyncio.Event()
 
     def tell(requests: int, failed: int) -> None:
-        with contextlib.suppress(OSError):
-            pipe.send((requests, failed))
+        shared.requests[number], shared.failed[number] = requests, failed
 
     async def begin() -> float:
         tell(0, 0)
-        return await moment
+        while (wait_for := shared.begin.value - time.perf_counter()) > 0:
+            await asyncio.sleep(min(wait_for, _POLL))
+        moment: float = shared.begin.value
+        return moment
 
-    stopped = asyncio.Event()
+    async def watch() -> None:
+        while not shared.stop.value and os.getppid() == shared.parent:
+            await asyncio.sleep(_POLL)
+        stopped.set()
 
-    def listen() -> None:
-        match _receive(pipe):
-            case float(begun):
-                moment.set_result(begun)
-            case _:
-                loop.remove_reader(pipe.fileno())
-                stopped.set()
-
-    loop.add_reader(pipe.fileno(), listen)
-    os.set_blocking(pipe.fileno(), True)  # uvloop has made it non-blocking, and half a message would be sent.
-    return await ask(begin=begin, stopped=stopped, progress=tell)
+    watching = asyncio.create_task(watch())
+    result = await ask(load=part_of(load, number), process=number, begin=begin, stopped=stopped, progress=tell)
+    watching.cancel()
+    tell(result.requests, len(result.failures))
+    return result

@@ -1,26 +1,30 @@
-"""What a run looks like to people: the summary and the verdict. The JSON is in `json_report`, the picture in `plot`."""
+"""The report for people: the summary, the verdict, and how figures are computed and spelled."""
 
+import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import wrap
 
-from mockchat.requester.figures import MS, decimals, latency_ms, percentile, significant
 from mockchat.requester.plan import Load
 from mockchat.requester.result import Failure, Result
 from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND
 
+MS = 1000  # of a second
+MOST_DECIMALS = 6  # of milliseconds, down to a nanosecond: no clock is finer
 WIDTH = 79  # characters of a line
-BINS = 10  # of a histogram, beside the last one
+BINS = 10  # of a histogram, without the last one
 BAR_WIDTH = 40  # characters
-BUSY = 0.9  # The share of the time from which on the requester is said to have been the limit.
-LONG_DRAIN = 0.01  # The share of the time from which on it is told apart.
+BUSY = 0.9  # The CPU share above which the requester was the limit.
+LONG_DRAIN = 0.01  # The share of the elapsed time above which the drain is shown.
+KEPT = 0.99  # The share of the rate asked for above which it was kept.
 
-Alike = tuple[str, list[Failure]]  # Their kind and cause, and all that have these.
+Figures = dict[str, float]
+Alike = tuple[str, list[Failure]]  # A kind and cause, and the failures that have them.
 
 
 def summary(result: Result, conversations: int, load: Load) -> str:
-    """The run as lines of at most 79 characters, all but its verdict."""
+    """The report without its verdict, in lines of at most 79 characters."""
     lines = []
     for name, value in _rows(result, conversations, load):
         lines += wrap(f"{name:<13}{value}", WIDTH, subsequent_indent=" " * 13)
@@ -41,25 +45,37 @@ def summary(result: Result, conversations: int, load: Load) -> str:
     return "\n".join(lines)
 
 
-def verdict(result: Result) -> str:
-    """The run in one sentence."""
+def verdict(result: Result, load: Load) -> str:
+    """The run in a sentence, and in a second one if a rate was not kept for lack of requests in flight."""
     failed = [f"{len(result.failures):,} of {result.requests:,} requests"] if result.failures else []
-    failed += [f"{how}, and what it found is lost" for how in result.lost]
+    failed += [f"{how}, and its results are lost" for how in result.lost]
     if failed:
-        return f"FAILED: {'; '.join(failed)}."
-    if result.interrupted:
-        return f"Interrupted: the {result.passed:,} answers so far are verified."
-    if not result.passed:
-        return "Nothing was asked."
-    return f"All {result.passed:,} replies verified."
+        told = f"FAILED: {'; '.join(failed)}."
+    elif result.interrupted:
+        told = f"Interrupted: the {result.passed:,} answers so far are verified."
+    else:
+        told = f"All {result.passed:,} replies verified." if result.passed else "Nothing was asked."
+    return told + _missed_rate(result, load)
+
+
+def _missed_rate(result: Result, load: Load) -> str:
+    """What to give where the limit of requests in flight kept the rate down.
+
+    By Little's law, requests in flight = rate x time that one is in flight.
+    """
+    if not load.rate or result.rate >= KEPT * load.rate or result.most_in_flight < load.concurrency:
+        return ""
+    needed = max(load.concurrency + 1, math.ceil(load.rate * result.in_flight / max(1, result.requests)))
+    return (
+        f" The rate was {significant(result.rate)} of {load.rate:,.10g} a second, since at most {load.concurrency:,} "
+        f"requests were in flight: give --concurrency {needed} or more."
+    )
 
 
 def first_failure(failure: Failure) -> str:
-    """The failure that stands for all, in a line."""
+    """A failure in a line."""
     kind, cause, detail = failure.problem
-    return (
-        f"{kind}: {cause}, first in conversation {failure.conversation_id}, message {failure.message_index}: {detail}"
-    )
+    return f"{kind}: {cause}, first in {failure.where}: {detail}"
 
 
 def _rows(result: Result, conversations: int, load: Load) -> Iterator[tuple[str, str]]:
@@ -93,9 +109,9 @@ def _size(size: float) -> str:
 
 
 def _distribution(title: str, seconds: Sequence[float]) -> list[str]:
-    """The figures in milliseconds, and a histogram of which the last row has all above the 99th percentile.
+    """The figures in milliseconds, and a histogram whose last row has all above the 99th percentile.
 
-    In rows of equal width, a single slow answer would squeeze all others into the first.
+    With rows of equal width, one slow answer would squeeze all others into the first.
     """
     if not seconds:
         return []
@@ -117,7 +133,7 @@ def _histogram(ordered: Sequence[float]) -> Iterator[str]:
         while row < BINS and value > edges[row]:
             row += 1
         counts[row] += 1
-    shown = decimals(width, 2) if width else decimals(high, 3)  # So many that each edge differs from the next.
+    shown = decimals(width, 2) if width else decimals(high, 3)  # Enough to tell the edges apart.
     for edge, count in zip([*edges, ordered[-1]], counts, strict=True):
         if count or edge < high:
             bar = "#" * -(-BAR_WIDTH * count // max(counts))
@@ -125,7 +141,7 @@ def _histogram(ordered: Sequence[float]) -> Iterator[str]:
 
 
 def _alike(failures: Sequence[Failure]) -> list[Alike]:
-    """What failed alike, the most frequent first."""
+    """The failures by kind and cause, the most frequent first."""
     found: defaultdict[str, list[Failure]] = defaultdict(list)
     for failure in failures:
         found[f"{failure.problem.kind}: {failure.problem.cause}"].append(failure)
@@ -133,7 +149,7 @@ def _alike(failures: Sequence[Failure]) -> list[Alike]:
 
 
 def _failure_times(all_alike: Sequence[Alike]) -> Iterator[str]:
-    """How often each cause occurred, and after how long."""
+    """The number and the latencies of each cause."""
     if all_alike:
         yield from ("", "Failures, ms", f"{'count':>9}{'p50':>9}{'slowest':>9}")
     for what, failures in all_alike:
@@ -143,10 +159,49 @@ def _failure_times(all_alike: Sequence[Alike]) -> Iterator[str]:
 
 
 def _first_failures(all_alike: Sequence[Alike]) -> Iterator[str]:
-    """Of all that failed alike, the first in full."""
+    """The first failure of each cause, in full."""
     for what, failures in all_alike:
         first = failures[0]
         yield ""
         yield f"{len(failures):,} x {what}"
-        yield f"  first in conversation {first.conversation_id}, message {first.message_index}:"
+        yield f"  first in {first.where}:"
         yield from wrap(first.problem.detail, WIDTH, initial_indent="  ", subsequent_indent="  ")
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The nearest-rank percentile of ordered values; 0 without values."""
+    if not ordered:
+        return 0.0
+    rank = -(-len(ordered) * percent // 100)
+    return ordered[max(0, int(rank) - 1)]
+
+
+def latency_ms(latencies: Iterable[float]) -> Figures:
+    """The reported figures in milliseconds, of at least one latency in seconds."""
+    ordered = sorted(latencies)
+    figures = {
+        "min": percentile(ordered, 0),
+        "mean": sum(ordered) / len(ordered),
+        "p50": percentile(ordered, 50),
+        "p90": percentile(ordered, 90),
+        "p95": percentile(ordered, 95),
+        "p99": percentile(ordered, 99),
+        "max": percentile(ordered, 100),
+    }
+    return {name: in_ms(seconds) for name, seconds in figures.items()}
+
+
+def in_ms(seconds: float) -> float:
+    """Seconds in milliseconds, to the nanosecond."""
+    return round(MS * seconds, MOST_DECIMALS)
+
+
+def significant(value: float) -> str:
+    """A figure with three significant digits, or all of its integer part: 0.110, 2.66, 1,234."""
+    return f"{value:,.{decimals(value, 3)}f}"
+
+
+def decimals(value: float, digits: int) -> int:
+    """The number of decimals that show so many significant digits."""
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    return min(max(0, digits - 1 - exponent), MOST_DECIMALS)

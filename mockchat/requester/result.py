@@ -1,4 +1,4 @@
-"""What came of a run, counted and timed; and the results of several processes as one."""
+"""The counts and times of a run, and the merged results of several processes."""
 
 from array import array
 from collections import Counter
@@ -6,20 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
+from mockchat.core.text import excerpt
 from mockchat.requester.verify import Problem
 
 
 class Failure(NamedTuple):
-    """A request that was not answered as recorded.
-
-    `at` is when it was due, in seconds from the start of the run, and `latency` how many seconds later it had failed.
-    """
+    """A failed request: due `at` so many seconds from the start, failed `latency` seconds later."""
 
     conversation_id: str
     message_index: int
     at: float
     latency: float
     problem: Problem
+
+    @property
+    def where(self) -> str:
+        """The conversation and the message."""
+        return place(self.conversation_id, self.message_index)
+
+
+def place(conversation_id: str, message_index: int) -> str:
+    """The place of a message, printable whatever characters the conversation's id has."""
+    return f"conversation {excerpt(conversation_id)}, message {message_index}"
 
 
 def _seconds() -> "array[float]":
@@ -28,16 +36,15 @@ def _seconds() -> "array[float]":
 
 @dataclass(slots=True)
 class Result:
-    """What came of a run: times are in seconds, sizes in bytes of bodies, latencies those of the verified answers.
+    """The result of a run. Times are in seconds, sizes in bytes of bodies, latencies those of verified answers.
 
-    `due` has, for each latency, the moment from which it counts, from the start of the run. Of streams, `first_tokens`
-    are the times to the first token, one for each latency, and `gaps` those between tokens that did not arrive
-    together. `counts` are the failures' kinds. `retried` has the number of requests by that of their attempts, where it
-    was more than one.
+    `due` has the moment, from the start, at which each latency begins. Of streams, `first_tokens` has the time to the
+    first token of each answer, `gaps` the times between tokens that did not arrive together. `counts` are failures by
+    kind, `retried` requests by their number of attempts, if more than one.
 
-    `elapsed` is the whole time, `sending` that in which requests were sent (see `Schedule.sending`). `in_flight` is how
-    long each request was in flight, all together, and `most_in_flight` the most that were so at once. `cpu` is the time
-    that the process computed, or the processes did together; `lost` says how those died of which nothing else is known.
+    `elapsed` is the whole time, `sending` that in which requests were sent (see `Schedule.sending`). `in_flight` is the
+    sum of the times that requests were in flight, `most_in_flight` the most at once. `cpu` is the CPU time of all
+    processes; `lost` says how those died that sent no result.
     """
 
     passed: int = 0
@@ -60,35 +67,35 @@ class Result:
 
     @property
     def requests(self) -> int:
-        """The number of requests that ended, one way or the other."""
+        """The number of requests that ended."""
         return self.passed + len(self.failures)
 
     @property
     def attempts(self) -> dict[int, int]:
-        """The number of requests by that of their attempts, the fewest first."""
+        """The number of requests by their number of attempts, in ascending order."""
         counts = {1: self.requests - self.retried.total(), **dict(sorted(self.retried.items()))}
         return {number: count for number, count in counts.items() if count}
 
     @property
     def rate(self) -> float:
-        """Requests a second, while they were sent."""
+        """Requests a second of `sending`."""
         return self.requests / self.sending if self.sending else 0.0
 
     @property
     def drain(self) -> float:
-        """The seconds in which nothing more was sent, and the last answers were waited for."""
+        """The seconds after the last request was sent."""
         return max(0.0, self.elapsed - self.sending)
 
     @property
     def mean_in_flight(self) -> float:
-        """How many requests were in flight on average, over the whole time."""
+        """The average number of requests in flight, over the whole time."""
         return min(self.in_flight / self.elapsed, self.most_in_flight) if self.elapsed else 0.0
 
 
 def merged(results: Sequence[Result]) -> Result:
-    """The results as if one process had asked for everything: `elapsed` and `sending` are the longest.
+    """The results as one: sums, but the longest `elapsed` and `sending`.
 
-    Each process may have had its most in flight at another moment: their sum is no less than the most of all together.
+    Processes may reach their `most_in_flight` at different moments, so the sum is an upper bound.
     """
     whole = Result()
     for result in results:

@@ -1,6 +1,6 @@
-"""Whether to try a request again, and when: as OpenAI's SDKs do. No I/O.
+"""Whether and when to retry a request. No I/O.
 
-Follows `_base_client.py` of https://github.com/openai/openai-python and, for `Retry-After`,
+Statuses, backoff and headers follow `_base_client.py` of https://github.com/openai/openai-python; for `Retry-After` see
 https://www.rfc-editor.org/rfc/rfc9110#field.retry-after.
 """
 
@@ -11,16 +11,16 @@ from email.utils import parsedate_to_datetime
 
 import aiohttp
 
-# In seconds; the last one is the longest wait that a server may ask for.
+# seconds; LONGEST_ASKED is the limit for `Retry-After`
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 8.0
 LONGEST_ASKED = 60.0
 
 
 def wait(attempts: int, ended: int | Exception, headers: Mapping[str, str]) -> float | None:
-    """The seconds to wait after so many attempts, the last of which ended so: with a status and headers, or an error.
+    """The seconds to wait after an attempt that ended with a status and headers, or with an error.
 
-    None where another attempt is not worth it: the answer, or what is wrong, would be the same.
+    None if another attempt would end the same.
     """
     if not (_is_passing(ended) if isinstance(ended, Exception) else _is_invited(ended, headers)):
         return None
@@ -31,19 +31,19 @@ def wait(attempts: int, ended: int | Exception, headers: Mapping[str, str]) -> f
 
 
 def _is_passing(error: Exception) -> bool:
-    """Whether the network or the time limit is to blame. A `ValueError` is about the URL, a header or a certificate."""
+    """True for errors of the network and timeouts. A `ValueError` is about the URL, a header or a certificate."""
     return isinstance(error, (aiohttp.ClientError, OSError)) and not isinstance(error, ValueError)
 
 
 def _is_invited(status: int, headers: Mapping[str, str]) -> bool:
-    if status in (200, 404):  # Whatever else it says, the answer is there, to be verified.
+    if status in (200, 404):  # An answer to verify.
         return False
     said = headers.get("x-should-retry")
     return said == "true" or (said != "false" and (status in (408, 409, 429) or status >= 500))
 
 
 def _asked(headers: Mapping[str, str]) -> float | None:
-    """The seconds that the server asks to wait, if it does so in a way that can be read."""
+    """The seconds of `Retry-After`, if it is readable."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1)):
         if name in headers:
             try:

@@ -1,10 +1,8 @@
-"""The requester's engine: ask for every recorded reply, verify every answer, count and time what comes of it.
+"""The requester's engine: request every recorded reply, verify every answer, count and time.
 
-Rules that hold here:
-
-- A worker asks for one reply after the other as long as one is due, and keeps its connection as long as it does.
-- A semaphore has a place for each request that may be in flight: a worker begins when there is one, and gives it back
-  when nothing is due any more. So at full speed the workers stay, and at a rate each begins when a request is due.
+- A worker makes one request after the other on its connection while requests are due, then ends.
+- A semaphore limits the workers, and so the requests in flight. At full speed workers last for the whole run; at a rate
+  each begins when a request is due.
 """
 
 import asyncio
@@ -16,20 +14,20 @@ from itertools import chain, islice, pairwise
 import aiohttp
 from multidict import CIMultiDict
 
-from mockchat.core import coding
-from mockchat.core.answer import endpoint
+from mockchat.client import ACCEPTED
+from mockchat.core.answer import BROKE_OFF, endpoint
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
 from mockchat.core.text import excerpt
 from mockchat.requester import retry
 from mockchat.requester.exchange import Answer, Client, Slot
-from mockchat.requester.plan import WHOLE, Load, Question, Schedule, Share, questions, rounds
+from mockchat.requester.plan import Load, Question, Schedule, questions, rounds
 from mockchat.requester.result import Failure, Result
 from mockchat.requester.verify import Problem, no_answer, verify, verify_stream
 
 TICK = 0.1  # seconds
-Progress = Callable[[int, int], object]  # Called with the number of requests that ended, and that of the failures.
-_TOLD = ("Retry-After", "Location")  # What a refusal says in its headers.
+Progress = Callable[[int, int], object]  # Called with the numbers of ended requests and of failures.
+_TOLD = ("Retry-After", "Location")  # Headers of a refusal that are reported.
 
 
 async def _now() -> float:
@@ -44,36 +42,36 @@ async def replay(
     *,
     model: str | None = None,
     headers: Mapping[str, str] | None = None,
-    share: Share = WHOLE,
+    process: int = 0,
     begin: Callable[[], Awaitable[float]] = _now,
     stopped: asyncio.Event | None = None,
     progress: Progress = lambda requests, failed: None,
 ) -> Result:
     """Ask for the recorded replies and verify the answers.
 
-    Stops at the first failure unless told to keep going. Once `stopped` is set, it returns what was done so far, as
-    interrupted. When all is ready, it begins as soon as `begin` says, and counts from the moment that this gives
-    (seconds of `time.perf_counter`). `progress` is called now and then while it runs.
+    Stops at the first failure unless told to keep going. Once `stopped` is set, it returns the result so far, as
+    interrupted. `begin` is awaited before the first request and gives the start (of `time.perf_counter`). `progress` is
+    called every `TICK`. Of several processes, this is the one with the number `process`.
     """
-    asked = islice(questions(rounds(conversations, load, share), index, model, load.stream), load.limit)
-    first = list(islice(asked, 1))  # Made before the clock starts: shuffling takes its time.
+    asked = islice(questions(rounds(conversations, load, process), index, model, load.stream), load.limit)
+    first = list(islice(asked, 1))  # Before the clock starts: shuffling takes time.
     all_headers = CIMultiDict(headers or {})
     for name in ("Content-Type", "Accept"):
         all_headers.setdefault(name, "application/json")
-    all_headers.setdefault("Accept-Encoding", coding.ACCEPTED)
+    all_headers.setdefault("Accept-Encoding", ACCEPTED)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=load.concurrency),
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(),  # `_Run` ends the attempts that take too long, all with one clock.
+        timeout=aiohttp.ClientTimeout(),  # `_Run` has one timer for all attempts.
         headers=all_headers,
     ) as session:
-        client = Client(session, endpoint(base_url), timed=load.stream, max_answer_mb=load.max_answer_mb)
-        schedule = Schedule(chain(first, asked), load, share)
+        client = Client(session, endpoint(base_url), timed=load.stream)
+        schedule = Schedule(chain(first, asked), load, process)
         return await _Run(client, schedule, load, progress).run(begin, stopped or asyncio.Event())
 
 
 class _Worker:
-    """One that asks: its connection, its task, when it began, and since when its attempt is under way (if one is)."""
+    """A worker: its connection, its task, when it began, and when its attempt did (`inf`: it has none)."""
 
     __slots__ = ("began", "slot", "task", "timed_out", "waits_since")
 
@@ -86,7 +84,7 @@ class _Worker:
 
 
 class _Run:
-    """A run under way."""
+    """The state of a run."""
 
     def __init__(self, client: Client, schedule: Schedule, load: Load, progress: Progress) -> None:
         self._client = client
@@ -97,8 +95,8 @@ class _Run:
         self._semaphore = asyncio.Semaphore(load.concurrency)
         self._workers: set[_Worker] = set()
         self._worker_ended = asyncio.Event()
-        self._end = math.inf  # When the run was over; workers may still be there, whose requests no longer count.
-        self._error: Exception | None = None  # What ended a worker: a mistake in the program.
+        self._end = math.inf  # When the run ended; later answers do not count.
+        self._error: Exception | None = None  # An error of the program itself, which ended a worker.
 
     async def run(self, begin: Callable[[], Awaitable[float]], stopped: asyncio.Event) -> Result:
         result, schedule = self._result, self._schedule
@@ -116,7 +114,7 @@ class _Run:
             result.cpu = time.process_time() - cpu
         finally:
             for worker in self._workers:
-                worker.timed_out = False  # Nothing is tried again.
+                worker.timed_out = False  # No further attempts.
             left = [working, *others, *[worker.task for worker in self._workers]]
             for task in left:
                 task.cancel()
@@ -126,7 +124,7 @@ class _Run:
         return result
 
     async def _work(self, begin: Callable[[], Awaitable[float]]) -> None:
-        """Ask for everything; returns when all is asked, or has failed."""
+        """Run workers until all requests ended, or one failed for good."""
         self._schedule.start(await begin())
         await self._start_workers()
         while self._workers and not self._is_over():
@@ -136,7 +134,7 @@ class _Run:
             raise self._error
 
     async def _start_workers(self) -> None:
-        """Start a worker as soon as a request is due and one of the places in flight is free."""
+        """Start a worker whenever a request is due and the semaphore allows it."""
         schedule, clock = self._schedule, time.perf_counter
         while True:
             await self._semaphore.acquire()
@@ -171,7 +169,7 @@ class _Run:
         return bool(self._result.failures) and not self._load.keep_going
 
     async def _tick(self) -> None:
-        """Now and then: end the attempts that took too long, and tell how far it is."""
+        """Every `TICK`, end the attempts that timed out and report progress."""
         timeout = self._load.timeout
         while True:
             await asyncio.sleep(min(TICK, timeout / 10))
@@ -183,19 +181,20 @@ class _Run:
             self._progress(self._result.requests, len(self._result.failures))
 
     async def _ask(self, worker: _Worker, question: Question, due: float) -> None:
-        """Make a request, in as many attempts as it takes and may take, and count how it ended."""
+        """Make a request, in as many attempts as it needs and may have, and count the result."""
         attempts = 1
-        ended = await self._attempt(worker, question.body)
-        while attempts <= self._load.retries and (wait := _wait(attempts, ended)) is not None:
+        while True:
+            ended = await self._attempt(worker, question.body)
+            end = time.perf_counter()
+            try:
+                problem = self._verify(question, due, ended, end) if isinstance(ended, Answer) else no_answer(ended)
+            except Exception as error:  # Any error is a failure: an answer is verified, or it is not.
+                problem = no_answer(error)
+            if problem is None or attempts > self._load.retries or (wait := _wait(attempts, ended, problem)) is None:
+                break
             worker.slot.release()
             await asyncio.sleep(wait)
-            ended = await self._attempt(worker, question.body)
             attempts += 1
-        end = time.perf_counter()
-        try:
-            problem = self._verify(question, due, ended, end) if isinstance(ended, Answer) else no_answer(ended)
-        except Exception as error:  # Whatever it is, the request failed: an answer is verified or it is a failure.
-            problem = no_answer(error)
         if problem is None and attempts == 1:
             self._result.passed += 1
         else:
@@ -211,8 +210,8 @@ class _Run:
             worker.timed_out = False
             worker.task.uncancel()
             return TimeoutError(f"none within {self._load.timeout:g} s")
-        except Exception as error:  # Whatever it is: a request that can't be sent has failed too.
-            await asyncio.sleep(0)  # It may have failed at once, and others have to get their turn.
+        except Exception as error:  # Any error is a failure, also one of sending.
+            await asyncio.sleep(0)  # If it failed at once, let others run.
             return error
         finally:
             worker.waits_since = math.inf
@@ -235,13 +234,13 @@ class _Run:
             result.passed += 1
 
     def _verify(self, question: Question, due: float, answer: Answer, end: float) -> Problem | None:
-        """Say what is wrong with the answer; if nothing is, take down how long it took."""
+        """The problem of an answer; None if it is right, and then its times are recorded."""
         result = self._result
         if self._load.stream:
             problem, positions = verify_stream(answer.status, answer.body, question.expected)
             if problem is None:
                 arrivals = answer.arrivals(positions)
-                result.first_tokens.append((arrivals[0] if arrivals else end) - due)  # An empty reply's is its end.
+                result.first_tokens.append((arrivals[0] if arrivals else end) - due)  # An empty reply has its end.
                 result.gaps.extend([after - before for before, after in pairwise(arrivals)])
         else:
             problem = verify(answer.status, answer.body, question.expected)
@@ -253,7 +252,13 @@ class _Run:
         return problem._replace(detail=problem.detail + "".join(told))
 
 
-def _wait(attempts: int, ended: Answer | Exception) -> float | None:
-    if isinstance(ended, Answer):
-        return retry.wait(attempts, ended.status, ended.headers)
-    return retry.wait(attempts, ended, {})
+def _wait(attempts: int, ended: Answer | Exception, problem: Problem) -> float | None:
+    """The seconds until the next attempt; None if there is none.
+
+    A stream that broke off is tried again however that was: cut by the connection, ended early, or with an error event.
+    """
+    if isinstance(ended, Exception):
+        return retry.wait(attempts, ended, {})
+    if problem.cause.startswith(BROKE_OFF):
+        return retry.wait(attempts, aiohttp.ClientPayloadError(problem.cause), {})
+    return retry.wait(attempts, ended.status, ended.headers)

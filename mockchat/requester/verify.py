@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import ujson
 
+from mockchat.client import explain
 from mockchat.core import answer, message, wire
 from mockchat.core.answer import BadAnswer, Completion
 from mockchat.core.difference import differ, likeness
@@ -56,7 +57,7 @@ def verify_stream(status: int, body: bytes, expected: Sequence[Reply]) -> tuple[
         finished = stream.completion.finish_reason is not None
         if not (finished and stream.whole):
             missing = "[DONE]" if finished else "a finish_reason"
-            raise BadAnswer(f"a stream that ended without {missing}", body[-200:])
+            raise BadAnswer(f"{answer.BROKE_OFF} before {missing}", body[-200:])
         problem = _compare(stream.completion, [expected[0]])
         if problem and len(expected) > 1:
             problem = _compare(stream.completion, expected)
@@ -96,7 +97,7 @@ _ASSISTANT = ("assistant", "Assistant", None)  # The second is the original prog
 
 def no_answer(error: Exception) -> Problem:
     """The problem of a request that got no answer."""
-    return Problem(ERROR, *answer.explain(error))
+    return Problem(ERROR, *explain(error))
 
 
 def _compare(completion: Completion, expected: Sequence[Reply]) -> Problem | None:

@@ -6,7 +6,7 @@ an answer that it does not take. A request that is there at once, and answered a
 
 from aiohttp.log import server_logger
 
-from mockchat.core.coding import MB
+from mockchat.client import MB
 from mockchat.server.errors import ApiError
 
 MAX_MEMORY_MB = 1024

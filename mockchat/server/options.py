@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mockchat.client import MAX_ANSWER_MB, MB
 from mockchat.core import arguments
 from mockchat.core.arguments import option
-from mockchat.core.coding import MB
 from mockchat.core.program import ProgramError
 from mockchat.server import simulation, upstream
 from mockchat.server.app import SHUTDOWN_TIMEOUT
@@ -76,8 +76,7 @@ def parse(given: Sequence[str] | None) -> Namespace:
 
 def parser() -> ArgumentParser:
     """What reads the options."""
-    parser = ArgumentParser(description="Serve the Chat Completions API from recorded conversations.")
-    arguments.add_version(parser)
+    parser = arguments.new_parser("Serve the Chat Completions API from recorded conversations.")
     arguments.add_recordings(parser)
     parser.add_argument("--host", type=_host, default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="0 picks a free one (default %(default)s)")
@@ -99,7 +98,9 @@ def parser() -> ArgumentParser:
     recording.add_argument(
         "--upstream-timeout", **option(arguments.positive_number, "S", waited, default=upstream.TIMEOUT)
     )
-    recording.add_argument("--max-answer-mb", **arguments.MAX_ANSWER_MB)
+    larger = "give up answers that are larger (default %(default)s)"
+    megabytes = option(arguments.positive_whole_number, "N", larger, default=MAX_ANSWER_MB)
+    recording.add_argument("--max-answer-mb", **megabytes)
     return parser
 
 

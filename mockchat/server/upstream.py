@@ -17,9 +17,9 @@ from aiohttp.log import server_logger
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from mockchat.client import MAX_ANSWER_MB, Decoder, explain
 from mockchat.core import wire
-from mockchat.core.answer import BLANK_LINE, BadAnswer, endpoint, error_message, explain
-from mockchat.core.coding import MAX_ANSWER_MB, Decoder
+from mockchat.core.answer import BLANK_LINE, BadAnswer, endpoint, error_message
 from mockchat.core.index import ResponseIndex
 from mockchat.server import recorder
 from mockchat.server.errors import UPSTREAM, ApiError, NotRecorded

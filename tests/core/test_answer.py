@@ -1,13 +1,12 @@
 import json
 from typing import Any
 
-import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mockchat.core import answer
-from mockchat.core.answer import BLANK_LINE, BadAnswer, ErrorSent, endpoint, events, explain, read, read_stream
+from mockchat.core.answer import BLANK_LINE, BadAnswer, ErrorSent, endpoint, events, read, read_stream
 
 MESSAGE = {"role": "assistant", "content": "hello", "refusal": None}
 
@@ -153,6 +152,42 @@ def test_a_stream_that_is_none() -> None:
         read_stream(streamed(chunk({"content": "hello"}), {"error": {"message": "overloaded"}}))
 
 
+def test_a_byte_order_mark_costs_no_event() -> None:
+    sent = b"\xef\xbb\xbf" + streamed(chunk({"content": "Do not "}), chunk({"content": "press the button."}, "stop"))
+    assert read_stream(sent).completion.content == "Do not press the button."
+
+
+@pytest.mark.parametrize("kind", ["tool_calls", "function_call", "custom"])
+def test_streamed_arguments_are_joined_once(kind: str) -> None:
+    """To join each piece took minutes: a list that grows is seen by the number of its pieces alone."""
+    pieces = ["x"] * 200_000
+    message = answer._Message()
+    for piece in pieces:
+        called = {"input" if kind == "custom" else "arguments": piece}
+        call = {"index": 0, "custom" if kind == "custom" else "function": called}
+        message.add({kind: called} if kind == "function_call" else {"tool_calls": [call]})
+    whole = message.whole()
+    called = whole["function_call"] if kind == "function_call" else next(iter(whole["tool_calls"][0].values()))
+    assert next(iter(called.values())) == "".join(pieces)
+
+
+def test_odd_pieces_of_calls() -> None:
+    deep: Any = {}
+    for _ in range(900):
+        deep = {"function": deep}
+    deltas: list[Any] = [
+        {"id": "a", "function": {"name": "f", "arguments": ["no", "text"]}},
+        {"id": "", "function": {"name": "", "arguments": "{"}, "extra": {"a": 1}},
+        {"type": "function", "function": {"arguments": "}"}, "extra": {"b": 2}, "arguments": "x"},
+        {"function": deep},
+    ]
+    stream = read_stream(streamed(*[chunk({"tool_calls": [{"index": 0} | delta]}) for delta in deltas]))
+    (call,) = stream.completion.message["tool_calls"]
+    assert call["function"].pop("function") == deep["function"]
+    assert call["function"] == {"name": "f", "arguments": "{}"}
+    assert (call["id"], call["type"], call["extra"], call["arguments"]) == ("a", "function", {"b": 2}, "x")
+
+
 # Server-sent events
 
 ENDS = ("\n", "\r\n", "\r")
@@ -164,7 +199,7 @@ def test_events_end_in_a_blank_line_of_any_kind(sent: list[tuple[str, str, str]]
     sent = [(text, end, blank) for text, end, blank in sent if (end, blank) != ("\r", "\n")]
     stream = "".join(f": comment{end}data: {text}{end}id: 3{end}{blank}" for text, end, blank in sent)
     found = list(events(stream.encode()))
-    assert [data.decode() for _, _, data in found] == [text.strip() for text, _, _ in sent]
+    assert [data.decode() for _, _, data in found] == [text for text, _, _ in sent]
     assert [position for position, _, _ in found] == sorted(position for position, _, _ in found)
     assert not found or found[-1][0] == len(stream)
 
@@ -176,6 +211,13 @@ def test_events_end_in_a_blank_line_of_any_kind(sent: list[tuple[str, str, str]]
         (b"data:a\r\rdata: b\r\r", [b"a", b"b"]),
         (b"data: a\r\ndata: b\r\n", []),
         (b"\r\n\r\ndata: a\n\r\n\n\n", [b"a"]),
+        (b"\xef\xbb\xbfdata: a\n\n\xef\xbb\xbfdata: b\n\n", [b"a"]),  # One byte order mark, at the beginning.
+        (b"\xef\xbb\xbf\xef\xbb\xbfdata: a\n\ndata: b\n\n", [b"b"]),
+        (b"\xef\xbb\xbf\n\ndata: a\n\n", [b"a"]),
+        (b"data\n\ndata\ndata\n\n", [b"", b"\n"]),
+        (b"data:  a \n\ndata:\tb\n\n", [b" a ", b"\tb"]),  # One space after the colon is no part of it.
+        (b"data : a\n\n data: a\n\nDATA: a\n\ndatab: a\n\n:data: a\n\n", []),
+        (b"data: a:b\ndata::\n\n", [b"a:b\n:"]),
         (b": comment\n\nevent: x\n\ndata: a\n\ndata: unfinished\n", [b"a"]),
     ],
 )
@@ -183,36 +225,11 @@ def test_the_data_of_events(sent: bytes, data: list[bytes]) -> None:
     assert [data for _, _, data in events(sent)] == data
 
 
+def test_the_name_of_an_event() -> None:
+    sent = b"event: x\nevent:error\ndata: a\n\ndata: b\n\nevent\ndata: c\n\nevent: lost\n\ndata: d\n\n"
+    assert [name for _, name, _ in events(sent)] == [b"error", b"", b"", b""]
+
+
 def test_blank_lines_are_found_at_once() -> None:
     """It took a minute once: the search began anew at each byte."""
     assert not BLANK_LINE.search(b"x" * 3_000_000 + b"\r\nx" + b"\rx" * 1_000_000)
-
-
-# Why there was none
-
-
-class Refused(aiohttp.ClientConnectorError):
-    def __init__(self, error: OSError) -> None:
-        key: Any = type("Key", (), {"host": "h", "port": 1, "ssl": True})()
-        super().__init__(key, error)
-
-
-@pytest.mark.parametrize(
-    ("error", "cause", "detail"),
-    [
-        (TimeoutError("none within 3 s"), "no answer in time", "none within 3 s"),
-        (Refused(ConnectionRefusedError(111, "refused")), "no connection", "to h:1 (refused): does a server listen"),
-        (Refused(OSError(113, "No route to host")), "no connection", "to h:1 (No route to host)"),
-        (aiohttp.ServerDisconnectedError(), "closed connection", "its log may say why"),
-        (aiohttp.ClientOSError(104, "reset"), "closed connection", "its log may say why"),
-        (ConnectionResetError(), "closed connection", "its log may say why"),
-        (aiohttp.ClientPayloadError(), "cut-off answer", "look at what is between"),
-        (aiohttp.http.HttpProcessingError(message="a\nb"), "no HTTP, or no connection", r"'0, message:\n  a\n  b'"),
-        (ValueError(), "no HTTP, or no connection", "ValueError"),
-    ],
-)
-def test_why_there_was_no_answer(error: Exception, cause: str, detail: str) -> None:
-    told = explain(error)
-    assert told.cause == cause
-    assert detail in told.detail
-    assert told.detail.isprintable()

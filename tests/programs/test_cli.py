@@ -25,10 +25,12 @@ from typing import Any
 import pytest
 
 import mockchat
+from mockchat import bench
 from mockchat.core import recordings
+from mockchat.core.program import ProgramError
 from mockchat.testing.server import serve
 from tests.helpers import SAMPLE, SHARED, WriteDataset, entry, request_body
-from tests.programs import REQUESTER, SERVER, STOP_TIMEOUT, Call, bench, environment, run_requester, running_server
+from tests.programs import REQUESTER, SERVER, STOP_TIMEOUT, Call, environment, run_requester, running_server
 
 ENV = environment()
 
@@ -143,7 +145,7 @@ def test_no_server_is_a_failure(call: Call) -> None:
         ("--json", str(SAMPLE), "--data", str(SAMPLE), "--data", "missing.json"),
         ("--data", str(SAMPLE), "--data", "missing.json"),
         ("--json", str(recordings.DATASETS[-1])),
-        ("--json", "same.json", "--failures", "./same.json"),
+        ("--json", "same.png", "--plot", "./same.png"),
         ("--base-url", "http://me:secret@127.0.0.1:1/v1", "--api-key", "key"),
         ("--api-key", "sk-abc\r"),
         ("--base-url", "http://127.0.0.1:8000/v1?x=1"),
@@ -158,16 +160,18 @@ def test_no_server_is_a_failure(call: Call) -> None:
         ("--header", ": b"),
         ("--plot", "picture.gif"),
         ("--plot", "/nowhere/picture.png"),
-        ("--failures", "/nowhere/failures"),
+        ("--quie",),
+        ("--conc", "3"),
         ("--unknown",),
         ("data/sample.json",),
-        ("--json", "-", "--failures", "-"),
     ],
 )
 def test_what_can_not_run_exits_2(arguments: tuple[str, ...], call: Call) -> None:
     ended = call(REQUESTER, *arguments)
     assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1].startswith("requester.py: ")
+    *usage, told = ended.stderr.splitlines()
+    assert told.startswith("requester.py: ")
+    assert usage in ([], ["usage: requester.py [options] (--help lists them)"])
 
 
 def test_what_can_not_run_leaves_the_last_result(tmp_path: Path, call: Call) -> None:
@@ -288,7 +292,7 @@ def test_a_process_that_is_killed_is_a_failure(tmp_path: Path) -> None:
         printed, errors = process.communicate(timeout=STOP_TIMEOUT)
     assert (process.returncode, errors) == (1, "")
     how = "process 2 of 2 was ended by signal 9 (Killed)"
-    assert printed.endswith(f"\n\nFAILED: {how}, and what it found is lost.\n")
+    assert printed.endswith(f"\n\nFAILED: {how}, and its results are lost.\n")
     assert json.loads(output.read_text())["lost_processes"] == [how]
 
 
@@ -304,20 +308,13 @@ def test_a_second_signal_ends_it_at_once() -> None:
         for child in children:
             os.kill(child, signal.SIGSTOP)  # It will not say what it found.
         signals = 0
-        while process.poll() is None:
+        while process.poll() is None and signals < 60:
             process.send_signal(signal.SIGINT)
             signals += 1
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.5)
         assert (process.returncode, signals >= 2) == (130, True)
         assert process.communicate(timeout=STOP_TIMEOUT)[1] == ""
-
-
-def test_without_fork_there_is_one_process(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
-    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
-    ended = call(REQUESTER, "--processes", "2")
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("requester.py: --processes needs a system that can fork: ")
 
 
 # The server
@@ -392,14 +389,16 @@ def test_a_port_in_use(base_url: str, call: Call) -> None:
         ("--fault", "418"),
         ("--fault", "late=0.5"),
         ("--fault", "stall=0.5", "--fault", "429=0.6"),
+        ("--ttft", "20"),
         ("data/sample.json",),
     ],
 )
 def test_a_server_that_can_not_run_exits_2(arguments: tuple[str, ...], call: Call) -> None:
     ended = call(SERVER, "--data", str(SAMPLE), *arguments)
     assert ended.returncode == 2
-    assert "Traceback" not in ended.stderr
-    assert ended.stderr.splitlines()[-1].startswith("server.py: ")
+    *usage, told = ended.stderr.splitlines()
+    assert told.startswith("server.py: ")
+    assert usage in ([], ["usage: server.py [options] (--help lists them)"])
 
 
 @pytest.mark.parametrize("program", [SERVER, REQUESTER])
@@ -512,26 +511,45 @@ def test_quiet_names_the_first_failure(base_url: str, call: Call) -> None:
     assert re.match(r"(not_found|mismatched): .*, first in conversation \w+, message \d+: .", first)
 
 
-@pytest.mark.parametrize("option", ["--json", "--failures"])
-def test_standard_output_is_json_alone(base_url: str, call: Call, option: str) -> None:
+def test_standard_output_is_json_alone(base_url: str, call: Call) -> None:
     arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--keep-going", "--processes", "2")
-    ended = call(REQUESTER, *arguments, option, "-", SEED_ERRORS="1")
-    failures = json.loads(ended.stdout)["failures"] if option == "--json" else ended.stdout.splitlines()
+    ended = call(REQUESTER, *arguments, "--json", "-", SEED_ERRORS="1")
+    failures = json.loads(ended.stdout)["failures"]
     assert ended.returncode == 1
     assert ended.stderr.endswith(f"FAILED: {len(failures)} of 169 requests.\n")
     assert "Elapsed" in ended.stderr
 
 
-def test_all_failures_are_written_a_line_each(base_url: str, call: Call, tmp_path: Path) -> None:
-    output = tmp_path / "failures.jsonl"
-    arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--keep-going", "--failures", str(output))
-    ended = call(REQUESTER, *arguments, SEED_ERRORS="1")
+def test_a_model_is_named(call: Call, write_dataset: WriteDataset) -> None:
+    """Gateways refuse a request without one."""
+    path = write_dataset([entry("a_0", "hi", "hello")])
+    with serve(path) as server:
+        for given in ([], ["--model", "gpt-x"]):
+            assert call(REQUESTER, "--base-url", server.base_url, "--data", str(path), *given).returncode == 0
+        assert [request.body["model"] for request in server.requests] == ["mockchat", "gpt-x"]
+
+
+def test_at_a_rate_the_cpu_count_is_no_limit(base_url: str, call: Call, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--limit", "3", "--rate", "100", "--json", str(output))
+    for given, limit in (((), 1000), (("--concurrency", "2"), 2)):
+        assert call(REQUESTER, *arguments, *given).returncode == 0
+        assert json.loads(output.read_text())["concurrency"] == limit
+
+
+def test_https_to_a_server_of_http_has_a_hint(base_url: str, call: Call) -> None:
+    ended = call(REQUESTER, "--base-url", base_url.replace("http:", "https:"), "--data", str(SAMPLE))
     assert ended.returncode == 1
-    failures = [json.loads(line) for line in output.read_text().splitlines()]
-    assert f"FAILED: {len(failures)} of 169 requests." in ended.stdout
-    assert {failure["kind"] for failure in failures} == {"not_found", "mismatched"}
-    assert call(REQUESTER, *arguments).returncode == 0
-    assert output.read_text() == ""
+    assert "if it serves http, try http://" in " ".join(ended.stdout.split())
+
+
+def test_no_id_is_printed_raw(call: Call, write_dataset: WriteDataset) -> None:
+    path = write_dataset([entry("a\nAll 5 replies verified.\x1b", "hi", "hello")])
+    for options in ((), ("--quiet",)):
+        ended = call(REQUESTER, "--base-url", "http://127.0.0.1:1/v1", "--data", str(path), *options)
+        assert ended.returncode == 1
+        assert "\nAll 5" not in ended.stdout
+        assert "\x1b" not in ended.stdout
 
 
 # What the lowest version of matplotlib uses, the newest pyparsing deprecates.
@@ -570,8 +588,7 @@ def test_it_says_what_is_not_asked_for(base_url: str, call: Call) -> None:
         (
             REQUESTER,
             "--base-url --data --no-stitch --concurrency --limit --keep-going --stream --json --model --api-key "
-            "--header --rate --duration --shuffle --random-seed --timeout --retries --processes --quiet --failures "
-            "--plot",
+            "--header --rate --duration --shuffle --random-seed --timeout --retries --processes --quiet --plot",
         ),
     ],
 )
@@ -589,7 +606,7 @@ def test_bench_keeps_the_requester_s_status(seed: str, status: int) -> None:
     """Each program gets its own options; SEED_ERRORS is the requester's alone, or nothing would be found."""
     options = ["--data", str(SAMPLE), "--concurrency", "3", "--processes", "2", "--keep-going", "--ttft-ms", "0"]
     ended = subprocess.run(
-        [sys.executable, "-m", "tests.programs.bench", *options, "--stream"],
+        [sys.executable, "-m", "mockchat", "bench", *options, "--stream"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -607,13 +624,13 @@ def test_bench_keeps_the_requester_s_status(seed: str, status: int) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--steam"], "bench: neither the server nor the requester takes --steam: see their --help"),
-        (["data.json"], "bench: neither the server nor the requester takes data.json: see their --help"),
+        (["--steam"], "neither the server nor the requester takes --steam: see their --help"),
+        (["data.json"], "neither the server nor the requester takes data.json: see their --help"),
         (["--rate", "fast"], "argument --rate: 'fast' is no number above 0"),
     ],
 )
 def test_bench_refuses_what_no_program_takes(options: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises((SystemExit, ProgramError)) as ended:
         bench.share(["--stream", *options] if options[0].startswith("--") else options)
     assert told in f"{ended.value} {capsys.readouterr().err}"
 
@@ -631,7 +648,7 @@ def test_bench_of_files_of_every_form(tmp_path: Path, server: tuple[str, ...]) -
     packed = tmp_path / "sample"
     packed.write_bytes(gzip.compress(SAMPLE.read_bytes()))
     files = [packed, *SHARED.glob("*.json")]
-    command = [sys.executable, "-m", "tests.programs.bench", "--no-stitch", *(f"--data={file}" for file in files)]
+    command = [sys.executable, "-m", "mockchat", "bench", "--no-stitch", *(f"--data={file}" for file in files)]
     ended = subprocess.run([*command, *server], capture_output=True, text=True, timeout=60, check=False, env=ENV)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert len(files) == 7
@@ -639,7 +656,7 @@ def test_bench_of_files_of_every_form(tmp_path: Path, server: tuple[str, ...]) -
 
 
 def test_bench_without_a_server_exits_2() -> None:
-    command = [sys.executable, "-m", "tests.programs.bench", "--data", "missing.json"]
+    command = [sys.executable, "-m", "mockchat", "bench", "--data", "missing.json"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=ENV)
     assert ended.returncode == 2
     assert "missing.json: No such file" in ended.stderr

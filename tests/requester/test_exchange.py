@@ -18,8 +18,9 @@ from aiohttp.client_proto import ResponseHandler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mockchat.client import explain
 from mockchat.core import program
-from mockchat.core.answer import endpoint, explain
+from mockchat.core.answer import endpoint
 from mockchat.requester.exchange import Answer, Client, Slot
 from tests.requester.common import Answerer, answering
 

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from mockchat.core import wire
 from mockchat.core.entries import Conversation
-from mockchat.requester.plan import WHOLE, Load, Schedule, Share, assignments, rounds
+from mockchat.requester.plan import Load, Schedule, part_of, rounds
 from tests.helpers import conversation
 from tests.requester.common import CONVERSATIONS, asked
 
@@ -63,8 +64,8 @@ def test_rounds() -> None:
 # What each process has to do
 
 
-def dealt(conversations: Sequence[Conversation], load: Load, share: Share = WHOLE) -> list[tuple[str, int]]:
-    in_order = rounds(conversations, load, share)
+def dealt(conversations: Sequence[Conversation], load: Load, process: int = 0) -> list[tuple[str, int]]:
+    in_order = rounds(conversations, load, process)
     return [(place.conversation.id, place.number) for place in islice(in_order, load.limit)]
 
 
@@ -91,13 +92,11 @@ def test_every_request_is_one_process_s_and_in_order(
         shuffle=shuffle,
         duration=1.0 if again and limit else None,
     )
-    parts = assignments(conversations, load)
-    assert len(parts) == count
-    assert [share.process for _, _, share in parts] == list(range(count))
-    assert sum(own.concurrency for _, own, _ in parts) == load.concurrency
-    assert min(own.concurrency for _, own, _ in parts) > 0
-    asked_by_each = [dealt(*part) for part in parts]
-    whole = dealt(conversations, load)
+    parts = [part_of(load, process) for process in range(count)]
+    assert sum(own.concurrency for own in parts) == load.concurrency
+    assert min(own.concurrency for own in parts) > 0
+    asked_by_each = [dealt(conversations, own, process) for process, own in enumerate(parts)]
+    whole = dealt(conversations, replace(load, processes=1))
     # As many as those numbers of the whole run that are its: at a rate they take turns.
     assert [len(mine) for mine in asked_by_each] == [len(whole[process::count]) for process in range(count)]
     together = list(chain(*asked_by_each))
@@ -107,16 +106,16 @@ def test_every_request_is_one_process_s_and_in_order(
         assert len(set(together)) == len(together)
         assert set(together) <= set(replies)
     else:
-        assert together == whole
+        assert asked_by_each == [whole[process::count] for process in range(count)]
 
 
 def test_a_shuffled_part_can_be_had_again() -> None:
     conversations = [conversation(f"c{number}", "hi", f"{number}") for number in range(40)]
     load = Load(concurrency=2, processes=2, shuffle=True, random_seed=1)
-    first, second = ([dealt(*part) for part in assignments(conversations, load)] for _ in range(2))
+    first, second = ([dealt(conversations, part_of(load, process), process) for process in (0, 1)] for _ in "ab")
     assert first == second
     assert [sorted(part) == part for part in first] == [False, False]
-    assert [int(name[1:]) for name, _ in first[0]] != [int(name[1:]) - 20 for name, _ in first[1]]
+    assert [int(name[1:]) for name, _ in first[0]] != [int(name[1:]) - 1 for name, _ in first[1]]
 
 
 # When
@@ -127,8 +126,8 @@ def taken(schedule: Schedule, *moments: float) -> list[float | None]:
     return [found and found[1] for found in map(schedule.take, moments)]
 
 
-def scheduled(count: int = 100, share: Share = WHOLE, **options: Any) -> Schedule:
-    schedule = Schedule(iter(asked() * count), Load(concurrency=1, **options), share)
+def scheduled(count: int = 100, process: int = 0, **options: Any) -> Schedule:
+    schedule = Schedule(iter(asked() * count), Load(concurrency=1, **options), process)
     schedule.start(10.0)
     return schedule
 
@@ -154,7 +153,7 @@ def test_that_nothing_is_left_is_known_before_the_next_would_be_due() -> None:
 
 
 def test_at_a_rate_processes_take_turns() -> None:
-    schedule = scheduled(rate=2.0, processes=3, share=Share(process=2))
+    schedule = scheduled(rate=2.0, processes=3, process=2)
     assert taken(schedule, 10.9, 11.0, 99.0, 99.0) == [None, 11.0, 12.5, 14.0]
 
 
@@ -203,7 +202,7 @@ def test_a_rate_that_was_not_kept_is_less() -> None:
 
 def test_processes_that_take_turns_all_end_when_the_last_request_s_interval_does() -> None:
     """Of four requests, the first process has two."""
-    first, second = (scheduled(count=0, rate=2.0, processes=3, share=Share(process=number)) for number in (0, 1))
+    first, second = (scheduled(count=0, rate=2.0, processes=3, process=number) for number in (0, 1))
     first._asked, second._asked = iter(asked()[:2]), iter(asked()[:1])
     taken(first, 10.0, 11.5, 11.5)
     taken(second, 10.5, 10.5)

@@ -2,25 +2,23 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from array import array
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from mockchat.core.entries import Conversation
 from mockchat.core.program import ProgramError
 from mockchat.requester import processes
-from mockchat.requester.plan import Load, Share
+from mockchat.requester.plan import Load
 from mockchat.requester.result import Failure, Result
 from mockchat.requester.run import Progress
 from mockchat.requester.verify import ERROR, Problem
-from tests.helpers import conversation
 
 # A pytest that has threads may fork: its children do not use what they hold.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
 
-CONVERSATIONS = [conversation("one", "hi", "hello"), conversation("two", "hi", "good day")]
 Then = Callable[[], Result]
 
 
@@ -32,17 +30,17 @@ def asking(first: Then, second: Then | None = None) -> Callable[..., Coroutine[A
     """Stands for `replay`: what the first process does, and the second, which else waits to be stopped."""
 
     async def ask(
-        conversations: Sequence[Conversation],
         *,
         load: Load,
-        share: Share,
+        process: int,
         begin: Callable[[], Coroutine[Any, Any, float]],
         stopped: asyncio.Event,
         progress: Progress,
     ) -> Result:
         started = await begin()
         assert 0 <= time.perf_counter() - started < 60
-        if share.process == 0:
+        assert load.concurrency == 1
+        if process == 0:
             return first()
         if second:
             return second()
@@ -56,7 +54,7 @@ def asking(first: Then, second: Then | None = None) -> Callable[..., Coroutine[A
 def run(first: Then, second: Then | None = None, progress: Progress = lambda requests, failed: None) -> Result:
     load = Load(concurrency=2, processes=2, keep_going=second is not None)
     started = time.perf_counter()
-    result = processes.replay(asking(first, second), CONVERSATIONS, load, progress)
+    result = processes.replay(asking(first, second), load, progress)
     assert time.perf_counter() - started < 30
     return result
 
@@ -79,11 +77,6 @@ def test_the_first_failure_stops_all() -> None:
     assert (whole.passed, whole.failures, whole.lost, whole.interrupted) == (1, [failure(0)], [], False)
 
 
-class Unreadable(Result):
-    def __reduce__(self) -> Any:
-        return int, ("x",)
-
-
 def kill() -> Result:
     os.kill(os.getpid(), signal.SIGKILL)
     return Result()
@@ -103,7 +96,6 @@ def fail() -> Result:
         (kill, "was ended by signal 9 (Killed)"),
         (leave, "ended with exit status 3"),
         (fail, "failed: LookupError('oh')"),
-        (Unreadable, "said what can't be read: ValueError(\"invalid literal for int() with base 10: 'x'\")"),
     ],
 )
 @pytest.mark.parametrize("keep_going", [False, True])
@@ -126,6 +118,24 @@ def test_a_signal_stops_all(number: signal.Signals) -> None:
     whole = run(lambda: Result(passed=2), progress=progress)
     assert (whole.passed, whole.interrupted, whole.lost) == (3, True, [])
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_all_begin_at_one_moment_once_each_is_ready(dies: bool) -> None:
+    """Whoever is late to be ready, or dies before it is."""
+
+    async def ask(*, begin: Callable[[], Coroutine[Any, Any, float]], process: int, **_: Any) -> Result:
+        if process == 1:
+            await asyncio.sleep(0.3)
+            if dies:
+                kill()
+        ready = time.perf_counter()
+        started = await begin()
+        assert ready <= started <= time.perf_counter()
+        return Result(passed=1, due=array("d", [started]))
+
+    whole = processes.replay(ask, Load(concurrency=3, processes=3, keep_going=True), lambda requests, failed: None)
+    assert (whole.passed, len(whole.lost), len(set(whole.due))) == ((2, 1, 1) if dies else (3, 0, 1))
 
 
 def test_no_more_processes_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

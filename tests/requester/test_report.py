@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mockchat.requester.plan import Load
-from mockchat.requester.report import first_failure, summary, verdict
+from mockchat.requester.report import first_failure, in_ms, latency_ms, percentile, significant, summary, verdict
 from mockchat.requester.result import Failure, Result
 from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND, Problem
 
@@ -46,7 +46,7 @@ def test_the_summary_of_a_clean_run() -> None:
     assert "Bytes        12.3 kB sent, 999 B received" in lines
     assert "not_found" not in "".join(lines)
     assert "Failures, ms" not in lines
-    assert verdict(result()) == "All 3 replies verified."
+    assert verdict(result(), LOAD) == "All 3 replies verified."
 
 
 def bars(text: str) -> list[tuple[float, int]]:
@@ -84,7 +84,7 @@ def test_failures_are_grouped_and_the_first_of_each_is_told_in_full() -> None:
     assert "again" not in text
     assert text.count("word") == 100
     assert max(map(len, text.splitlines())) < 80
-    assert verdict(result(3, *FAILURES)) == "FAILED: 5 of 8 requests."
+    assert verdict(result(3, *FAILURES), LOAD) == "FAILED: 5 of 8 requests."
     assert first_failure(FAILURES[1]) == "mismatched: another text, first in conversation b, message 3: differs"
 
 
@@ -136,12 +136,12 @@ def test_several_processes_are_the_limit_when_they_keep_as_many_cores_busy(monke
 
 def test_processes_that_died_are_a_failure() -> None:
     died = Result(passed=5, lost=["process 1 of 3 was ended by signal 9 (Killed)"])
-    assert verdict(died) == "FAILED: process 1 of 3 was ended by signal 9 (Killed), and what it found is lost."
+    assert verdict(died, LOAD) == "FAILED: process 1 of 3 was ended by signal 9 (Killed), and its results are lost."
     died.failures.append(FAILURES[0])
     died.lost.append("process 2 of 3 ended with exit status 1")
-    assert verdict(died) == (
-        "FAILED: 1 of 6 requests; process 1 of 3 was ended by signal 9 (Killed), and what it found is lost; "
-        "process 2 of 3 ended with exit status 1, and what it found is lost."
+    assert verdict(died, LOAD) == (
+        "FAILED: 1 of 6 requests; process 1 of 3 was ended by signal 9 (Killed), and its results are lost; "
+        "process 2 of 3 ended with exit status 1, and its results are lost."
     )
 
 
@@ -178,4 +178,83 @@ def test_how_many_attempts_it_took_is_told_where_there_may_be_several() -> None:
 
 @pytest.mark.parametrize(("passed", "text"), [(0, "the 0 answers so far"), (5, "the 5 answers so far are verified.")])
 def test_the_verdict_on_an_interrupted_run(passed: int, text: str) -> None:
-    assert text in verdict(Result(passed=passed, interrupted=True))
+    assert text in verdict(Result(passed=passed, interrupted=True), LOAD)
+
+
+def test_a_limit_in_flight_that_kept_the_rate_down_is_told_with_what_to_give() -> None:
+    """Twenty answers a second that take half a second each need ten requests in flight."""
+    slow = Result(passed=40, elapsed=10.0, sending=10.0, in_flight=20.0, most_in_flight=2)
+    told = "The rate was 4.00 of 20 a second, since at most 2 requests were in flight: give --concurrency 10 or more."
+    assert verdict(slow, Load(concurrency=2, rate=20)) == f"All 40 replies verified. {told}"
+    slow.passed = 39
+    slow.failures.append(FAILURES[0])
+    assert verdict(slow, Load(concurrency=2, rate=20, keep_going=True)) == f"FAILED: 1 of 40 requests. {told}"
+    slow.in_flight = 1.0
+    assert "give --concurrency 3 or more" in verdict(slow, Load(concurrency=2, rate=20))
+
+
+@pytest.mark.parametrize(
+    ("load", "rate"),
+    [(Load(concurrency=3, rate=20), 4), (Load(concurrency=2), 4), (Load(concurrency=2, rate=20), 19.9)],
+)
+def test_else_the_verdict_says_nothing_of_the_rate(load: Load, rate: float) -> None:
+    kept = Result(passed=1000, elapsed=1000 / rate, sending=1000 / rate, in_flight=20.0, most_in_flight=2)
+    assert verdict(kept, load) == "All 1,000 replies verified."
+
+
+def test_an_id_can_say_nothing_but_itself() -> None:
+    """Not a verdict on a line of its own, nor colours."""
+    bad = Failure("a\nAll 5 replies verified.\x1b[32m", 1, 0.0, 0.0, Problem(NOT_FOUND, "status 404", "nothing"))
+    for told in (summary(result(3, bad), 9, LOAD), first_failure(bad)):
+        assert r"first in conversation 'a\nAll 5 replies verified.\x1b[32m', message 1:" in told
+        assert told.replace("\n", "").isprintable()
+        assert "\nAll" not in told
+
+
+# Figures
+
+
+def test_percentiles() -> None:
+    ordered = list(range(1, 101))
+    assert [percentile(ordered, percent) for percent in (0, 1, 50, 99, 100)] == [1, 1, 50, 99, 100]
+    assert percentile([7.0], 50) == 7.0
+    assert percentile([], 99) == 0
+
+
+@given(st.lists(st.floats(0, 100), min_size=1), st.integers(0, 100))
+def test_a_percentile_is_reached_by_its_share_and_no_less(values: list[float], percent: int) -> None:
+    ordered = sorted(values)
+    found = percentile(ordered, percent)
+    assert sum(value <= found for value in ordered) * 100 >= percent * len(ordered)
+    assert sum(value < found for value in ordered) * 100 <= percent * len(ordered)
+
+
+def test_latencies_are_milliseconds() -> None:
+    assert latency_ms([0.001 * number for number in range(100, 0, -1)]) == {
+        "min": 1.0,
+        "mean": 50.5,
+        "p50": 50.0,
+        "p90": 90.0,
+        "p95": 95.0,
+        "p99": 99.0,
+        "max": 100.0,
+    }
+    assert in_ms(0.0000123456789) == 0.012346
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0.00"),
+        (1e-300, "0.000000"),
+        (0.0004, "0.000400"),
+        (0.11, "0.110"),
+        (0.9996, "1.00"),
+        (2.664, "2.66"),
+        (99.96, "100"),
+        (1234.4, "1,234"),
+        (1e7, "10,000,000"),
+    ],
+)
+def test_figures_have_three_significant_digits(value: float, text: str) -> None:
+    assert significant(value) == text

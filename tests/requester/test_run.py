@@ -15,8 +15,8 @@ from multidict import CIMultiDict
 
 from mockchat.core import dataset
 from mockchat.core.index import ResponseIndex
-from mockchat.requester import retry
-from mockchat.requester.plan import Load, Question, Share, questions
+from mockchat.requester import exchange, retry
+from mockchat.requester.plan import Load, Question, questions
 from mockchat.requester.result import Result
 from mockchat.requester.run import replay
 from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND
@@ -138,7 +138,11 @@ async def test_a_compressed_answer_is_unpacked_to_its_end(stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_that_is_too_large_is_given_up_in_little_memory(stream: bool) -> None:
+async def test_an_answer_that_is_too_large_is_given_up_in_little_memory(
+    stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "MAX_ANSWER_MB", 1)
+
     async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -152,11 +156,11 @@ async def test_an_answer_that_is_too_large_is_given_up_in_little_memory(stream: 
     for answerer in (endless, always(bomb), always(long), known_head):
         async with answering(answerer) as url:
             tracemalloc.start()
-            result = await run(url, stream=stream, max_answer_mb=1)
+            result = await run(url, stream=stream)
             _, most = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         told = {failure.problem.cause for failure in result.failures}
-        assert "an answer larger than 1 MB (see --max-answer-mb)" in told
+        assert "an answer larger than 1 MB" in told
         assert most < 40_000_000  # The answers that were made ready here are a part of it.
 
 
@@ -311,10 +315,10 @@ async def test_at_a_rate_processes_take_turns_from_a_common_moment() -> None:
     async def begin() -> float:
         return begun
 
-    url, load = f"http://127.0.0.1:{server.port}/v1", Load(concurrency=1, rate=0.5, processes=3)
-    result = await replay(CONVERSATIONS, INDEX, url, load, share=Share(1, 3, 2), begin=begin)
+    url, load = f"http://127.0.0.1:{server.port}/v1", Load(concurrency=1, rate=0.5, processes=2)
+    result = await replay(CONVERSATIONS, INDEX, url, load, process=1, begin=begin)
     await server.close()
-    assert [round(due, 9) for due in sorted(result.due)] == [4.0, 10.0]
+    assert [round(due, 9) for due in sorted(result.due)] == [2.0, 6.0]
     assert result.elapsed >= 10
 
 
@@ -480,6 +484,30 @@ async def test_what_passes_is_tried_again(broken: bytes, stream: bool) -> None:
     assert received == [asked(stream=stream)[0].body] * 3
     assert len(result.latencies) == len(result.due) == 1
     assert len(result.first_tokens) == stream
+
+
+@pytest.mark.usefixtures("_no_backoff")
+@pytest.mark.parametrize(
+    "broken",
+    [
+        events(delta("hel"), {"error": {"message": "upstream gone"}}),
+        events(delta("hel")) + b'event: error\ndata: {"message": "upstream gone"}\n\n',
+        events(delta("hello")),
+        events(delta("hello"), LAST),
+        events(delta("hello"), LAST, "[DONE]")[:-1],
+        b"",
+    ],
+)
+async def test_a_stream_that_breaks_off_is_tried_again_however_that_is_told(broken: bytes) -> None:
+    """A gateway ends its answer with an error event, or just ends it, where the server cuts the connection."""
+    right = http(200, events(delta("hello"), LAST, "[DONE]"))
+    async with answering(in_turn(http(200, broken), right)) as url:
+        result = await run(url, limit=1, retries=1, stream=True)
+    assert (result.passed, result.failures, result.retried) == (1, [], {2: 1})
+    async with answering(in_turn(http(200, broken))) as url:
+        result = await run(url, limit=1, retries=1, stream=True)
+    assert result.failures[0].problem.cause.startswith("a stream that broke off")
+    assert result.failures[0].problem.detail.endswith("(after 2 attempts)")
 
 
 @pytest.mark.usefixtures("_no_backoff")

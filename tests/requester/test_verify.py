@@ -114,16 +114,16 @@ def test_right_streams(answer: bytes) -> None:
 @pytest.mark.parametrize(
     ("answer", "kind", "detail"),
     [
-        (b"", ERROR, "ended without a finish_reason"),
-        (events(delta("hello")), ERROR, "ended without a finish_reason"),
-        (events(delta("hello"), LAST), ERROR, "ended without [DONE]"),
-        (events(delta("hello"), "[DONE]"), ERROR, "ended without a finish_reason"),
-        (events(delta("hello"), LAST, "[DONE]")[:-1], ERROR, "ended without [DONE]"),
+        (b"", ERROR, "broke off before a finish_reason"),
+        (events(delta("hello")), ERROR, "broke off before a finish_reason"),
+        (events(delta("hello"), LAST), ERROR, "broke off before [DONE]"),
+        (events(delta("hello"), "[DONE]"), ERROR, "broke off before a finish_reason"),
+        (events(delta("hello"), LAST, "[DONE]")[:-1], ERROR, "broke off before [DONE]"),
         (events(delta("hel"), {"error": {"message": "overloaded"}}), ERROR, "broke off with an error: overloaded"),
         (events(delta("hel"), "oops", "[DONE]"), ERROR, "not JSON: oops"),
         (events(delta(3), delta(None), LAST, "[DONE]"), MISMATCHED, "got ''"),
         (events(delta("hel"), LAST, "[DONE]"), MISMATCHED, "differs at character 3"),
-        (completion("hello"), ERROR, "ended without a finish_reason"),
+        (completion("hello"), ERROR, "broke off before a finish_reason"),
     ],
 )
 def test_wrong_streams(answer: bytes, kind: str, detail: str) -> None:
@@ -159,7 +159,7 @@ def test_a_long_answer_that_is_no_stream_is_looked_at_once(start: bytes) -> None
     """It took a minute once: the search for a blank line began anew at each byte."""
     problem, positions = verify_stream(200, start + b"x" * 3_000_000, EXPECTED)
     assert problem is not None
-    assert problem.cause == "a stream that ended without a finish_reason"
+    assert problem.cause == "a stream that broke off before a finish_reason"
     assert positions == []
 
 

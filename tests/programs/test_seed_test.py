@@ -1,14 +1,13 @@
 """The check on the check: `make seed-test` passes here, and fails for a requester that verifies too little."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
+from mockchat import seed_test
 from tests.helpers import SAMPLE
-from tests.programs import ROOT, seed_check
 
-SEED_CHECK = ["seed_check", "--data", str(SAMPLE), "--seeds", "1"]
+ARGUMENTS = ["--data", str(SAMPLE), "--seeds", "1"]
 
 BROKEN = {
     "takes any answer for right": "run.verify = lambda status, answer, expected: None",
@@ -25,27 +24,27 @@ BROKEN = {
 }
 
 
-def test_requester_and_prediction_agree(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", SEED_CHECK)
-    assert seed_check.main() == 0
+def test_requester_and_prediction_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    assert seed_test.main(ARGUMENTS) == 0
     printed, errors = capsys.readouterr()
     assert printed.endswith("Requester and prediction agree.\n")
     assert (printed.count(", as predicted"), errors) == (3, "")
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_broken_requester_is_found_out(
-    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_broken_requester_is_found_out(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program = tmp_path / "requester.py"
     program.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"from mockchat.requester import cli, plan, run\n{BROKEN[how]}\nsys.exit(cli.main())\n"
+        f"import sys\nfrom mockchat.requester import cli, plan, run\n{BROKEN[how]}\nsys.exit(cli.main())\n"
     )
-    monkeypatch.setattr(sys, "argv", [*SEED_CHECK, "--requester", str(program)])
     try:
-        assert seed_check.main() == 1
+        assert seed_test.main(ARGUMENTS, requester=[str(program)]) == 1
     except SystemExit as ended:
         assert "contradicts itself" in str(ended)
     else:
         assert "FAILED" in capsys.readouterr().out
+
+
+def test_what_the_server_can_not_read_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    assert seed_test.main(["--data", "missing.json"]) == 2
+    assert capfd.readouterr().err == "mockchat serve: missing.json: No such file or directory\n"

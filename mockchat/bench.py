@@ -1,0 +1,58 @@
+"""Replay recordings against a server started for it: `python -m mockchat bench`, or `make bench`.
+
+Each option goes to the program that has it, or to both; the exit status is the requester's. SEED_ERRORS alters what the
+requester reads, not what the server does, so the replay must fail.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from mockchat.core import arguments, program
+from mockchat.core.program import ProgramError
+from mockchat.programs import REPLAY, ServerFailed, environment, running_server
+from mockchat.requester import options as of_requester
+from mockchat.server import options as of_server
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the bench with these arguments (`None`: the process's own). Returns the exit status."""
+    return program.run(lambda: _run(given))
+
+
+def share(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The server's options and the requester's. Ends the program if an option is wrong, or neither program's."""
+    options: list[list[str]] = []
+    for argument in given:  # An option is its name and the values behind it.
+        if argument.startswith("--") or not options:
+            options.append([])
+        options[-1].append(argument)
+    shares: tuple[list[str], list[str]] = ([], [])
+    for option in options:
+        owners = [not parser.parse_known_args(option)[1] for parser in (of_server.parser(), of_requester.parser())]
+        if not any(owners):
+            raise ProgramError(f"neither the server nor the requester takes {' '.join(option)}: see their --help")
+        for share, owns in zip(shares, owners, strict=True):
+            share += option if owns else []
+    return shares
+
+
+def _run(given: Sequence[str] | None) -> int:
+    parser = arguments.new_parser("Replay recordings against a server started for it; other options are theirs.")
+    workers = "have gunicorn serve with N processes"
+    parser.add_argument("--workers", **arguments.option(arguments.whole_number, "N", workers, default=0))
+    chosen, others = parser.parse_known_args(given)
+    served, replayed = share(others)
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # Ctrl-C reaches both programs, and they report.
+    if os.environ.get("SEED_ERRORS", "0") not in ("", "0"):
+        print(
+            "SEED_ERRORS alters what the requester reads, and nothing on the server: the replay must fail", flush=True
+        )
+    try:
+        with running_server(*served, workers=chosen.workers, env=environment(), echo=True) as (base_url, _):
+            print(flush=True)
+            return subprocess.call([sys.executable, *REPLAY, "--base-url", base_url, *replayed])
+    except ServerFailed as error:
+        return error.status

@@ -1,0 +1,119 @@
+"""Prove that the requester reports exactly what is wrong: `python -m mockchat seed-test`, or `make seed-test`.
+
+What it must report, message by message, is predicted from the data by a search that shares nothing with the index: with
+SEED_ERRORS on the requester's side, and on the server's. If a history has several replies, chance decides, and the
+prediction allows each outcome.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from mockchat.core import arguments, dataset, program, recordings, seeding
+from mockchat.core.entries import Conversation
+from mockchat.programs import REPLAY, ServerFailed, environment, running_server
+from mockchat.requester.result import place
+
+SEEDS = ("1", "2", "3", "4", "word")
+PASSED = "passed"
+
+Place = tuple[str, int]  # The conversation's id and the message's index.
+
+
+def main(given: Sequence[str] | None = None, requester: Sequence[str] = REPLAY) -> int:
+    """Run the test with these arguments (`None`: the process's own) on a requester. Returns the exit status."""
+    return program.run(lambda: _run(given, requester))
+
+
+def predict(asking: Iterable[Conversation], answering: Iterable[Conversation]) -> dict[Place, set[str]]:
+    """The possible outcomes of each request: `passed`, or a kind of failure."""
+    expected, recorded = _replies(asking), _replies(answering)
+    outcomes: dict[Place, set[str]] = {}
+    for _, asked, history in _requests(asking):
+        possible = {PASSED if reply in expected[history] else "mismatched" for reply in recorded.get(history, ())} or {
+            "not_found"
+        }
+        outcomes[asked] = possible
+    return outcomes
+
+
+def _requests(conversations: Iterable[Conversation]) -> Iterator[tuple[bytes, Place, tuple[bytes, ...]]]:
+    """Each reply, its place, and its history."""
+    for conversation in conversations:
+        messages = conversation.messages
+        for number in conversation.replies:
+            yield messages[number], (conversation.id, number), tuple(messages[:number])
+
+
+def _replies(conversations: Iterable[Conversation]) -> dict[tuple[bytes, ...], set[bytes]]:
+    replies = defaultdict(set)
+    for reply, _, history in _requests(conversations):
+        replies[history].add(reply)
+    return replies
+
+
+def observe(base_url: str, options: list[str], seed: str, requester: Sequence[str]) -> tuple[int, dict[Place, str]]:
+    """Run a requester with this value of SEED_ERRORS; returns the number of requests, and the failures."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "result.json"
+        command = [sys.executable, *requester, "--base-url", base_url, "--keep-going", "--json", str(output), *options]
+        ended = subprocess.run(command, env=environment(seed), capture_output=True, encoding="utf-8", check=False)
+        if ended.returncode not in (0, 1):
+            raise SystemExit(f"the requester ended with exit status {ended.returncode}:\n{ended.stderr}")
+        result = json.loads(output.read_text(encoding="utf-8"))
+    failures = {(found["conversation_id"], found["message_index"]): found["kind"] for found in result["failures"]}
+    if ended.returncode != bool(failures) or len(failures) != result["requests"] - result["passed"]:
+        raise SystemExit(f"the requester contradicts itself: exit status {ended.returncode}, {result}")
+    return result["requests"], failures
+
+
+def compare(title: str, predicted: dict[Place, set[str]], requests: int, observed: dict[Place, str]) -> bool:
+    """Print whether prediction and observation agree; True if they do."""
+    wrong = [
+        f"  {place(*at)}: reported {observed.get(at, PASSED)}, predicted {' or '.join(sorted(possible))}"
+        for at, possible in predicted.items()
+        if observed.get(at, PASSED) not in possible
+    ]
+    if requests != len(predicted) or observed.keys() - predicted:
+        wrong.append(f"  {requests} requests and {len(observed.keys() - predicted)} unknown places")
+    kinds = list(observed.values())
+    found = f"{kinds.count('not_found')} not found, {kinds.count('mismatched')} mismatched of {len(predicted)}"
+    chance = sum(len(possible) > 1 for possible in predicted.values())
+    print(f"{title:<28}{found}, {'NOT as predicted' if wrong else 'as predicted'} ({chance} left to chance)")
+    for line in wrong:
+        print(line)
+    return not wrong
+
+
+def _run(given: Sequence[str] | None, requester: Sequence[str]) -> int:
+    parser = arguments.new_parser("Prove that the requester reports exactly what is wrong.")
+    arguments.add_recordings(parser)
+    parser.add_argument("--seeds", nargs="+", default=SEEDS, help="the values of SEED_ERRORS (default: five)")
+    chosen = arguments.parse(parser, given)
+    paths = chosen.data or [recordings.named(recordings.SAMPLE)]
+    both = [f"--data={path}" for path in paths] + ["--no-stitch"] * chosen.no_stitch
+
+    def load(seed: str = "") -> list[Conversation]:
+        conversations = dataset.load(*paths, stitch=not chosen.no_stitch).conversations
+        seeding.seed_errors(conversations, seed)
+        return conversations
+
+    def agrees(title: str, asking: str, answering: str, base_url: str) -> bool:
+        predicted = predict(load(asking), load(answering))
+        return compare(title, predicted, *observe(base_url, both, asking, requester))
+
+    try:
+        with running_server(*both, env=environment()) as (base_url, _):
+            agreed = [agrees("clean", "", "", base_url)]
+            agreed += [agrees(f"requester seeded with {seed}", seed, "", base_url) for seed in chosen.seeds]
+        for seed in chosen.seeds:
+            with running_server(*both, env=environment(seed)) as (base_url, _):
+                agreed.append(agrees(f"server seeded with {seed}", "", seed, base_url))
+    except ServerFailed as error:
+        return error.status
+    print("Requester and prediction agree." if all(agreed) else "FAILED: requester and prediction do not agree.")
+    return program.OK if all(agreed) else program.FAILED
