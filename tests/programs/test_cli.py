@@ -180,13 +180,6 @@ def test_what_can_not_run_leaves_the_last_result(tmp_path: Path, call: Call) -> 
     assert not output.exists()
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_standard_streams_may_be_closed(base_url: str, closed: str) -> None:
-    command = f'"{sys.executable}" "{REQUESTER}" --base-url {base_url} --data "{SAMPLE}" {closed}'
-    ended = subprocess.run(command, shell=True, capture_output=True, timeout=STOP_TIMEOUT, check=False, env=ENV)
-    assert (ended.returncode, ended.stderr) == (0, b"")
-
-
 @pytest.mark.parametrize("program", [SERVER, REQUESTER])
 def test_output_that_can_not_be_printed_is_one_line(program: Path) -> None:
     with open("/dev/full", "w") as full:
@@ -337,15 +330,6 @@ def test_ipv6(call: Call) -> None:
     with running_server("--data", str(SAMPLE), "--host", "::1", env=ENV) as (url, _):
         assert url.startswith("http://[::1]:")
         assert call(REQUESTER, "--base-url", url, "--data", str(SAMPLE)).returncode == 0
-
-
-def test_without_uvloop(tmp_path: Path) -> None:
-    (tmp_path / "uvloop.py").write_text("raise ImportError")
-    env = environment(PYTHONPATH=str(tmp_path))
-    with running_server("--data", str(SAMPLE), env=env) as (url, process):
-        assert run_requester("--base-url", url, "--data", str(SAMPLE), env=env).returncode == 0
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(STOP_TIMEOUT) == 0
 
 
 @pytest.mark.parametrize(
