@@ -10,8 +10,8 @@ from mockchat import __main__
 @pytest.mark.parametrize(
     ("given", "status", "told"),
     [
-        (["serve", "--port", "x"], 2, "'x' is no port"),
-        (["replay", "--rate", "x"], 2, "'x' is no number above 0"),
+        (["serve", "--port", "x"], 2, "'x' is not a port"),
+        (["replay", "--rate", "x"], 2, "'x' is not a number above 0"),
         ([], 2, "usage: python -m mockchat serve|replay [--help]"),
         (["bench"], 2, "usage: python -m mockchat serve|replay [--help]"),
     ],

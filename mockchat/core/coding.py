@@ -36,7 +36,7 @@ class Decoder:
         decoded = block if self._coding == "identity" else self._unpack(block)
         self._left -= len(decoded)
         if self._left < 0:
-            raise BadAnswer(f"an answer larger than {self._max_mb} MB (see --max-answer-mb)")
+            raise BadAnswer(f"an answer larger than {self._max_mb} MB")
         return decoded
 
     def end(self) -> None:

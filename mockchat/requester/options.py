@@ -21,8 +21,7 @@ def parse(given: Sequence[str] | None) -> Namespace:
 
 def parser() -> ArgumentParser:
     """What reads the options."""
-    parser = ArgumentParser(description="Ask for every recorded reply and verify every answer.")
-    arguments.add_version(parser)
+    parser = arguments.new_parser("Ask for every recorded reply and verify every answer.")
     arguments.add_recordings(parser)
     parser.add_argument("--ignore", **arguments.IGNORE)
     _add_server(parser)

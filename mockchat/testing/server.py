@@ -30,7 +30,6 @@ Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, 
 Recordings = str | os.PathLike[str] | Sequence[Recording]
 
 _FINISHING = 60.0  # seconds for what is to be recorded
-_OTHER_OPTIONS = ("no_stitch", "strict")
 _NOT_STRICT = "where that is meant: mockchat.strict = False, or @pytest.mark.mockchat(strict=False)"
 
 
@@ -54,20 +53,18 @@ class MockServer:
         recorder: Recorder | None = None,
         /,
         *,
-        no_stitch: bool = False,
         strict: bool = True,
         **given: object,
     ) -> None:
         self.strict = strict
-        chosen = options.from_keywords(given, beside=_OTHER_OPTIONS)
-        chosen.fault = [*(chosen.fault or ()), Fault(BY_HEADER)]
-        self._stitch = not no_stitch
+        chosen = options.from_keywords(given, beside=["strict"])
+        chosen.fault.append(Fault(BY_HEADER))
+        self._stitch = not chosen.no_stitch
         self._index = recordings.index_of(read(data, stitch=self._stitch), chosen.ignore)
         self._chat = WatchedChat(self._index, **options.of_route(chosen))
         self.upstream: WatchedUpstream | None = None
         if recorder:
             self.upstream = self._chat.upstream = WatchedUpstream(recorder.upstream, self._index, recorder.file)
-        self._request_timeout = chosen.request_timeout
         self._loop: asyncio.AbstractEventLoop
         self._stop = asyncio.Event()
         self.base_url = ""
@@ -135,7 +132,7 @@ class MockServer:
     def _run(self, started: "Future[None]") -> None:
         async def main() -> None:
             self._loop = asyncio.get_running_loop()
-            server = ChatServer(self._chat, self._request_timeout)
+            server = ChatServer(self._chat)
             finishing = _FINISHING if self.upstream else 0
             async with app.listening(server, "127.0.0.1", 0, finishing) as self.base_url:
                 started.set_result(None)
@@ -169,9 +166,7 @@ def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
 
 
 @contextmanager
-def serve(
-    data: Recordings = (), *, no_stitch: bool = False, strict: bool = True, **options: object
-) -> Iterator[MockServer]:
+def serve(data: Recordings = (), *, strict: bool = True, **options: object) -> Iterator[MockServer]:
     """Serve recordings on a free port of this machine as long as the context lasts.
 
     `data` is a file or several (in any form that the server reads), or recordings as they are: a list of conversations,
@@ -180,7 +175,7 @@ def serve(
     header `X-Mockchat-Fault`. `strict` is what `MockServer.check` goes by, which you call yourself here. What is under
     way at the end is cut. Raises `DatasetError` for recordings that can't be read, and `ProgramError` for options.
     """
-    with running(MockServer(data, no_stitch=no_stitch, strict=strict, **options)) as server:
+    with running(MockServer(data, strict=strict, **options)) as server:
         yield server
 
 

@@ -74,7 +74,7 @@ def test_beyond_the_limit_nothing_is_unpacked(coding: str) -> None:
     assert decoder.feed(pack(bytes(MB))) == bytes(MB)
     bomb = pack(bytes(100 * MB))
     tracemalloc.start()
-    with pytest.raises(BadAnswer, match=r"larger than 1 MB \(see --max-answer-mb\)"):
+    with pytest.raises(BadAnswer, match=r"larger than 1 MB"):
         Decoder(coding, max_mb=1).feed(bomb)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -129,7 +129,7 @@ def test_an_error(mockchat):
         ),
         (["-o", "mockchat_data=test_it.py"], "*/test_it.py: is not JSON lines, an entry a line, so nothing can be *"),
         (["-o", "mockchat_data=test_it.py/a.jsonl"], "*/test_it.py: can't be made: *"),
-        (["--mockchat-record=example.org"], "'example.org' is no base URL: give one like http://*"),
+        (["--mockchat-record=example.org"], "'example.org' is not a base URL: give one like http://*"),
         (["--mockchat-record=http://me:secret@example.org"], "it names a user: *"),
     ],
 )
