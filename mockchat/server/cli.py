@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 from ipaddress import ip_address
 from os.path import realpath
 from pathlib import Path
@@ -32,12 +31,10 @@ def _run(chosen: argparse.Namespace) -> int:
         return _serve(chosen, route_options, chosen.data or [recordings.default()])
     if not (chosen.upstream and chosen.record):
         raise ProgramError("--upstream and --record need each other: give both, or none")
-    with closing(RecordFile(chosen.record)) as file:
-        if file.repaired:
-            print(file.repaired, file=sys.stderr)
-        others = [path for path in chosen.data or [] if realpath(path) != realpath(chosen.record)]
-        files = [*others, chosen.record] if chosen.record.stat().st_size else others
-        return _serve(chosen, route_options, files, file)
+    file = RecordFile(chosen.record, tell=lambda line: print(line, file=sys.stderr))
+    others = [path for path in chosen.data or [] if realpath(path) != realpath(chosen.record)]
+    files = [*others, chosen.record] if chosen.record.stat().st_size else others
+    return _serve(chosen, route_options, files, file)
 
 
 def _serve(

@@ -19,6 +19,7 @@ from yarl import URL
 
 from mockchat.core.answer import BLANK_LINE, BadAnswer, endpoint, error_message, explain
 from mockchat.core.coding import MAX_ANSWER_MB, Decoder
+from mockchat.core.entries import DatasetError
 from mockchat.core.index import ResponseIndex
 from mockchat.server import recorder
 from mockchat.server.errors import UPSTREAM, ApiError, NotRecorded
@@ -114,7 +115,7 @@ class Upstream:
             headers = frozenset(_end_to_end(request.headers).items())
             history, key = parameters["messages"], (body, request.query, headers)
         except NotRecordable as reason:
-            self._tell(f"{reason} are not recorded, only passed on")
+            self._tell(f"Passed on but not recorded: {reason}")
         stream = isinstance(parameters, dict) and parameters.get("stream") is True
         exchange = self._exchanges.get(key)
         if exchange is None:
@@ -214,20 +215,19 @@ class Upstream:
             messages = self._index.compared(recorded.messages[:-1])
             prefix, known = self._index.find(messages)
             if known < len(messages) or not self._index.replies(prefix):  # Else another way of asking was faster.
-                self._file.append(recorded)
+                self.recorded += self._file.append(recorded)
                 self._index.add(recorded)
-                self.recorded += 1
         except NotRecordable as reason:
             if history is not None:
-                self._tell(f"{reason} are not recorded, only passed on")
-        except OSError as error:
-            self._tell(f"can't record into {self._file.path}: {error.strerror}")
+                self._tell(f"Passed on but not recorded: {reason}")
+        except DatasetError as error:
+            self._tell(f"An answer is not recorded: {error}")
 
     def _tell(self, line: str) -> None:
         """Say something on the log, once."""
         if line not in self.told:
             self.told.add(line)
-            server_logger.warning("%s (said once)", line[0].upper() + line[1:])
+            server_logger.warning("%s (said once)", line)
 
     @property
     def busy(self) -> bool:

@@ -3,7 +3,9 @@
 Nothing is imported before it is needed, so that it costs nothing where it is not used.
 """
 
-from collections.abc import Generator, Iterator
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +20,30 @@ _DEFAULT = "tests/conversations.jsonl"
 
 
 @dataclass
-class _Run:
-    """A run of pytest: what records in it, if it does, what was recorded, and which recordings were used."""
+class _Found:
+    """What the tests of a process found: the number of answers recorded, sentences to print, the recordings used."""
 
-    recorder: "Recorder | None" = None
-    header: str = ""
     recorded: int = 0
-    not_recorded: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
     used: set[int] = field(default_factory=set)
 
+    def add(self, other: "_Found") -> None:
+        """Add what another process found."""
+        self.recorded += other.recorded
+        self.told |= other.told
+        self.used |= other.used
 
-_USED = "mockchat_used"
+
+@dataclass
+class _Run:
+    """A run of pytest: its recorder, if it records, the project's recordings by `stitch`, and what its tests found."""
+
+    recorder: "Recorder | None" = None
+    recordings: "dict[bool, list[Conversation]]" = field(default_factory=dict)
+    found: _Found = field(default_factory=_Found)
+
+
+_FOUND = "mockchat_found"
 _RUN = pytest.StashKey[_Run]()
 _SERVER = pytest.StashKey["MockServer"]()
 _PASSED = pytest.StashKey[bool]()
@@ -41,60 +56,83 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("mockchat", "mockchat, a mock of OpenAI's API")
     told = "ask this server, as https://api.openai.com/v1, for what is not recorded, and record its answers"
     group.addoption("--mockchat-record", metavar="URL", help=told)
-    group.addoption("--mockchat-record-in-ci", action="store_true", help="record even where CI is set")
     group.addoption("--mockchat-unused", action="store_true", help="say at the end which recordings no test has used")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker, and see that what is to be recorded can be."""
+    """Declare the marker, and check that recording is possible where it is asked for."""
     told = (
         "mockchat(**options): options of mockchat.testing.serve for the fixture mockchat, as fault='503=first:2'; "
         "and strict=False for a test in which a request may miss"
     )
     config.addinivalue_line("markers", told)
     run = config.stash[_RUN] = _Run()
-    if upstream := config.getoption("mockchat_record"):
-        from mockchat.testing.recording import prepare
-
-        run.recorder, run.header = prepare(config, upstream, _named(config) or [config.rootpath / _DEFAULT])
+    if (upstream := config.getoption("mockchat_record")) is not None:
+        run.recorder = _recorder(config, upstream, run.found.told.add)
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Let go of the file that was recorded into."""
-    if (run := config.stash.get(_RUN, None)) and run.recorder:
-        run.recorder.file.close()
+def _recorder(config: pytest.Config, upstream: str, tell: Callable[[str], object]) -> "Recorder":
+    """What records the answers of `upstream` into the file of recordings. Raises `pytest.UsageError`."""
+    from argparse import ArgumentTypeError
+
+    from mockchat.core import arguments
+    from mockchat.core.entries import DatasetError
+    from mockchat.server.record_file import RecordFile
+    from mockchat.testing.server import Recorder
+
+    files = _named(config) or [config.rootpath / _DEFAULT]
+    try:
+        if os.environ.get("CI", "").lower() not in ("", "0", "false", "no"):
+            raise ArgumentTypeError("is refused where CI is set: set CI=false if it is meant")
+        arguments.upstream_url(upstream)
+        if len(files) != 1:
+            problem = (
+                f"mockchat_data names {len(files)} files: add -o mockchat_data=FILE to name the one to record into"
+            )
+            raise ArgumentTypeError(problem)
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+        return Recorder(upstream, RecordFile(files[0], tell))
+    except (ArgumentTypeError, DatasetError) as error:
+        raise pytest.UsageError(f"--mockchat-record: {error}") from None
+    except OSError as error:
+        raise pytest.UsageError(f"--mockchat-record: can't make {files[0].parent}: {error.strerror}") from None
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say that it is recorded."""
-    return config.stash[_RUN].header.splitlines()
+    """Say that this run records."""
+    if not (recorder := config.stash[_RUN].recorder):
+        return []
+    return [
+        f"mockchat: asking {recorder.upstream} for what is not recorded, and recording it into {recorder.file.path}"
+    ]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand over what the tests of this process have used, if it is one of pytest-xdist's."""
+    """Send what the tests of this process found, if it is one of pytest-xdist's."""
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput[_USED] = sorted(session.config.stash[_RUN].used)
+        session.config.workeroutput[_FOUND] = vars(session.config.stash[_RUN].found)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take it over from such a process."""
-    node.config.stash[_RUN].used.update(getattr(node, "workeroutput", {}).get(_USED, ()))
+    """Add what such a process sent."""
+    if sent := getattr(node, "workeroutput", {}).get(_FOUND):
+        node.config.stash[_RUN].found.add(_Found(**sent))
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
     """Say what was recorded, and what was not used."""
-    if lines := [*_recorded(config.stash[_RUN]), *_unused(config)]:
+    if lines := [*_told(config.stash[_RUN]), *_unused(config)]:
         terminalreporter.section("mockchat")
         for line in lines:
             terminalreporter.line(line)
 
 
-def _recorded(run: _Run) -> Iterator[str]:
+def _told(run: _Run) -> Iterator[str]:
     if run.recorder:
-        answers = "1 answer" if run.recorded == 1 else f"{run.recorded:,} answers"
+        answers = "1 answer" if run.found.recorded == 1 else f"{run.found.recorded:,} answers"
         yield f"Recorded {answers} into {run.recorder.file.path}"
-        yield from [line[0].upper() + line[1:] for line in sorted(run.not_recorded)]
+        yield from sorted(run.found.told)
 
 
 def _unused(config: pytest.Config) -> Iterator[str]:
@@ -105,7 +143,7 @@ def _unused(config: pytest.Config) -> Iterator[str]:
 
         try:
             recordings = [(path, conversation) for path in _files(config) for conversation in read(path)]
-            yield from unused.tell(recordings, config.stash[_RUN].used, config.rootpath)
+            yield from unused.tell(recordings, config.stash[_RUN].found.used, config.rootpath)
         except ProgramError as error:
             yield str(error)
 
@@ -123,24 +161,23 @@ def _files(config: pytest.Config) -> list[Path]:
     return [path for path in named or [config.rootpath / _DEFAULT] if path.exists() and path.stat().st_size]
 
 
-def _read(config: pytest.Config) -> "list[Conversation]":
+def _read(config: pytest.Config, stitch: bool = True) -> "list[Conversation]":
+    """The recordings of the project, read once unless this run records."""
     from mockchat.core.program import ProgramError
     from mockchat.testing.server import read
 
-    try:
-        return read(_files(config))
-    except ProgramError as error:
-        raise pytest.fail.Exception(str(error), pytrace=False) from None
-
-
-@pytest.fixture(scope="session")
-def _mockchat_recordings(pytestconfig: pytest.Config) -> "list[Conversation]":
-    """The recordings of the project, read once."""
-    return _read(pytestconfig)
+    run = config.stash[_RUN]
+    if run.recorder or stitch not in run.recordings:
+        try:
+            with run.recorder.file.locked() if run.recorder else nullcontext():
+                run.recordings[stitch] = read(_files(config), stitch=stitch)
+        except ProgramError as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+    return run.recordings[stitch]
 
 
 @pytest.fixture
-def mockchat(request: pytest.FixtureRequest, _mockchat_recordings: "list[Conversation]") -> "Iterator[MockServer]":
+def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
     """A mock of OpenAI's API on a free port (`mockchat.base_url`), which answers from the project's recordings.
 
     `mockchat.load([...])` adds more, `mockchat.reply(...)` answers what is not recorded, `mockchat.requests` says what
@@ -152,19 +189,19 @@ def mockchat(request: pytest.FixtureRequest, _mockchat_recordings: "list[Convers
     from mockchat.testing.server import MockServer, running
 
     item, run = request.node, request.config.stash[_RUN]
-    data = _read(request.config) if run.recorder else _mockchat_recordings
+    options = _options(item)
+    data = _read(request.config, stitch=not options.get("no_stitch"))
     try:
-        server = MockServer(data, run.recorder, **_options(item))
+        server = MockServer(data, run.recorder, **options)
     except ProgramError as error:
         raise pytest.fail.Exception(f"@pytest.mark.mockchat: {error}", pytrace=False) from None
     with running(server):
         item.stash[_SERVER] = server
         yield server
     if server.upstream:
-        run.recorded += server.upstream.recorded
-        run.not_recorded |= server.upstream.told
+        run.found.add(_Found(server.upstream.recorded, server.upstream.told))
     if request.config.getoption("mockchat_unused"):
-        run.used |= server.used(_read(request.config) if run.recorder else data)
+        run.found.used |= server.used(_read(request.config))
     if item.stash.get(_PASSED, False):  # Whatever was asked after the test itself had ended.
         _check(item)
 

@@ -22,7 +22,7 @@ from tests.programs.test_sdk import SOME
         (["--record", "f"], "--upstream and --record need each other: give both, or none"),
         (["--upstream", "http://127.0.0.1:1/v1"], "--upstream and --record need each other: give both, or none"),
         (["--upstream", "http://me:secret@127.0.0.1:1/v1", "--record", "f"], "--upstream: the URL names a user"),
-        (["--upstream", "http://127.0.0.1:1/v1", "--record", "."], ".: is no regular file"),
+        (["--upstream", "http://127.0.0.1:1/v1", "--record", "."], ".: is not a regular file"),
     ],
 )
 def test_what_can_t_be_started(

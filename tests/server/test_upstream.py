@@ -79,14 +79,13 @@ async def recorder(aiohttp_server: Any, tmp_path: Path) -> AsyncIterator[Recorde
     server = MockServer(index_of(conversation("one", "hi", "hello")), max_body_size=2**25)
     client = Recorder(server)
     client.file, client.handler, client.asked = tmp_path / "f", says(whole()), []
-    client.record_file = RecordFile(client.file)
+    client.record_file = RecordFile(client.file, print)
     url = str(asked.make_url("/base/"))
     server.chat.upstream = Upstream(url, server.chat._index, client.record_file, PATIENCE)
     await client.start_server()
     yield client
     await client.close()
     await server.chat.upstream.close()
-    client.record_file.close()
 
 
 # What is asked, and what is handed on
@@ -247,7 +246,7 @@ async def test_a_file_that_can_t_be_written_is_told(recorder: Recorder, caplog: 
     for _ in range(2):
         assert (await recorder.ask(ASKED))[0] == 200
     (record,) = caplog.records
-    assert f"Can't record into {recorder.file}: Is a directory" in record.getMessage()
+    assert f"An answer is not recorded: {recorder.file}: is not a regular file" in record.getMessage()
 
 
 async def test_keys_are_nowhere_to_be_found(recorder: Recorder, caplog: Any, capfd: Any) -> None:
