@@ -41,7 +41,6 @@ class _Exchange:
     """A question on its way to the upstream, and what is there of the answer."""
 
     def __init__(self, memory: Memory) -> None:
-        self.task: asyncio.Task[None]
         self.memory = memory
         self.held = 0  # The bytes that have come.
         self.status = 0
@@ -88,7 +87,7 @@ class Upstream:
         self._timeout = timeout
         self._max_answer_mb = max_answer_mb
         self._session: aiohttp.ClientSession | None = None
-        self._exchanges: dict[object, _Exchange] = {}
+        self._exchanges: set[asyncio.Task[None]] = set()
         self._name = f"mockchat-{secrets.token_hex(6)}"
         self.told: set[str] = set()  # What was said on the log.
         self.recorded = 0  # The number of answers.
@@ -106,23 +105,18 @@ class Upstream:
         except ValueError:
             parameters = None
         history: list[dict[str, Any]] | None = None
-        key: object = object()
         try:
             if not isinstance(problem, NotRecorded):
                 raise NotRecordable("requests that can't be read here")
             recorder.check_request(parameters)
-            # With other headers, whichever has the key, it is another question.
-            headers = frozenset(_end_to_end(request.headers).items())
-            history, key = parameters["messages"], (body, request.query, headers)
+            history = parameters["messages"]
         except NotRecordable as reason:
             self._tell(f"Passed on but not recorded: {reason}")
         stream = isinstance(parameters, dict) and parameters.get("stream") is True
-        exchange = self._exchanges.get(key)
-        if exchange is None:
-            exchange = self._exchanges[key] = _Exchange(route.memory)
-            asking = self._ask(exchange, request, body, stream, history)
-            exchange.task = asyncio.create_task(asking)
-            exchange.task.add_done_callback(lambda task: self._exchanges.pop(key))
+        exchange = _Exchange(route.memory)
+        task = asyncio.create_task(self._ask(exchange, request, body, stream, history))
+        self._exchanges.add(task)
+        task.add_done_callback(self._exchanges.discard)
         # A stream that breaks off can only be told from a whole one by the connection's end.
         keep_alive = not (stream or not request.keep_alive)
         return Answer(_parts(exchange, route, request, keep_alive), keep_alive, None)
@@ -236,7 +230,7 @@ class Upstream:
 
     async def close(self) -> int:
         """Give up the exchanges that are under way; returns their number."""
-        tasks = [exchange.task for exchange in self._exchanges.values()]
+        tasks = list(self._exchanges)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
