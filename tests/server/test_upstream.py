@@ -213,7 +213,8 @@ async def test_errors_of_the_upstream_are_handed_on(
         (request_body(("user", "new"), n=2), whole(), "several choices (n above 1)"),
         (b"no JSON", whole(), "can't be read here"),
         (b"7", whole(), "can't be read here"),
-        (ASKED, whole({"tool_calls": [{"id": "call_1"}]}, "tool_calls"), "no message of the API"),
+        (ASKED, whole(usage={"prompt_tokens": float("nan")}), "not strict JSON"),
+        (ASKED, whole({"tool_calls": [{"id": "call_1"}]}, "tool_calls"), "not messages of the API"),
     ],
 )
 async def test_what_is_not_recorded_is_handed_on_and_told_once(
@@ -249,7 +250,7 @@ async def test_keys_are_nowhere_to_be_found(recorder: Recorder, caplog: Any, cap
         recorder.handler = handler
         await recorder.ask(ASKED)
     printed = "".join(capfd.readouterr()) + caplog.text
-    assert "no message of the API" in printed
+    assert "not messages of the API" in printed
     assert "secret" not in printed + recorder.file.read_text()
 
 
