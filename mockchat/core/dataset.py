@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 import ujson
 
-from mockchat.core import entries
+from mockchat.core import entries, foreign
 from mockchat.core.entries import Conversation, DatasetError, EntryError
 
 BLOCK_SIZE = 256 * 1024  # bytes
@@ -89,9 +89,9 @@ def load(
             except (gzip.BadGzipFile, zlib.error, EOFError) as error:
                 raise DatasetError(f"{path}: is broken gzip, fetch it again: {error}") from None
             except OSError as error:
-                raise DatasetError(f"{path}: {error.strerror or error}") from None
+                raise DatasetError(f"{path}: {foreign.explain(path) or error.strerror or error}") from None
             except DatasetError as error:
-                raise DatasetError(f"{path}: {error}") from None
+                raise DatasetError(f"{path}: {foreign.explain(path) or error}") from None
     finally:
         if collecting:
             gc.enable()
@@ -279,7 +279,7 @@ def _refuse_syntax(rest: bytes, reason: str, number: int = 0, last: Any = None, 
     except UnicodeDecodeError as error:
         text = rest[: error.start].decode(errors="surrogatepass")
         if error.reason != "unexpected end of data":
-            at_end = f"is not UTF-8 {{place}}: byte 0x{rest[error.start]:02x}"
+            at_end = f"is not UTF-8 {{place}}: byte 0x{rest[error.start]:02x} (iconv -f CP1252 -t UTF-8 may convert it)"
     read, entry, position, reason = _read_while_json(text, reason, only_one=line > 0)
     place = f"in the entry at line {line}" if line else "in its first entry"
     if number + read and not line:

@@ -150,6 +150,8 @@ class MockServer:
 
 def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
     """The conversations of recordings in any of the forms that `serve` takes; raises `DatasetError`."""
+    if isinstance(data, Mapping):
+        raise DatasetError("the recordings are a dictionary: give a list of conversations, as in [conversation]")
     given: Sequence[Recording] = [data] if isinstance(data, str | os.PathLike) else data
     conversations = []
     for number, recording in enumerate(given):

@@ -103,6 +103,10 @@ def test_forms_of_recordings(data: Recordings) -> None:
     [
         ("nowhere.json", "nowhere.json: No such file or directory"),
         ([HI, HELLO], "recording 0 is a message: give a list of conversations, each a list of them"),
+        (
+            {"messages": [HI, HELLO]},
+            "the recordings are a dictionary: give a list of conversations",
+        ),
         ([{"id": "x"}], 'recording 0: must have either "conversations" or "messages"'),
         ([[HI], ["hi"]], "recording 1: message 0 is a string, not an object"),
         ([[{"role": "user"}]], 'recording 0: message 0 lacks "content"'),
