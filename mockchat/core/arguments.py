@@ -18,9 +18,9 @@ from mockchat import __version__
 from mockchat.core import coding, ignorable, recordings
 
 
-def option(kind: Callable[[str], Any], metavar: str, told: str, **more: Any) -> dict[str, Any]:
-    """The keyword arguments of `add_argument` for an option with a value; `told` is its help."""
-    return {"type": kind, "metavar": metavar, "help": told, **more}
+def option(kind: Callable[[str], Any], metavar: str, help_text: str, **more: Any) -> dict[str, Any]:
+    """The keyword arguments of `add_argument` for an option with a value."""
+    return {"type": kind, "metavar": metavar, "help": help_text, **more}
 
 
 def new_parser(description: str) -> ArgumentParser:

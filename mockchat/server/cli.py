@@ -31,7 +31,7 @@ def _run(chosen: argparse.Namespace) -> int:
         return _serve(chosen, route_options, chosen.data or [recordings.default()])
     if not (chosen.upstream and chosen.record):
         raise ProgramError("--upstream and --record need each other: give both, or none")
-    file = RecordFile(chosen.record, tell=lambda line: print(line, file=sys.stderr))
+    file = RecordFile(chosen.record, warn=lambda line: print(line, file=sys.stderr))
     others = [path for path in chosen.data or [] if realpath(path) != realpath(chosen.record)]
     files = [*others, chosen.record] if chosen.record.stat().st_size else others
     return _serve(chosen, route_options, files, file)

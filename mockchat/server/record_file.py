@@ -32,14 +32,14 @@ _CUT_TOKEN = re.compile(r"|u[0-9a-f]{0,4}|-|\.|[eE][+-]?|t(ru?)?|f(a(ls?)?)?|n(u
 
 
 class RecordFile:
-    """The file at `path`, made if it is missing. `tell` is called with a sentence where a line was moved away.
+    """The file at `path`, made if it is missing. `warn` is called with a sentence where a line was moved away.
 
     Raises `DatasetError` where the file can't be written, or has a line that is not an entry.
     """
 
-    def __init__(self, path: Path, tell: Callable[[str], object]) -> None:
+    def __init__(self, path: Path, warn: Callable[[str], object]) -> None:
         self.path = path
-        self._tell = tell
+        self._warn = warn
         self._size = 0  # Bytes of the lines that were read.
         self._read: set[int] = set()  # Their hashes.
         self._write(b"")
@@ -114,7 +114,7 @@ class RecordFile:
         with aside.open("ab") as file:
             file.write(line + b"\n")
         os.truncate(self.path, self._size)
-        self._tell(f"{self.path}: line {number} was never finished, as after a crash: it is moved to {aside}")
+        self._warn(f"{self.path}: line {number} was never finished, as after a crash: it is moved to {aside}")
 
 
 def _is_entry(line: bytes) -> bool:

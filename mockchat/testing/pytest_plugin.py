@@ -1,6 +1,6 @@
-"""The pytest plugin: a server for each test that asks for the fixture `mockchat`.
+"""The pytest plugin: a server for each test that uses the fixture `mockchat`.
 
-Nothing is imported before it is needed, so that it costs nothing where it is not used.
+Imports are local to functions, so that a run without the fixture costs nothing.
 """
 
 import os
@@ -21,16 +21,16 @@ _DEFAULT = "tests/conversations.jsonl"
 
 @dataclass
 class _Found:
-    """What the tests of a process found: the number of answers recorded, sentences to print, the recordings used."""
+    """What the tests of a process found: how many answers they recorded, warnings, and the recordings they used."""
 
     recorded: int = 0
-    told: set[str] = field(default_factory=set)
+    warnings: set[str] = field(default_factory=set)
     used: set[int] = field(default_factory=set)
 
     def add(self, other: "_Found") -> None:
         """Add what another process found."""
         self.recorded += other.recorded
-        self.told |= other.told
+        self.warnings |= other.warnings
         self.used |= other.used
 
 
@@ -50,7 +50,7 @@ _PASSED = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare where the recordings are, and what can be done with them."""
+    """Declare the options, and where the recordings are."""
     told = f"recordings for the fixture mockchat (default: {_DEFAULT} in the root directory, if it is there)"
     parser.addini("mockchat_data", told, type="paths")
     group = parser.getgroup("mockchat", "mockchat, a mock of OpenAI's API")
@@ -68,10 +68,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", told)
     run = config.stash[_RUN] = _Run()
     if (upstream := config.getoption("mockchat_record")) is not None:
-        run.recorder = _recorder(config, upstream, run.found.told.add)
+        run.recorder = _recorder(config, upstream, run.found.warnings.add)
 
 
-def _recorder(config: pytest.Config, upstream: str, tell: Callable[[str], object]) -> "Recorder":
+def _recorder(config: pytest.Config, upstream: str, warn: Callable[[str], object]) -> "Recorder":
     """What records the answers of `upstream` into the file of recordings. Raises `pytest.UsageError`."""
     from argparse import ArgumentTypeError
 
@@ -91,7 +91,7 @@ def _recorder(config: pytest.Config, upstream: str, tell: Callable[[str], object
             )
             raise ArgumentTypeError(problem)
         files[0].parent.mkdir(parents=True, exist_ok=True)
-        return Recorder(upstream, RecordFile(files[0], tell))
+        return Recorder(upstream, RecordFile(files[0], warn))
     except (ArgumentTypeError, DatasetError) as error:
         raise pytest.UsageError(f"--mockchat-record: {error}") from None
     except OSError as error:
@@ -121,7 +121,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
-    """Say what was recorded, and what was not used."""
+    """Print what was recorded, and which recordings were not used."""
     if lines := [*_told(config.stash[_RUN]), *_unused(config)]:
         terminalreporter.section("mockchat")
         for line in lines:
@@ -132,7 +132,7 @@ def _told(run: _Run) -> Iterator[str]:
     if run.recorder:
         answers = "1 answer" if run.found.recorded == 1 else f"{run.found.recorded:,} answers"
         yield f"Recorded {answers} into {run.recorder.file.path}"
-        yield from sorted(run.found.told)
+        yield from sorted(run.found.warnings)
 
 
 def _unused(config: pytest.Config) -> Iterator[str]:
@@ -154,7 +154,7 @@ def _named(config: pytest.Config) -> list[Path]:
 
 
 def _files(config: pytest.Config) -> list[Path]:
-    """The files of recordings to read; one that need not be there is left out where it is not."""
+    """The files of recordings to read, without a default file that is missing or empty."""
     named = _named(config)
     if named and not config.stash[_RUN].recorder:
         return named
@@ -180,10 +180,10 @@ def _read(config: pytest.Config, stitch: bool = True) -> "list[Conversation]":
 def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
     """A mock of OpenAI's API on a free port (`mockchat.base_url`), which answers from the project's recordings.
 
-    `mockchat.load([...])` adds more, `mockchat.reply(...)` answers what is not recorded, `mockchat.requests` says what
-    was asked. A test in which a request missed or a reply was not asked for fails at its end, unless `mockchat.strict`
-    is set to False. Where a test fails, its report says which requests were refused, and why. The marker `mockchat` has
-    the server's options, and `strict`.
+    `mockchat.load([...])` adds more, `mockchat.reply(...)` answers what is not recorded, `mockchat.requests` has the
+    requests. A test fails at its end where a request missed or a reply was not asked for, unless `mockchat.strict` is
+    set to False. The report of a failed test names the requests that were refused. The marker `mockchat` takes the
+    server's options, and `strict`.
     """
     from mockchat.core.program import ProgramError
     from mockchat.testing.server import MockServer, running
@@ -199,23 +199,23 @@ def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
         item.stash[_SERVER] = server
         yield server
     if server.upstream:
-        run.found.add(_Found(server.upstream.recorded, server.upstream.told))
+        run.found.add(_Found(server.upstream.recorded, server.upstream.warnings))
     if request.config.getoption("mockchat_unused"):
         run.found.used |= server.used(_read(request.config))
-    if item.stash.get(_PASSED, False):  # Whatever was asked after the test itself had ended.
+    if item.stash.get(_PASSED, False):  # For requests after the test itself, as in other fixtures' teardown.
         _check(item)
 
 
 @pytest.fixture
 def mockchat_env(mockchat: "MockServer", monkeypatch: pytest.MonkeyPatch) -> "MockServer":
-    """The server of the fixture `mockchat`, to which `OPENAI_BASE_URL` and `OPENAI_API_KEY` lead during the test."""
+    """The server of the fixture `mockchat`, with `OPENAI_BASE_URL` and `OPENAI_API_KEY` set to it during the test."""
     monkeypatch.setenv("OPENAI_BASE_URL", mockchat.base_url)
     monkeypatch.setenv("OPENAI_API_KEY", mockchat.api_key)
     return mockchat
 
 
 def _options(item: pytest.Item) -> dict[str, Any]:
-    """The options of all markers of a test, its own before its class's, and these before its module's."""
+    """The options of all markers of a test; those of the test win over its class's, and these over its module's."""
     options: dict[str, Any] = {}
     for marker in item.iter_markers("mockchat"):
         if marker.args:
@@ -227,7 +227,7 @@ def _options(item: pytest.Item) -> dict[str, Any]:
 
 
 def _check(item: pytest.Item) -> None:
-    """Fail where a request missed, or a reply was not asked for, and that was not meant."""
+    """Fail a test whose server finds fault with it."""
     if (server := item.stash.get(_SERVER, None)) is not None:
         try:
             server.check()
@@ -237,7 +237,7 @@ def _check(item: pytest.Item) -> None:
 
 
 def _hint(config: pytest.Config, server: "MockServer") -> str:
-    """What may explain misses, if there are some."""
+    """A sentence that may explain misses; empty without any."""
     if not server.misses or _files(config):
         return ""
     return f"(There are no recordings in {config.rootpath / _DEFAULT}, and mockchat_data names no other.)"
@@ -245,7 +245,7 @@ def _hint(config: pytest.Config, server: "MockServer") -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Have a test that would pass fail at its end for what its server finds fault with."""
+    """Check the server at the end of a test that passes."""
     result = yield
     _check(item)
     return result
@@ -253,7 +253,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add what was refused to the report of a test that failed, where it does not say so itself."""
+    """Add the refused requests to the report of a failed test, unless it names them itself."""
     report = yield
     server = item.stash.get(_SERVER, None)
     if report.when == "call":
