@@ -31,15 +31,10 @@ def new_parser(description: str) -> ArgumentParser:
 
 
 def add_recordings(parser: ArgumentParser) -> None:
-    """Add the options that say which recordings to read: `data` and `no_stitch`."""
+    """Add the options that say which recordings to read, and how: `data` and `no_stitch`."""
     default = f"{recordings.DATASETS[0].name} if it is in data/ of a clone, else {recordings.SAMPLE!r}"
     told = f"recordings, or {recordings.SAMPLE!r} for those of the package; repeatable (default: {default})"
     parser.add_argument("--data", **option(recordings.named, "FILE", told, action="append"))
-    add_no_stitch(parser)
-
-
-def add_no_stitch(parser: ArgumentParser) -> None:
-    """Add the option that keeps pieces of conversations apart: `no_stitch`."""
     parser.add_argument("--no-stitch", action="store_true", help="do not join entries with ids like a_0 and a_12")
 
 

@@ -3,6 +3,7 @@
 It explains a file that could not be read; no file that can be read is refused by it.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -22,7 +23,7 @@ _KINDS = (
 
 def explain(path: Path) -> str | None:
     """What a file is that is not one of recordings, and what to do; None if that is not known."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return "is a URL: download the file, and name that" if str(path).startswith(("http:/", "https:/")) else None
     try:
         with path.open("rb") as file:

@@ -82,10 +82,10 @@ def from_keywords(given: Mapping[str, object], beside: Iterable[str] = ()) -> Na
     `beside` names further arguments of the caller. Raises `ProgramError`.
     """
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    arguments.add_no_stitch(parser)
-    _add_limits(parser)
-    _add_simulation(parser)
+    for add in (arguments.add_recordings, _add_limits, _add_simulation):
+        add(parser)
     defaults = vars(parser.parse_args([]))
+    del defaults["data"]  # Callers have an argument of their own for it.
     if unknown := [name for name in given if name not in defaults]:
         known = [*defaults, *beside]
         hint = arguments.did_you_mean(unknown[0], known)

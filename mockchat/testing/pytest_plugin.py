@@ -20,30 +20,26 @@ _DEFAULT = "tests/conversations.jsonl"
 
 
 @dataclass
-class _Found:
-    """What the tests of a process found: how many answers they recorded, warnings, and the recordings they used."""
+class _Run:
+    """A run of pytest: its recorder, the project's recordings by `stitch`, and what its tests did.
 
+    That is the number of answers they recorded, warnings, and the recordings that they used.
+    """
+
+    recorder: "Recorder | None" = None
+    recordings: "dict[bool, list[Conversation]]" = field(default_factory=dict)
     recorded: int = 0
     warnings: set[str] = field(default_factory=set)
     used: set[int] = field(default_factory=set)
 
-    def add(self, other: "_Found") -> None:
-        """Add what another process found."""
-        self.recorded += other.recorded
-        self.warnings |= other.warnings
-        self.used |= other.used
+    def add(self, recorded: int, warnings: set[str], used: set[int]) -> None:
+        """Add what a test did, or another process."""
+        self.recorded += recorded
+        self.warnings |= warnings
+        self.used |= used
 
 
-@dataclass
-class _Run:
-    """A run of pytest: its recorder, if it records, the project's recordings by `stitch`, and what its tests found."""
-
-    recorder: "Recorder | None" = None
-    recordings: "dict[bool, list[Conversation]]" = field(default_factory=dict)
-    found: _Found = field(default_factory=_Found)
-
-
-_FOUND = "mockchat_found"
+_DONE = "mockchat_done"
 _RUN = pytest.StashKey[_Run]()
 _SERVER = pytest.StashKey["MockServer"]()
 _PASSED = pytest.StashKey[bool]()
@@ -68,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", told)
     run = config.stash[_RUN] = _Run()
     if (upstream := config.getoption("mockchat_record")) is not None:
-        run.recorder = _recorder(config, upstream, run.found.warnings.add)
+        run.recorder = _recorder(config, upstream, run.warnings.add)
 
 
 def _recorder(config: pytest.Config, upstream: str, warn: Callable[[str], object]) -> "Recorder":
@@ -76,23 +72,20 @@ def _recorder(config: pytest.Config, upstream: str, warn: Callable[[str], object
     from argparse import ArgumentTypeError
 
     from mockchat.core import arguments
-    from mockchat.core.entries import DatasetError
+    from mockchat.core.program import ProgramError
     from mockchat.server.record_file import RecordFile
     from mockchat.testing.server import Recorder
 
     files = _named(config) or [config.rootpath / _DEFAULT]
     try:
         if os.environ.get("CI", "").lower() not in ("", "0", "false", "no"):
-            raise ArgumentTypeError("is refused where CI is set: set CI=false if it is meant")
+            raise ProgramError("is refused where CI is set: set CI=false if it is meant")
         arguments.upstream_url(upstream)
         if len(files) != 1:
-            problem = (
-                f"mockchat_data names {len(files)} files: add -o mockchat_data=FILE to name the one to record into"
-            )
-            raise ArgumentTypeError(problem)
+            raise ProgramError(f"mockchat_data names {len(files)} files: add -o mockchat_data=FILE to name one")
         files[0].parent.mkdir(parents=True, exist_ok=True)
         return Recorder(upstream, RecordFile(files[0], warn))
-    except (ArgumentTypeError, DatasetError) as error:
+    except (ArgumentTypeError, ProgramError) as error:
         raise pytest.UsageError(f"--mockchat-record: {error}") from None
     except OSError as error:
         raise pytest.UsageError(f"--mockchat-record: can't make {files[0].parent}: {error.strerror}") from None
@@ -100,24 +93,23 @@ def _recorder(config: pytest.Config, upstream: str, warn: Callable[[str], object
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say that this run records."""
-    if not (recorder := config.stash[_RUN].recorder):
+    if not (to := config.stash[_RUN].recorder):
         return []
-    return [
-        f"mockchat: asking {recorder.upstream} for what is not recorded, and recording it into {recorder.file.path}"
-    ]
+    return [f"mockchat: asking {to.upstream} for what is not recorded, and recording it into {to.file.path}"]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Send what the tests of this process found, if it is one of pytest-xdist's."""
+    """Send what the tests of this process did, if it is one of pytest-xdist's."""
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput[_FOUND] = vars(session.config.stash[_RUN].found)
+        run = session.config.stash[_RUN]
+        session.config.workeroutput[_DONE] = run.recorded, run.warnings, run.used
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Add what such a process sent."""
-    if sent := getattr(node, "workeroutput", {}).get(_FOUND):
-        node.config.stash[_RUN].found.add(_Found(**sent))
+    if sent := getattr(node, "workeroutput", {}).get(_DONE):
+        node.config.stash[_RUN].add(*sent)
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
@@ -130,9 +122,9 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
 
 def _told(run: _Run) -> Iterator[str]:
     if run.recorder:
-        answers = "1 answer" if run.found.recorded == 1 else f"{run.found.recorded:,} answers"
+        answers = "1 answer" if run.recorded == 1 else f"{run.recorded:,} answers"
         yield f"Recorded {answers} into {run.recorder.file.path}"
-        yield from sorted(run.found.warnings)
+        yield from sorted(run.warnings)
 
 
 def _unused(config: pytest.Config) -> Iterator[str]:
@@ -143,7 +135,7 @@ def _unused(config: pytest.Config) -> Iterator[str]:
 
         try:
             recordings = [(path, conversation) for path in _files(config) for conversation in read(path)]
-            yield from unused.tell(recordings, config.stash[_RUN].found.used, config.rootpath)
+            yield from unused.tell(recordings, config.stash[_RUN].used, config.rootpath)
         except ProgramError as error:
             yield str(error)
 
@@ -199,9 +191,9 @@ def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
         item.stash[_SERVER] = server
         yield server
     if server.upstream:
-        run.found.add(_Found(server.upstream.recorded, server.upstream.warnings))
+        run.add(server.upstream.recorded, server.upstream.warnings, set())
     if request.config.getoption("mockchat_unused"):
-        run.found.used |= server.used(_read(request.config))
+        run.used |= server.used(_read(request.config))
     if item.stash.get(_PASSED, False):  # For requests after the test itself, as in other fixtures' teardown.
         _check(item)
 

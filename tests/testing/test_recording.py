@@ -125,7 +125,7 @@ def test_an_error(mockchat):
         (["--mockchat-record="], "'' is not a base URL: give one like http://*"),
         (
             ["-o", "mockchat_data=a.jsonl b.jsonl"],
-            "mockchat_data names 2 files: add -o mockchat_data=FILE to name the one to record into",
+            "mockchat_data names 2 files: add -o mockchat_data=FILE to name one",
         ),
         (
             ["-o", "mockchat_data=test_it.py"],
