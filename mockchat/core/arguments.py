@@ -33,8 +33,8 @@ def new_parser(description: str) -> ArgumentParser:
 def add_recordings(parser: ArgumentParser) -> None:
     """Add the options that say which recordings to read, and how: `data` and `no_stitch`."""
     default = f"{recordings.DATASETS[0].name} if it is in data/ of a clone, else {recordings.SAMPLE!r}"
-    told = f"recordings, or {recordings.SAMPLE!r} for those of the package; repeatable (default: {default})"
-    parser.add_argument("--data", **option(recordings.named, "FILE", told, action="append"))
+    about = f"recordings, or {recordings.SAMPLE!r} for those of the package; repeatable (default: {default})"
+    parser.add_argument("--data", **option(recordings.named, "FILE", about, action="append"))
     parser.add_argument("--no-stitch", action="store_true", help="do not join entries with ids like a_0 and a_12")
 
 

@@ -30,4 +30,4 @@ def explain(path: Path) -> str | None:
             head = file.read(_HEAD)
     except OSError:
         return None
-    return next((told for begins, told in _KINDS if re.match(begins, head)), None)
+    return next((explanation for begins, explanation in _KINDS if re.match(begins, head)), None)

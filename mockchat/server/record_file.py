@@ -104,12 +104,12 @@ class RecordFile:
                     self._read.add(hash(line))
 
     def _move(self, line: bytes) -> None:
-        """Move a cut-off line of a recorder to `FILE.unfinished`; raises `DatasetError` for any other line."""
+        """Move a last line that a recorder began to `FILE.unfinished`; raises `DatasetError` for any other line."""
         number = 1 + self.path.read_bytes()[: self._size].count(b"\n")
-        if not (recorder.BEGINNING.startswith(line[: len(recorder.BEGINNING)]) and _is_cut_off(line)):
-            raise DatasetError(
-                f"{self.path}: line {number} is not an entry of JSON lines: mend it, or record into another file"
-            )
+        ours = recorder.BEGINNING.startswith(line[: len(recorder.BEGINNING)])
+        if line.endswith(b"\n") or not (ours and _is_cut_off(line)):
+            problem = f"line {number} is not an entry of JSON lines: mend it, or record into another file"
+            raise DatasetError(f"{self.path}: {problem}")
         aside = self.path.with_name(f"{self.path.name}.unfinished")
         with aside.open("ab") as file:
             file.write(line + b"\n")
@@ -120,7 +120,7 @@ class RecordFile:
 def _is_entry(line: bytes) -> bool:
     """True for a JSON object, and for a blank line."""
     try:
-        return line.isspace() or isinstance(ujson.loads(line), dict)
+        return not line.strip() or isinstance(ujson.loads(line), dict)
     except ValueError:
         return False
 

@@ -47,21 +47,21 @@ _PASSED = pytest.StashKey[bool]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options, and where the recordings are."""
-    told = f"recordings for the fixture mockchat (default: {_DEFAULT} in the root directory, if it is there)"
-    parser.addini("mockchat_data", told, type="paths")
+    about = f"recordings for the fixture mockchat (default: {_DEFAULT} in the root directory, if it is there)"
+    parser.addini("mockchat_data", about, type="paths")
     group = parser.getgroup("mockchat", "mockchat, a mock of OpenAI's API")
-    told = "ask this server, as https://api.openai.com/v1, for what is not recorded, and record its answers"
-    group.addoption("--mockchat-record", metavar="URL", help=told)
+    about = "ask this server, as https://api.openai.com/v1, for what is not recorded, and record its answers"
+    group.addoption("--mockchat-record", metavar="URL", help=about)
     group.addoption("--mockchat-unused", action="store_true", help="say at the end which recordings no test has used")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker, and check that recording is possible where it is asked for."""
-    told = (
+    about = (
         "mockchat(**options): options of mockchat.testing.serve for the fixture mockchat, as fault='503=first:2'; "
         "and strict=False for a test in which a request may miss"
     )
-    config.addinivalue_line("markers", told)
+    config.addinivalue_line("markers", about)
     run = config.stash[_RUN] = _Run()
     if (upstream := config.getoption("mockchat_record")) is not None:
         run.recorder = _recorder(config, upstream, run.warnings.add)
@@ -114,13 +114,13 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
     """Print what was recorded, and which recordings were not used."""
-    if lines := [*_told(config.stash[_RUN]), *_unused(config)]:
+    if lines := [*_recorded(config.stash[_RUN]), *_unused(config)]:
         terminalreporter.section("mockchat")
         for line in lines:
             terminalreporter.line(line)
 
 
-def _told(run: _Run) -> Iterator[str]:
+def _recorded(run: _Run) -> Iterator[str]:
     if run.recorder:
         answers = "1 answer" if run.recorded == 1 else f"{run.recorded:,} answers"
         yield f"Recorded {answers} into {run.recorder.file.path}"
@@ -163,7 +163,7 @@ def _read(config: pytest.Config, stitch: bool = True) -> "list[Conversation]":
         try:
             with run.recorder.file.locked() if run.recorder else nullcontext():
                 run.recordings[stitch] = read(_files(config), stitch=stitch)
-        except ProgramError as error:
+        except (ProgramError, OSError) as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
     return run.recordings[stitch]
 
@@ -224,8 +224,8 @@ def _check(item: pytest.Item) -> None:
         try:
             server.check()
         except AssertionError as error:
-            told = f"{error}\n{_hint(item.config, server)}".rstrip()
-            raise pytest.fail.Exception(told, pytrace=False) from None
+            problem = f"{error}\n{_hint(item.config, server)}".rstrip()
+            raise pytest.fail.Exception(problem, pytrace=False) from None
 
 
 def _hint(config: pytest.Config, server: "MockServer") -> str:

@@ -118,11 +118,11 @@ class MockServer:
         if not self.strict:
             return
         if missed := len(self.misses):
-            told = "1 request is" if missed == 1 else f"{missed} requests are"
-            raise AssertionError(f"{told} not recorded ({_NOT_STRICT})\n{self.report()}")
+            subject = "1 request is" if missed == 1 else f"{missed} requests are"
+            raise AssertionError(f"{subject} not recorded ({_NOT_STRICT})\n{self.report()}")
         if left := self._chat.replies.described():
-            told = "1 reply was" if len(left) == 1 else f"{len(left)} replies were"
-            raise AssertionError(f"{told} not asked for ({_NOT_STRICT}): {', '.join(left)}")
+            subject = "1 reply was" if len(left) == 1 else f"{len(left)} replies were"
+            raise AssertionError(f"{subject} not asked for ({_NOT_STRICT}): {', '.join(left)}")
 
     def report(self) -> str:
         """A line for each request that was refused, with the reason."""

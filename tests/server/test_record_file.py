@@ -155,6 +155,8 @@ ONE = b'{"id":"a","messages":[{"role":"user","content":"hi"},{"role":"assistant"
         (ONE + b"\n\xef\xbb\xbf" + ONE, 2),
         (b'{"id":' + b"[" * 100_000, 1),
         (ONE + b"\n7\n", 2),
+        (ONE + b'\n{"id":"a",\n' + ONE + b"\n", 2),
+        (b'{"id":"a","messages":[\n' + ONE, 1),
     ],
 )
 def test_a_line_that_is_no_entry_is_named_and_stays(tmp_path: Path, content: bytes, number: int | None) -> None:
@@ -167,6 +169,14 @@ def test_a_line_that_is_no_entry_is_named_and_stays(tmp_path: Path, content: byt
         prepare(path)
     assert str(caught.value).startswith(f"{path}: line {number} is not an entry of JSON lines: ")
     assert (path.read_bytes(), unfinished(path).exists()) == (content, False)
+
+
+def test_a_file_of_nothing_but_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"\xef\xbb\xbf")
+    assert prepare(path) is None
+    record(path, OTHER)
+    assert recorded(path) == [OTHER]
 
 
 @pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b"\n", b" \r\n\t\n", b"\xef\xbb\xbf\n", b""])
