@@ -76,7 +76,7 @@ def test_streams(base_url: str, call: Call, tmp_path: Path) -> None:
 
 
 def test_a_server_that_asks_for_a_key(call: Call) -> None:
-    with running_server("--data", str(SAMPLE), "--api-key", "one", "--api-key", "two", env=ENV) as (url, _):
+    with running_server("--data", str(SAMPLE), "--api-key", "one", "--api-key", " two ", env=ENV) as (url, _):
         arguments = ("--base-url", url, "--data", str(SAMPLE))
         assert call(REQUESTER, *arguments, "--api-key", "two").returncode == 0
         assert call(REQUESTER, *arguments, OPENAI_API_KEY="one").returncode == 0

@@ -1,4 +1,5 @@
 import json
+import re
 import socket
 import threading
 import time
@@ -127,7 +128,12 @@ def test_options() -> None:
             with pytest.raises(error):
                 ask(server, HI)
         assert ask(server, HI) == "hello"
+    with serve(RECORDED, api_key=" any ", no_stitch=True, ignore=[r"\d"]) as server:
+        assert server.api_key == "any"
+        assert ask(server, {"role": "user", "content": "hi2"}) == "hello"
     for wrong, told in (
+        ({"ignore": re.compile("x")}, "ignore: give a text or a number, not re.compile"),
+        ({"no_stitch": 1}, "no_stitch: give True or False, not 1"),
         ({"fault": "503"}, "fault: '503' is none"),
         ({"port": 80}, "there is no option 'port'"),
     ):
