@@ -10,6 +10,7 @@ import re
 import shlex
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from yarl import URL
@@ -101,18 +102,19 @@ def random_seed(value: str) -> int:
 
 def number(value: str) -> float:
     """A number from 0 up."""
-    parsed = _float(value)
-    if 0 <= parsed < 1e9:
-        return parsed
-    raise ArgumentTypeError(f"{value!r} is not a number of at least 0")
+    return _number(value, 0.0, "of at least 0")
 
 
 def positive_number(value: str) -> float:
     """A number above 0."""
-    parsed = _float(value)
-    if 0 < parsed < 1e9:
-        return parsed
-    raise ArgumentTypeError(f"{value!r} is not a number above 0")
+    return _number(value, math.ulp(0.0), "above 0")
+
+
+def _number(value: str, least: float, needed: str) -> float:
+    with suppress(ValueError):
+        if least <= float(value) < 1e9:
+            return float(value)
+    raise ArgumentTypeError(f"{value!r} is not a number {needed}")
 
 
 def api_key(value: str) -> str:
@@ -140,10 +142,3 @@ def upstream_url(value: str) -> str:
     if URL(base_url(value)).user:
         raise ArgumentTypeError("the URL names a user: leave it out, for the upstream gets the client's Authorization")
     return value
-
-
-def _float(value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return math.nan
