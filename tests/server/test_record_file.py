@@ -1,3 +1,4 @@
+import fcntl
 import gzip
 import json
 import os
@@ -16,6 +17,7 @@ from mockchat.core.answer import Completion
 from mockchat.core.dataset import load
 from mockchat.core.entries import Conversation, DatasetError
 from mockchat.core.message import as_object
+from mockchat.server import recorder
 from mockchat.server.record_file import RecordFile
 from mockchat.server.recorder import conversation
 
@@ -249,6 +251,7 @@ def test_processes_record_into_one_file_at_the_same_time(tmp_path: Path) -> None
 import pathlib, sys
 from mockchat.core import wire
 from mockchat.core.entries import Conversation
+from mockchat.server import recorder
 from mockchat.server.record_file import RecordFile
 file = RecordFile(pathlib.Path({str(path)!r}), print)
 for number in range(100):
@@ -302,8 +305,25 @@ def test_a_file_that_was_replaced_or_removed_meanwhile_loses_nothing(tmp_path: P
     file.append(made[1])
     assert recorded(path) == TWO
     path.unlink()
+    file.append(made[0])
+    assert recorded(path) == TWO[:1]
+
+
+def test_a_file_that_is_replaced_before_it_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, other = tmp_path / "f", tmp_path / "other"
+    made = [record(other, messages) for messages in TWO]
+    other.write_bytes(recorder.line(made[0]))
+    file = RecordFile(path, print)
+    lock = fcntl.flock
+
+    def replaced_first(locked: Any, how: int) -> None:
+        if other.exists():
+            other.replace(path)
+        lock(locked, how)
+
+    monkeypatch.setattr(fcntl, "flock", replaced_first)
     file.append(made[1])
-    assert recorded(path) == TWO[1:]
+    assert recorded(path) == TWO
 
 
 @pytest.mark.parametrize("edited", [b"\n\n%b", b'{"messages":[]}\n%b', b'{"messages":[]}\n', b" %b "])
