@@ -10,9 +10,9 @@ from mockchat import __main__
 @pytest.mark.parametrize(
     ("given", "status", "told"),
     [
-        (["serve", "--port", "x"], 2, "'x' is no port"),
-        (["replay", "--rate", "x"], 2, "'x' is no number above 0"),
-        (["bench", "--rate", "x"], 2, "'x' is no number above 0"),
+        (["serve", "--port", "x"], 2, "'x' is not a port"),
+        (["replay", "--rate", "x"], 2, "'x' is not a number above 0"),
+        (["bench", "--rate", "x"], 2, "'x' is not a number above 0"),
         (["seed-test", "--data", "missing.json", "--seed", "1"], 2, "unrecognized arguments: --seed 1"),
         ([], 2, "usage: python -m mockchat serve|replay|bench|seed-test [--help]"),
         (["plot"], 2, "usage: python -m mockchat serve|replay|bench|seed-test [--help]"),

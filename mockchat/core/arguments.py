@@ -1,14 +1,16 @@
-"""The command-line arguments that both programs take, and the types of arguments that both use.
+"""Command-line arguments that both programs take, and the types of arguments.
 
-A type turns an argument's text into its value, or refuses it with a text that says what to give instead; see
-https://docs.python.org/3/library/argparse.html#type.
+A type turns an argument's text into its value, or refuses it and says what to give instead:
+https://docs.python.org/3/library/argparse.html#type
 """
 
+import difflib
 import math
 import re
 import shlex
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from yarl import URL
@@ -17,37 +19,43 @@ from mockchat import __version__
 from mockchat.core import ignorable, recordings
 
 
-def option(kind: Callable[[str], Any], metavar: str, told: str, **more: Any) -> dict[str, Any]:
-    """What `add_argument` is told of an option with a value: its type, how the value is called, and the help."""
-    return {"type": kind, "metavar": metavar, "help": told, **more}
+def option(kind: Callable[[str], Any], metavar: str, help_text: str, **more: Any) -> dict[str, Any]:
+    """The keyword arguments of `add_argument` for an option with a value."""
+    return {"type": kind, "metavar": metavar, "help": help_text, **more}
 
 
 def new_parser(description: str) -> ArgumentParser:
-    """A parser with `--version`, whose usage is one line, and which takes no abbreviated options."""
-    parser = ArgumentParser(usage="%(prog)s [options] (--help lists them)", description=description, allow_abbrev=False)
+    """A program's parser: no abbreviated options, one usage line, and `--version`."""
+    parser = ArgumentParser(description=description, usage="%(prog)s [options] (--help lists them)", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"mockchat {__version__}")
     return parser
 
 
 def add_recordings(parser: ArgumentParser) -> None:
-    """Add the options that say which recordings to read: `data` and `no_stitch`."""
+    """Add the options that say which recordings to read, and how: `data` and `no_stitch`."""
     default = f"{recordings.DATASETS[0].name} if it is in data/ of a clone, else {recordings.SAMPLE!r}"
-    told = f"recordings, or {recordings.SAMPLE!r} for those of the package; repeatable (default: {default})"
-    parser.add_argument("--data", **option(recordings.named, "FILE", told, action="append"))
+    about = f"recordings, or {recordings.SAMPLE!r} for those of the package; repeatable (default: {default})"
+    parser.add_argument("--data", **option(recordings.named, "FILE", about, action="append"))
     parser.add_argument("--no-stitch", action="store_true", help="do not join entries with ids like a_0 and a_12")
 
 
 def parse(parser: ArgumentParser, given: Sequence[str] | None) -> Namespace:
-    """The options in these arguments (`None`: the process's own). Ends the program where they are wrong.
-
-    Where a file is given by itself, that tells which option names recordings.
-    """
+    """Parse these arguments, or the process's own for None. Ends the program where they are wrong."""
     options, unknown = parser.parse_known_args(given)
     if unknown:
-        path = unknown[0]
-        hint = "" if path.startswith("-") else f" (for recordings: --data {shlex.quote(path)})"
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        name = unknown[0].partition("=")[0]
+        if name.startswith("-"):
+            hint = did_you_mean(name, re.findall("--[a-z-]+", parser.format_help()))
+        else:
+            hint = f"for recordings: --data {shlex.quote(unknown[0])}"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint and f' ({hint})'}")
     return options
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The question whether a known name is meant; empty where none is like this one."""
+    nearest = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {nearest[0]}?" if nearest else ""
 
 
 def pattern(value: str) -> str:
@@ -60,10 +68,10 @@ def pattern(value: str) -> str:
 
 
 def whole_number(value: str, least: int = 0) -> int:
-    """A whole number from 0 (or `least`) up, of at most nine digits."""
+    """A whole number from `least` up, of at most nine digits."""
     if value.isascii() and value.isdigit() and len(value) < 10 and int(value) >= least:
         return int(value)
-    raise ArgumentTypeError(f"{value!r} is no whole number of at least {least}")
+    raise ArgumentTypeError(f"{value!r} is not a whole number of at least {least}")
 
 
 def positive_whole_number(value: str) -> int:
@@ -84,30 +92,32 @@ def random_seed(value: str) -> int:
     """A whole number, which may be negative."""
     if re.fullmatch("-?[0-9]{1,18}", value):
         return int(value)
-    raise ArgumentTypeError(f"{value!r} is no whole number")
+    raise ArgumentTypeError(f"{value!r} is not a whole number")
 
 
 def number(value: str) -> float:
     """A number from 0 up."""
-    parsed = _float(value)
-    if 0 <= parsed < 1e9:
-        return parsed
-    raise ArgumentTypeError(f"{value!r} is no number of at least 0")
+    return _number(value, 0.0, "of at least 0")
 
 
 def positive_number(value: str) -> float:
     """A number above 0."""
-    parsed = _float(value)
-    if 0 < parsed < 1e9:
-        return parsed
-    raise ArgumentTypeError(f"{value!r} is no number above 0")
+    return _number(value, math.ulp(0.0), "above 0")
+
+
+def _number(value: str, least: float, needed: str) -> float:
+    with suppress(ValueError):
+        if least <= float(value) < 1e9:
+            return float(value)
+    raise ArgumentTypeError(f"{value!r} is not a number {needed}")
 
 
 def api_key(value: str) -> str:
-    """A key that can stand in an Authorization header."""
-    if value and value.isprintable():
-        return value
-    raise ArgumentTypeError("it is empty or has characters that no header can carry")
+    """A key for an Authorization header, which can't carry spaces around it."""
+    key = value.strip(" ")
+    if key and key.isprintable():
+        return key
+    raise ArgumentTypeError("the key is empty, or has characters that no header can carry")
 
 
 def base_url(value: str) -> str:
@@ -119,11 +129,11 @@ def base_url(value: str) -> str:
         usable = False
     if usable:
         return value
-    raise ArgumentTypeError(f"{value!r} is no base URL: give one like http://127.0.0.1:8000/v1")
+    raise ArgumentTypeError(f"{value!r} is not a base URL: give one like http://127.0.0.1:8000/v1")
 
 
-def _float(value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return math.nan
+def upstream_url(value: str) -> str:
+    """A base URL without a user: what clients send as Authorization is forwarded, and nothing else."""
+    if URL(base_url(value)).user:
+        raise ArgumentTypeError("the URL names a user: leave it out, for the upstream gets the client's Authorization")
+    return value

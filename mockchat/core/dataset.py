@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mockchat.core import entries, wire
+from mockchat.core import entries, foreign, wire
 from mockchat.core.entries import NO_DETAILS, Conversation, DatasetError, Entry, EntryError
 from mockchat.core.message import Details
 
@@ -88,9 +88,9 @@ def load(
             except (gzip.BadGzipFile, zlib.error, EOFError) as error:
                 raise DatasetError(f"{path}: is broken gzip, fetch it again: {error}") from None
             except OSError as error:
-                raise DatasetError(f"{path}: {error.strerror or error}") from None
+                raise DatasetError(f"{path}: {foreign.explain(path) or error.strerror or error}") from None
             except DatasetError as error:
-                raise DatasetError(f"{path}: {error}") from None
+                raise DatasetError(f"{path}: {foreign.explain(path) or error}") from None
     finally:
         if collecting:
             gc.enable()
@@ -331,7 +331,7 @@ def _refuse_syntax(rest: bytes, line: int, column: int, error: ValueError, remed
     except UnicodeDecodeError as undecoded:
         if undecoded.reason != "unexpected end of data":
             problem = f"is not UTF-8 {place(undecoded.start)}: byte 0x{rest[undecoded.start]:02x}"
-            raise DatasetError(problem) from None
+            raise DatasetError(f"{problem} (iconv -f CP1252 -t UTF-8 may convert it)") from None
         text = rest[: undecoded.start].decode(errors="surrogatepass")
     try:
         json.loads(text, strict=False)

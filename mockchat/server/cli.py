@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 from ipaddress import ip_address
 from os.path import realpath
 from pathlib import Path
@@ -30,13 +29,12 @@ def _run(chosen: argparse.Namespace) -> int:
     route_options = options.of_route(chosen)
     if not (chosen.upstream or chosen.record):
         return _serve(chosen, route_options, chosen.data or [recordings.default()])
-    _check_recording(chosen)
-    with closing(RecordFile(chosen.record)) as file:
-        if file.repaired:
-            print(file.repaired, file=sys.stderr)
-        others = [path for path in chosen.data or [] if realpath(path) != realpath(chosen.record)]
-        files = [*others, chosen.record] if chosen.record.stat().st_size else others
-        return _serve(chosen, route_options, files, file)
+    if not (chosen.upstream and chosen.record):
+        raise ProgramError("--upstream and --record need each other: give both, or none")
+    file = RecordFile(chosen.record, warn=lambda line: print(line, file=sys.stderr))
+    others = [path for path in chosen.data or [] if realpath(path) != realpath(chosen.record)]
+    files = [*others, chosen.record] if chosen.record.stat().st_size else others
+    return _serve(chosen, route_options, files, file)
 
 
 def _serve(
@@ -52,8 +50,7 @@ def _serve(
     chat = ChatCompletions(index, **route_options, grows=file is not None)
     if file:
         print(f"Asking {chosen.upstream} for what is not recorded, and recording it into {file.path}", flush=True)
-        timeout, max_answer_mb = chosen.upstream_timeout, chosen.max_answer_mb
-        chat.upstream = Upstream(chosen.upstream, index, file, timeout, max_answer_mb)
+        chat.upstream = Upstream(chosen.upstream, index, file, chosen.upstream_timeout)
 
     def ready(base_url: str) -> None:
         host = URL(base_url).host or ""
@@ -62,7 +59,7 @@ def _serve(
         print(f"Serving {base_url} (Ctrl-C stops)", flush=True)
 
     log = Log(each=chosen.log)
-    server = ChatServer(chat, chosen.request_timeout, log)
+    server = ChatServer(chat, log=log)
     listening = app.serve(server, chosen.host, chosen.port, ready, shutdown_timeout=chosen.shutdown_timeout)
     program.run_on_loop(listening)
     print(log.summary(server.requests_count))
@@ -71,11 +68,3 @@ def _serve(
     if server.cut:
         print(f"Connections cut before they were finished: {server.cut:,} (see --shutdown-timeout)", file=sys.stderr)
     return program.FAILED if server.cut else program.OK
-
-
-def _check_recording(chosen: argparse.Namespace) -> None:
-    """Raise `ProgramError` where the options of recording contradict each other."""
-    if not (chosen.upstream and chosen.record):
-        raise ProgramError("--upstream and --record need each other: give both, or none")
-    if URL(chosen.upstream).user:
-        raise ProgramError("--upstream names a user: what clients send as Authorization is handed on, and nothing else")

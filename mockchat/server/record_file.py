@@ -1,120 +1,136 @@
-"""The file of JSON lines that is recorded into: one server's at a time, whole after any crash. No network.
+"""A file of JSON lines that several processes record into. No network.
 
 Rules that hold here:
 
-- Nothing is written or removed but under a lock, which the system releases when its holder dies.
-- A line is written by one write and closed with the line's end, so that a crash leaves one unfinished line at most.
-- Whoever edits the file meanwhile (editors put another in its place) loses nothing: it is looked up for each line.
+- A line is written by one write, under a lock that the system releases when its holder dies.
+- Nothing is deleted: a last line that a crash cut off is moved to `FILE.unfinished`.
+- The file is opened for each line, since an editor may have put another one in its place.
 """
 
+import codecs
 import errno
+import fcntl
+import json
 import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import ujson
 
+from mockchat.core.dataset import BYTE_ORDER_MARK
 from mockchat.core.entries import Conversation, DatasetError
 from mockchat.server import recorder
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks.
-    fcntl = None  # type: ignore[assignment]
+_LOCK_ATTEMPTS = 200
+_LOCK_PAUSE = 0.01  # seconds
+# The beginning of a token other than a text, as it stands at the end of JSON that was cut off.
+_CUT_TOKEN = re.compile(r"|u[0-9a-f]{0,4}|-|\.|[eE][+-]?|t(ru?)?|f(a(ls?)?)?|n(ul?)?")
 
 
 class RecordFile:
-    """The file at `path`, made if it is not there, locked until it is closed.
+    """The file at `path`, made if it is missing. `warn` is called with a sentence where a line was moved away.
 
-    An unfinished last line, as a crash leaves it, is removed; then `repaired` is a line that says so. Raises
-    `DatasetError` where the file can't be written, is another server's, or has another form than JSON lines.
+    Raises `DatasetError` where the file can't be written, or has a line that is not an entry.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, warn: Callable[[str], object]) -> None:
         self.path = path
-        self._file: BinaryIO | None = None
+        self._warn = warn
+        self._size = 0  # Bytes of the lines that were read.
+        self._read: set[int] = set()  # Their hashes.
+        self._write(b"")
+
+    def append(self, recorded: Conversation) -> bool:
+        """Append a conversation whose last message is the only reply; False if the file has that line already.
+
+        Raises `DatasetError`, and then nothing was written.
+        """
+        return self._write(recorder.line(recorded))
+
+    def _write(self, line: bytes) -> bool:
         try:
-            self._made = not path.exists()
-            if not (self._made or path.is_file()):
-                raise DatasetError(f"{path}: is no regular file, so nothing can be recorded into it")
-            self._open()
-            self.repaired = self._repair()
+            with self.locked() as file:
+                self._read_new_lines()
+                if hash(line) in self._read:
+                    return False
+                size = file.seek(0, os.SEEK_END)
+                if size > self._size:  # The last line lacks its end.
+                    line = b"\n" + line
+                if file.write(line) < len(line):
+                    file.truncate(size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return True
         except OSError as error:
-            self.close()
-            raise DatasetError(f"{path}: can't be recorded into: {error.strerror}") from None
-        except DatasetError:
-            self.close()
-            raise
+            raise DatasetError(f"{self.path}: can't be recorded into: {error.strerror}") from None
 
-    def append(self, recorded: Conversation) -> None:
-        """Append a conversation of which the last message is the only reply; raises `OSError`, and then nothing was."""
-        file = self._open()
-        line = recorder.line(recorded)
-        size = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # Somebody has edited it meanwhile.
-                line = b"\n" + line
-        if file.write(line) < len(line):
-            file.truncate(size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    @contextmanager
+    def locked(self) -> Iterator[BinaryIO]:
+        """The file that has this name now, locked against other recorders."""
+        if self.path.exists() and not self.path.is_file():
+            raise DatasetError(f"{self.path}: is not a regular file: name another to record into")
+        for _ in range(_LOCK_ATTEMPTS):
+            with self.path.open("ab+", buffering=0) as file:
+                if self._lock(file):
+                    yield file
+                    return
+            time.sleep(_LOCK_PAUSE)
+        raise DatasetError(f"{self.path}: another process keeps it locked: end that, or record into another file")
 
-    def close(self) -> None:
-        """Let others record into it. Where it was not there before and has nothing in it, it is removed."""
-        if self._file is not None:
-            if self._made and os.fstat(self._file.fileno()).st_size == 0 and self._is_there(self._file):
-                Path(os.path.realpath(self.path)).unlink()
-            self._file.close()
-            self._file = None
-
-    def _open(self) -> BinaryIO:
-        """The file that has this name now, locked."""
-        while self._file is None or not self._is_there(self._file):
-            if self._file is not None:
-                self._file.close()
-                self._file = None
-            file = self.path.open("ab+", buffering=0)
-            try:
-                if fcntl:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.close()
-                if isinstance(error, BlockingIOError):
-                    error.strerror = "another server records into it, so give each a file of its own"
-                raise
-            self._file = file
-        return self._file
-
-    def _is_there(self, file: BinaryIO) -> bool:
-        """Whether it is still this file that has the name."""
+    def _lock(self, file: BinaryIO) -> bool:
+        """Lock the file; False if another process has locked it, or it has lost its name."""
         try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return os.path.samestat(os.fstat(file.fileno()), self.path.stat())
-        except FileNotFoundError:
+        except (BlockingIOError, FileNotFoundError):
             return False
 
-    def _repair(self) -> str | None:
-        file = self._open()
-        lines, first, last = 0, b"", b""
-        with self.path.open("rb") as reading:
-            for last in reading:
-                lines += 1
-                first = first or last
-        finished = last.endswith(b"\n") or _is_entry(last)
-        ours = (lines == 1 or _is_entry(first)) and recorder.BEGINNING.startswith(last[: len(recorder.BEGINNING)])
-        if last and not finished and ours:
-            file.truncate(file.seek(0, os.SEEK_END) - len(last))
-            return (
-                f"{self.path}: line {lines} was never finished, as after a crash: its {len(last):,} bytes are removed"
-            )
-        if first and not _is_entry(first):
-            raise DatasetError(f"{self.path}: is not JSON lines, an entry a line, so nothing can be recorded into it")
-        if finished and not last.endswith(b"\n"):
-            file.write(b"\n")
-        return None
+    def _read_new_lines(self) -> None:
+        """Read the lines that were written since the last time; move a cut-off one away."""
+        with self.path.open("rb") as file:
+            if self._size:
+                file.seek(self._size - 1)
+                if file.read(1) != b"\n":  # Somebody has edited the file: read all of it again.
+                    self._size = file.seek(0)
+                    self._read.clear()
+            for line in file:
+                if not _is_entry(line if self._size else line.removeprefix(BYTE_ORDER_MARK)):
+                    self._move(line)
+                elif line.endswith(b"\n"):
+                    self._size += len(line)
+                    self._read.add(hash(line))
+
+    def _move(self, line: bytes) -> None:
+        """Move a last line that a recorder began to `FILE.unfinished`; raises `DatasetError` for any other line."""
+        number = 1 + self.path.read_bytes()[: self._size].count(b"\n")
+        ours = recorder.BEGINNING.startswith(line[: len(recorder.BEGINNING)])
+        if line.endswith(b"\n") or not (ours and _is_cut_off(line)):
+            problem = f"line {number} is not an entry of JSON lines: mend it, or record into another file"
+            raise DatasetError(f"{self.path}: {problem}")
+        aside = self.path.with_name(f"{self.path.name}.unfinished")
+        with aside.open("ab") as file:
+            file.write(line + b"\n")
+        os.truncate(self.path, self._size)
+        self._warn(f"{self.path}: line {number} was never finished, as after a crash: it is moved to {aside}")
 
 
 def _is_entry(line: bytes) -> bool:
+    """True for a JSON object, and for a blank line."""
     try:
-        return isinstance(ujson.loads(line), dict)
+        return not line.strip() or isinstance(ujson.loads(line), dict)
     except ValueError:
         return False
+
+
+def _is_cut_off(line: bytes) -> bool:
+    """True for the beginning of a JSON text."""
+    try:
+        json.loads(codecs.getincrementaldecoder("utf-8")().decode(line))
+    except json.JSONDecodeError as error:
+        return error.msg.startswith("Unterminated string") or bool(_CUT_TOKEN.fullmatch(error.doc, error.pos))
+    except (ValueError, RecursionError):
+        return False
+    return False

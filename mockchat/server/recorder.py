@@ -1,11 +1,11 @@
-"""What of an exchange with a model is recorded: a line of JSON for each. No I/O.
+"""An exchange with a model → a line of JSON to record. No I/O.
 
-A line is `{"id": …, "messages": [history…, reply], "finish_reason": …, "usage": …}`, which `dataset.load` reads. The
-history is the client's, and only the last message is a reply. What a client says the assistant said is not always what
-it did say, so the assistant messages before it have the weight 0.
+A line is `{"id": …, "messages": [history…, reply], "finish_reason": …, "usage": …}`, which `dataset.load` reads. Only
+the last message is a reply: the assistant messages before it are what the client claims, and have the weight 0.
 """
 
 import hashlib
+import json
 from typing import Any
 
 from mockchat.core import answer, entries, wire
@@ -14,24 +14,23 @@ from mockchat.core.entries import Conversation
 from mockchat.core.message import NO_REFUSAL
 
 BEGINNING = b'{"id":"'  # Of each line.
-_OTHER = "answers that are errors in spite of status 200, several choices, no strict JSON or no message of the API"
+_OTHER = "answers with status 200 that are errors, several choices, not strict JSON or not messages of the API"
 
 
 class NotRecordable(Exception):
-    """An exchange that can't be recorded; the text says which kind is not, the same for all of a kind."""
+    """An exchange that can't be recorded. The text is the same for all of a kind."""
 
 
 def check_request(parameters: dict[str, Any]) -> None:
-    """Raise `NotRecordable` where no answer to a readable request could be recorded, whatever it is."""
+    """Raise `NotRecordable` where no answer to this request can be recorded."""
     if parameters.get("n") not in (None, 1):
         raise NotRecordable("requests for several choices (n above 1)")
 
 
 def read_answer(body: bytes, streamed: bool) -> Completion:
-    """The completion in an answer of status 200; `streamed` says whether it is one of server-sent events.
+    """Read the completion in an answer of status 200, made of server-sent events if `streamed`.
 
-    Raises `NotRecordable` where it is none that could be answered again, and `answer.BadAnswer` for what is no answer,
-    or only its beginning.
+    Raises `NotRecordable` where it can't be answered again, and `answer.BadAnswer` for a broken or cut-off answer.
     """
     try:
         completion = _read_stream(body) if streamed else answer.read(body)
@@ -43,7 +42,7 @@ def read_answer(body: bytes, streamed: bool) -> Completion:
 
 
 def _read_stream(body: bytes) -> Completion:
-    stream = answer.read_stream(body + b"\n\n")  # Where a server leaves out the last blank line, nothing is lost.
+    stream = answer.read_stream(body + b"\n\n")  # Some servers leave out the last blank line.
     if not stream.whole:
         if stream.completion.alone and stream.completion.finish_reason is None:
             raise answer.BadAnswer("a stream that broke off in the middle")
@@ -52,27 +51,28 @@ def _read_stream(body: bytes) -> Completion:
 
 
 def conversation(history: list[dict[str, Any]], completion: Completion) -> Conversation:
-    """What is recorded of an answer to a history, which is given as the client sent it. Raises `NotRecordable`.
+    """The conversation to record of an answer to a history, given as the client sent it. Raises `NotRecordable`.
 
-    The id is made from the messages, so that the same exchange has the same id wherever it is recorded.
+    The id is a hash of the messages, so that the same exchange has the same id wherever it is recorded.
     """
     said = {"role": "assistant", "content": None} | completion.message
     messages = [{"content": None} | message | {"weight": 0} for message in history]
     entry = {"messages": [*messages, said], "finish_reason": completion.finish_reason, "usage": completion.usage}
     try:
         _, recording, size, details = entries.read(entry)
-    except entries.EntryError:
+        array = wire.array(wire.join(Conversation("", recording, details).history(size)))
+        name = hashlib.sha256(array).hexdigest()[:16]
+        recorded = Conversation(name, recording, details)
+        json.dumps(completion, allow_nan=False)  # JSON has no infinity, which a number like 1e999 becomes.
+    except (entries.EntryError, ValueError, RecursionError):
         raise NotRecordable(_OTHER) from None
-    recorded = Conversation("", recording, details)
     if not recorded.replies:
         raise NotRecordable(_OTHER)
-    array = wire.array(wire.join(recorded.history(size)))
-    recorded.id = hashlib.sha256(array).hexdigest()[:16]
     return recorded
 
 
 def line(recorded: Conversation) -> bytes:
-    """The line of a conversation of which the last message is the only reply, its end included."""
+    """The line of a conversation whose last message is the only reply, with its line end."""
     *_, last = recorded.messages
     number = len(recorded.messages) - 1
     messages = [

@@ -1,8 +1,7 @@
-"""Another server of the API, which is asked what is not recorded; what it answers is handed on, and recorded.
+"""A proxy to another server of the API: forwards what is not recorded, and records the answers.
 
-A proxy in the terms of RFC 9110: https://www.rfc-editor.org/rfc/rfc9110#name-message-forwarding. Each exchange with the
-upstream has a task of its own, and whoever asked waits for it: so equal questions at the same time are one exchange,
-and what was begun is finished and recorded, even when nobody waits any more.
+It follows https://www.rfc-editor.org/rfc/rfc9110#name-message-forwarding. Each exchange is a task of its own, so it is
+finished and recorded even when its client disconnects.
 """
 
 import asyncio
@@ -20,6 +19,7 @@ from yarl import URL
 from mockchat.client import MAX_ANSWER_MB, Decoder, explain
 from mockchat.core import wire
 from mockchat.core.answer import BLANK_LINE, BadAnswer, endpoint, error_message
+from mockchat.core.entries import DatasetError
 from mockchat.core.index import ResponseIndex
 from mockchat.server import recorder
 from mockchat.server.errors import UPSTREAM, ApiError, NotRecorded
@@ -30,7 +30,7 @@ from mockchat.server.recorder import NotRecordable
 
 TIMEOUT = 600.0  # seconds, as in OpenAI's SDKs
 _CONNECT_TIMEOUT = 10.0  # seconds
-# What is a matter between two neighbours: their connection, and the form in which a body travels on it.
+# Headers that are not forwarded: RFC 9110, section 7.6.1, and those that describe how this body was sent.
 _HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer")
     + ("transfer-encoding", "upgrade", "expect", "host", "content-length", "content-encoding", "accept-encoding")
@@ -38,40 +38,39 @@ _HOP_BY_HOP = frozenset(
 
 
 class _Exchange:
-    """A question on its way to the upstream, and what is there of the answer."""
+    """A request to the upstream, and its answer so far."""
 
     def __init__(self, memory: Memory) -> None:
-        self.task: asyncio.Task[None]
         self.memory = memory
-        self.held = 0  # The bytes that have come.
+        self.held = 0  # Bytes received.
         self.status = 0
         self.reason = ""
         self.headers: CIMultiDict[str] = CIMultiDict()
         self.blocks: list[bytes] = []
-        self.streamed = False  # Whether the blocks are handed on as they come; then there is one.
-        self.over = False
+        self.streamed = False  # True once a first block of a stream can be forwarded.
+        self.over = False  # True once the exchange has ended, well or not.
         self.error: ApiError | None = ApiError(503, "The server was stopped before the upstream had answered")
-        self.refusal: ApiError | None = None  # What the upstream itself answered, if that is an error.
+        self.refusal: ApiError | None = None  # The upstream's own error, if it answered with one.
         self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def hold(self, size: int) -> None:
-        """Take down that so much more has come; raises `ApiError` where that is too much."""
+    def count(self, size: int) -> None:
+        """Account for received bytes; raises `ApiError` over the limit."""
         self.held += size
         self.memory.held += size
         if self.memory.is_full:
             raise too_much()
 
-    def tell(self) -> None:
-        """Wake all that wait for more of the answer."""
+    def notify(self) -> None:
+        """Wake what waits for more of the answer."""
         self.news.set_result(None)
         self.news = asyncio.get_running_loop().create_future()
 
 
 class Upstream:
-    """Asks the server at `base_url`, and records its good answers in `file` and in `index`.
+    """Forwards requests to the server at `base_url`, and records good answers in `file` and in `index`.
 
-    `timeout` is in seconds: for an answer to begin, and then between its parts. An answer that is larger than
-    `max_answer_mb` is given up.
+    `timeout` is in seconds, for the head of an answer and between its parts. A larger answer than `max_answer_mb` is an
+    error.
     """
 
     def __init__(
@@ -88,15 +87,15 @@ class Upstream:
         self._timeout = timeout
         self._max_answer_mb = max_answer_mb
         self._session: aiohttp.ClientSession | None = None
-        self._exchanges: dict[object, _Exchange] = {}
+        self._exchanges: set[asyncio.Task[None]] = set()
         self._name = f"mockchat-{secrets.token_hex(6)}"
-        self.told: set[str] = set()  # What was said on the log.
-        self.recorded = 0  # The number of answers.
+        self.warnings: set[str] = set()  # Warnings logged.
+        self.recorded = 0  # Answers recorded.
 
     def answer(self, route: Route, request: HttpRequest, body: bytes, problem: ApiError) -> Answer:
-        """The upstream's answer to a request that can't be answered here, for which `problem` is the reason.
+        """The upstream's answer to a request that can't be answered here because of `problem`.
 
-        Where there is none, `route` tells why: 502, 503, 504, or 508 for a request that comes from this very server.
+        Failures are errors of `route`: 502, 503, 504, or 508 for a request that this very server sent.
         """
         if self._name in ",".join(request.headers.getall("Via", ())):
             looped = ApiError(508, "The upstream is this very server, or asks it: give it another base URL to ask")
@@ -106,24 +105,19 @@ class Upstream:
         except ValueError:
             parameters = None
         history: list[dict[str, Any]] | None = None
-        key: object = object()
         try:
             if not isinstance(problem, NotRecorded):
                 raise NotRecordable("requests that can't be read here")
             recorder.check_request(parameters)
-            # With other headers, whichever has the key, it is another question.
-            headers = frozenset(_end_to_end(request.headers).items())
-            history, key = parameters["messages"], (body, request.query, headers)
+            history = parameters["messages"]
         except NotRecordable as reason:
-            self._tell(f"{reason} are not recorded, only passed on")
+            self._warn_once(f"Passed on but not recorded: {reason}")
         stream = isinstance(parameters, dict) and parameters.get("stream") is True
-        exchange = self._exchanges.get(key)
-        if exchange is None:
-            exchange = self._exchanges[key] = _Exchange(route.memory)
-            asking = self._ask(exchange, request, body, stream, history)
-            exchange.task = asyncio.create_task(asking)
-            exchange.task.add_done_callback(lambda task: self._exchanges.pop(key))
-        # A stream that breaks off can only be told from a whole one by the connection's end.
+        exchange = _Exchange(route.memory)
+        task = asyncio.create_task(self._ask(exchange, request, body, stream, history))
+        self._exchanges.add(task)
+        task.add_done_callback(self._exchanges.discard)
+        # Closing the connection is the only sign of a stream that broke off.
         keep_alive = not (stream or not request.keep_alive)
         return Answer(_parts(exchange, route, request, keep_alive), keep_alive, None)
 
@@ -135,16 +129,16 @@ class Upstream:
         stream: bool,
         history: list[dict[str, Any]] | None,
     ) -> None:
-        """Have the exchange, and record its answer if it is good."""
+        """Complete the exchange, and record its answer if it is good."""
         try:
             rest, events = await self._talk(exchange, request, body, stream)
             if exchange.status == 200:
                 self._record(history, b"".join([*exchange.blocks, rest]), events)
             elif exchange.status >= 400:
-                told = f"the upstream answered so: {error_message(rest)}"
+                message = f"the upstream answered so: {error_message(rest)}"
                 if exchange.status == 404 and not self._url.path.endswith("/v1/chat/completions"):
-                    told += f" (it was asked at {self._url.path}: should its base URL end in /v1?)"
-                exchange.refusal = ApiError(exchange.status, told, code=UPSTREAM)
+                    message += f" (it was asked at {self._url.path}: should its base URL end in /v1?)"
+                exchange.refusal = ApiError(exchange.status, message, code=UPSTREAM)
             exchange.blocks.append(rest)
             exchange.error = None
         except ApiError as error:
@@ -159,10 +153,10 @@ class Upstream:
         finally:
             exchange.memory.held -= exchange.held
             exchange.over = True
-            exchange.tell()
+            exchange.notify()
 
     async def _talk(self, exchange: _Exchange, request: HttpRequest, body: bytes, stream: bool) -> tuple[bytes, bool]:
-        """Ask the upstream; returns what of its answer has not been handed on, and whether that is made of events."""
+        """Ask the upstream. Returns what of the answer is not in `blocks`, and whether it is an event stream."""
         headers = _end_to_end(request.headers)
         headers["Accept-Encoding"] = "identity"
         headers.add("Via", f"1.1 {self._name}")
@@ -181,14 +175,14 @@ class Upstream:
             rest = bytearray()
             async for sent in response.content.iter_any():
                 block = decoder.feed(sent)
-                exchange.hold(len(block))
+                exchange.count(len(block))
                 rest += block
-                # Only whole events are handed on: in a part of one, an error that follows would be lost.
+                # Forward whole events only: an error event after half of another would be lost.
                 new = max(0, len(rest) - len(block) - 3)
                 if streamed and (ends := [blank.end() for blank in BLANK_LINE.finditer(rest, new)]):
                     exchange.streamed = True
                     exchange.blocks.append(bytes(rest[: ends[-1]]))
-                    exchange.tell()
+                    exchange.notify()
                     del rest[: ends[-1]]
             decoder.end()
         return bytes(rest), events
@@ -196,7 +190,7 @@ class Upstream:
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                # A connection kept open may close the moment it is used, and nobody could ask again.
+                # A kept connection may close as it is used, and a request can't be repeated.
                 connector=aiohttp.TCPConnector(limit=0, force_close=True),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
@@ -213,30 +207,29 @@ class Upstream:
                 return
             recorded = recorder.conversation(history, completion)
             sent = self._index.compared(wire.join(recorded.messages[:-1]))
-            if not self._index.replies(sent):  # Else another way of asking was faster.
-                self._file.append(recorded)
+            if not self._index.replies(sent):  # Else an equal question was faster.
+                self.recorded += self._file.append(recorded)
                 self._index.add(recorded)
-                self.recorded += 1
         except NotRecordable as reason:
             if history is not None:
-                self._tell(f"{reason} are not recorded, only passed on")
-        except OSError as error:
-            self._tell(f"can't record into {self._file.path}: {error.strerror}")
+                self._warn_once(f"Passed on but not recorded: {reason}")
+        except DatasetError as error:
+            self._warn_once(f"An answer is not recorded: {error}")
 
-    def _tell(self, line: str) -> None:
-        """Say something on the log, once."""
-        if line not in self.told:
-            self.told.add(line)
-            server_logger.warning("%s (said once)", line[0].upper() + line[1:])
+    def _warn_once(self, line: str) -> None:
+        """Log a warning, once."""
+        if line not in self.warnings:
+            self.warnings.add(line)
+            server_logger.warning("%s (said once)", line)
 
     @property
     def busy(self) -> bool:
-        """Whether an exchange is under way."""
+        """True while an exchange is running."""
         return bool(self._exchanges)
 
     async def close(self) -> int:
-        """Give up the exchanges that are under way; returns their number."""
-        tasks = [exchange.task for exchange in self._exchanges.values()]
+        """Cancel the running exchanges; returns their number."""
+        tasks = list(self._exchanges)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -246,7 +239,7 @@ class Upstream:
 
 
 def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    """The headers that a proxy hands on; those that no client of HTTP can send are left out."""
+    """The headers that a proxy forwards, without those that aiohttp's client refuses to send."""
     named = {name.strip().lower() for name in ",".join(headers.getall("Connection", ())).split(",")}
     return CIMultiDict(
         (name, value)

@@ -54,7 +54,7 @@ class Worker(GunicornUVLoopWebWorker):
         super().run()
 
 
-def create_app(data: str | Path | Sequence[str | Path] = (), *, no_stitch: bool = False, **given: object) -> MakeRunner:
+def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) -> MakeRunner:
     """What gunicorn serves with a worker class of aiohttp's, or with `Worker`: all that server.py answers.
 
     `data` is a file of recordings or several; `given` are the options of server.py that shape the answers, named as
@@ -65,7 +65,7 @@ def create_app(data: str | Path | Sequence[str | Path] = (), *, no_stitch: bool 
         chosen = options.from_keywords(given)
         route_options = options.of_route(chosen)
         files = [recordings.named(name) for name in ([data] if isinstance(data, str | Path) else data)]
-        index = read_shared(files or [recordings.default()], stitch=not no_stitch, ignore=chosen.ignore)
+        index = read_shared(files or [recordings.default()], stitch=not chosen.no_stitch, ignore=chosen.ignore)
     except ProgramError as error:
         print(f"create_app: {error}", file=sys.stderr)
         raise SystemExit(_APP_LOAD_ERROR) from None
@@ -74,7 +74,7 @@ def create_app(data: str | Path | Sequence[str | Path] = (), *, no_stitch: bool 
 
     async def make_runner(graceful_timeout: float = _GRACEFUL_TIMEOUT) -> web.AppRunner:
         """The runner of a worker, made in its process."""
-        server = ChatServer(ChatCompletions(index, **route_options), chosen.request_timeout)
+        server = ChatServer(ChatCompletions(index, **route_options))
         return Runner(server, shutdown_timeout=0.95 * graceful_timeout)  # Then gunicorn kills.
 
     return make_runner

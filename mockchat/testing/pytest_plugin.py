@@ -1,9 +1,11 @@
-"""The pytest plugin: a server for each test that asks for the fixture `mockchat`.
+"""The pytest plugin: a server for each test that uses the fixture `mockchat`.
 
-Nothing is imported before it is needed, so that it costs nothing where it is not used.
+Imports are local to functions, so that a run without the fixture costs nothing.
 """
 
-from collections.abc import Generator, Iterator
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,71 +21,99 @@ _DEFAULT = "tests/conversations.jsonl"
 
 @dataclass
 class _Run:
-    """A run of pytest: what records in it, if it does, what was recorded, and which recordings were used."""
+    """A run of pytest: its recorder, the project's recordings by `stitch`, and what its tests did.
+
+    That is the number of answers they recorded, warnings, and the recordings that they used.
+    """
 
     recorder: "Recorder | None" = None
-    header: str = ""
+    recordings: "dict[bool, list[Conversation]]" = field(default_factory=dict)
     recorded: int = 0
-    not_recorded: set[str] = field(default_factory=set)
+    warnings: set[str] = field(default_factory=set)
     used: set[int] = field(default_factory=set)
 
+    def add(self, recorded: int, warnings: set[str], used: set[int]) -> None:
+        """Add what a test did, or another process."""
+        self.recorded += recorded
+        self.warnings |= warnings
+        self.used |= used
 
-_USED = "mockchat_used"
+
+_DONE = "mockchat_done"
 _RUN = pytest.StashKey[_Run]()
 _SERVER = pytest.StashKey["MockServer"]()
 _PASSED = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare where the recordings are, and what can be done with them."""
-    told = f"recordings for the fixture mockchat (default: {_DEFAULT} in the root directory, if it is there)"
-    parser.addini("mockchat_data", told, type="paths")
+    """Declare the options, and where the recordings are."""
+    about = f"recordings for the fixture mockchat (default: {_DEFAULT} in the root directory, if it is there)"
+    parser.addini("mockchat_data", about, type="paths")
     group = parser.getgroup("mockchat", "mockchat, a mock of OpenAI's API")
-    told = "ask this server, as https://api.openai.com/v1, for what is not recorded, and record its answers"
-    group.addoption("--mockchat-record", metavar="URL", help=told)
-    group.addoption("--mockchat-record-in-ci", action="store_true", help="record even where CI is set")
+    about = "ask this server, as https://api.openai.com/v1, for what is not recorded, and record its answers"
+    group.addoption("--mockchat-record", metavar="URL", help=about)
     group.addoption("--mockchat-unused", action="store_true", help="say at the end which recordings no test has used")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker, and see that what is to be recorded can be."""
-    told = (
+    """Declare the marker, and check that recording is possible where it is asked for."""
+    about = (
         "mockchat(**options): options of mockchat.testing.serve for the fixture mockchat, as fault='503=first:2'; "
         "and strict=False for a test in which a request may miss"
     )
-    config.addinivalue_line("markers", told)
+    config.addinivalue_line("markers", about)
     run = config.stash[_RUN] = _Run()
-    if upstream := config.getoption("mockchat_record"):
-        from mockchat.testing.recording import prepare
-
-        run.recorder, run.header = prepare(config, upstream, _named(config) or [config.rootpath / _DEFAULT])
+    if (upstream := config.getoption("mockchat_record")) is not None:
+        run.recorder = _recorder(config, upstream, run.warnings.add)
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Let go of the file that was recorded into."""
-    if (run := config.stash.get(_RUN, None)) and run.recorder:
-        run.recorder.file.close()
+def _recorder(config: pytest.Config, upstream: str, warn: Callable[[str], object]) -> "Recorder":
+    """What records the answers of `upstream` into the file of recordings. Raises `pytest.UsageError`."""
+    from argparse import ArgumentTypeError
+
+    from mockchat.core import arguments
+    from mockchat.core.program import ProgramError
+    from mockchat.server.record_file import RecordFile
+    from mockchat.testing.server import Recorder
+
+    files = _named(config) or [config.rootpath / _DEFAULT]
+    try:
+        if os.environ.get("CI", "").lower() not in ("", "0", "false", "no"):
+            raise ProgramError("is refused where CI is set: set CI=false if it is meant")
+        arguments.upstream_url(upstream)
+        if len(files) != 1:
+            raise ProgramError(f"mockchat_data names {len(files)} files: add -o mockchat_data=FILE to name one")
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+        return Recorder(upstream, RecordFile(files[0], warn))
+    except (ArgumentTypeError, ProgramError) as error:
+        raise pytest.UsageError(f"--mockchat-record: {error}") from None
+    except OSError as error:
+        raise pytest.UsageError(f"--mockchat-record: can't make {files[0].parent}: {error.strerror}") from None
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say that it is recorded."""
-    return config.stash[_RUN].header.splitlines()
+    """Say that this run records."""
+    if not (to := config.stash[_RUN].recorder):
+        return []
+    return [f"mockchat: asking {to.upstream} for what is not recorded, and recording it into {to.file.path}"]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand over what the tests of this process have used, if it is one of pytest-xdist's."""
+    """Send what the tests of this process did, if it is one of pytest-xdist's."""
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput[_USED] = sorted(session.config.stash[_RUN].used)
+        run = session.config.stash[_RUN]
+        session.config.workeroutput[_DONE] = run.recorded, run.warnings, run.used
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take it over from such a process."""
-    node.config.stash[_RUN].used.update(getattr(node, "workeroutput", {}).get(_USED, ()))
+    """Add what such a process sent."""
+    if sent := getattr(node, "workeroutput", {}).get(_DONE):
+        node.config.stash[_RUN].add(*sent)
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
-    """Say what was recorded, and what was not used."""
+    """Print what was recorded, and which recordings were not used."""
     if lines := [*_recorded(config.stash[_RUN]), *_unused(config)]:
         terminalreporter.section("mockchat")
         for line in lines:
@@ -94,7 +124,7 @@ def _recorded(run: _Run) -> Iterator[str]:
     if run.recorder:
         answers = "1 answer" if run.recorded == 1 else f"{run.recorded:,} answers"
         yield f"Recorded {answers} into {run.recorder.file.path}"
-        yield from [line[0].upper() + line[1:] for line in sorted(run.not_recorded)]
+        yield from sorted(run.warnings)
 
 
 def _unused(config: pytest.Config) -> Iterator[str]:
@@ -116,69 +146,68 @@ def _named(config: pytest.Config) -> list[Path]:
 
 
 def _files(config: pytest.Config) -> list[Path]:
-    """The files of recordings to read; one that need not be there is left out where it is not."""
+    """The files of recordings to read, without a default file that is missing or empty."""
     named = _named(config)
     if named and not config.stash[_RUN].recorder:
         return named
     return [path for path in named or [config.rootpath / _DEFAULT] if path.exists() and path.stat().st_size]
 
 
-def _read(config: pytest.Config) -> "list[Conversation]":
+def _read(config: pytest.Config, stitch: bool = True) -> "list[Conversation]":
+    """The recordings of the project, read once unless this run records."""
     from mockchat.core.program import ProgramError
     from mockchat.testing.server import read
 
-    try:
-        return read(_files(config))
-    except ProgramError as error:
-        raise pytest.fail.Exception(str(error), pytrace=False) from None
-
-
-@pytest.fixture(scope="session")
-def _mockchat_recordings(pytestconfig: pytest.Config) -> "list[Conversation]":
-    """The recordings of the project, read once."""
-    return _read(pytestconfig)
+    run = config.stash[_RUN]
+    if run.recorder or stitch not in run.recordings:
+        try:
+            with run.recorder.file.locked() if run.recorder else nullcontext():
+                run.recordings[stitch] = read(_files(config), stitch=stitch)
+        except (ProgramError, OSError) as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+    return run.recordings[stitch]
 
 
 @pytest.fixture
-def mockchat(request: pytest.FixtureRequest, _mockchat_recordings: "list[Conversation]") -> "Iterator[MockServer]":
+def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
     """A mock of OpenAI's API on a free port (`mockchat.base_url`), which answers from the project's recordings.
 
-    `mockchat.load([...])` adds more, `mockchat.reply(...)` answers what is not recorded, `mockchat.requests` says what
-    was asked. A test in which a request missed or a reply was not asked for fails at its end, unless `mockchat.strict`
-    is set to False. Where a test fails, its report says which requests were refused, and why. The marker `mockchat` has
-    the server's options, and `strict`.
+    `mockchat.load([...])` adds more, `mockchat.reply(...)` answers what is not recorded, `mockchat.requests` has the
+    requests. A test fails at its end where a request missed or a reply was not asked for, unless `mockchat.strict` is
+    set to False. The report of a failed test names the requests that were refused. The marker `mockchat` takes the
+    server's options, and `strict`.
     """
     from mockchat.core.program import ProgramError
     from mockchat.testing.server import MockServer, running
 
     item, run = request.node, request.config.stash[_RUN]
-    data = _read(request.config) if run.recorder else _mockchat_recordings
+    options = _options(item)
+    data = _read(request.config, stitch=not options.get("no_stitch"))
     try:
-        server = MockServer(data, run.recorder, **_options(item))
+        server = MockServer(data, run.recorder, **options)
     except ProgramError as error:
         raise pytest.fail.Exception(f"@pytest.mark.mockchat: {error}", pytrace=False) from None
     with running(server):
         item.stash[_SERVER] = server
         yield server
     if server.upstream:
-        run.recorded += server.upstream.recorded
-        run.not_recorded |= server.upstream.told
+        run.add(server.upstream.recorded, server.upstream.warnings, set())
     if request.config.getoption("mockchat_unused"):
-        run.used |= server.used(_read(request.config) if run.recorder else data)
-    if item.stash.get(_PASSED, False):  # Whatever was asked after the test itself had ended.
+        run.used |= server.used(_read(request.config))
+    if item.stash.get(_PASSED, False):  # For requests after the test itself, as in other fixtures' teardown.
         _check(item)
 
 
 @pytest.fixture
 def mockchat_env(mockchat: "MockServer", monkeypatch: pytest.MonkeyPatch) -> "MockServer":
-    """The server of the fixture `mockchat`, to which `OPENAI_BASE_URL` and `OPENAI_API_KEY` lead during the test."""
+    """The server of the fixture `mockchat`, with `OPENAI_BASE_URL` and `OPENAI_API_KEY` set to it during the test."""
     monkeypatch.setenv("OPENAI_BASE_URL", mockchat.base_url)
     monkeypatch.setenv("OPENAI_API_KEY", mockchat.api_key)
     return mockchat
 
 
 def _options(item: pytest.Item) -> dict[str, Any]:
-    """The options of all markers of a test, its own before its class's, and these before its module's."""
+    """The options of all markers of a test; those of the test win over its class's, and these over its module's."""
     options: dict[str, Any] = {}
     for marker in item.iter_markers("mockchat"):
         if marker.args:
@@ -190,17 +219,17 @@ def _options(item: pytest.Item) -> dict[str, Any]:
 
 
 def _check(item: pytest.Item) -> None:
-    """Fail where a request missed, or a reply was not asked for, and that was not meant."""
+    """Fail a test whose server finds fault with it."""
     if (server := item.stash.get(_SERVER, None)) is not None:
         try:
             server.check()
         except AssertionError as error:
-            told = f"{error}\n{_hint(item.config, server)}".rstrip()
-            raise pytest.fail.Exception(told, pytrace=False) from None
+            problem = f"{error}\n{_hint(item.config, server)}".rstrip()
+            raise pytest.fail.Exception(problem, pytrace=False) from None
 
 
 def _hint(config: pytest.Config, server: "MockServer") -> str:
-    """What may explain misses, if there are some."""
+    """A sentence that may explain misses; empty without any."""
     if not server.misses or _files(config):
         return ""
     return f"(There are no recordings in {config.rootpath / _DEFAULT}, and mockchat_data names no other.)"
@@ -208,7 +237,7 @@ def _hint(config: pytest.Config, server: "MockServer") -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Have a test that would pass fail at its end for what its server finds fault with."""
+    """Check the server at the end of a test that passes."""
     result = yield
     _check(item)
     return result
@@ -216,7 +245,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add what was refused to the report of a test that failed, where it does not say so itself."""
+    """Add the refused requests to the report of a failed test, unless it names them itself."""
     report = yield
     server = item.stash.get(_SERVER, None)
     if report.when == "call":

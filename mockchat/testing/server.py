@@ -1,4 +1,4 @@
-"""The server in a test: a real one, on a free port, in a thread of its own.
+"""A server for tests: on a free port, in a thread of its own.
 
     with serve([[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]]) as server:
         client = OpenAI(base_url=server.base_url, api_key="any")
@@ -29,23 +29,22 @@ from mockchat.testing.watched import Request, WatchedChat, WatchedUpstream
 Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Conversation
 Recordings = str | os.PathLike[str] | Sequence[Recording]
 
-_FINISHING = 60.0  # seconds for what is to be recorded
-_OTHER_OPTIONS = ("no_stitch", "strict")
+_FINISHING = 60.0  # seconds for answers that are still being recorded
 _NOT_STRICT = "where that is meant: mockchat.strict = False, or @pytest.mark.mockchat(strict=False)"
 
 
 class Recorder(NamedTuple):
-    """What to do with what is not recorded: ask the server at this base URL, and append its answer to this file."""
+    """Records: the base URL of the server to ask, and the file for its answers."""
 
     upstream: str
     file: RecordFile
 
 
 class MockServer:
-    """A server that is running; made by `serve`. Clients need its `base_url`, and a key, such as `api_key`.
+    """A running server, made by `serve`. Clients need its `base_url`, and a key, such as `api_key`.
 
-    While `strict` is true, `check` finds fault with requests that missed and replies that were not asked for; with
-    pytest, so does the end of each test.
+    While `strict` is true, `check` fails for requests that missed and replies that were not asked for; with pytest, so
+    does the end of each test.
     """
 
     def __init__(
@@ -54,20 +53,18 @@ class MockServer:
         recorder: Recorder | None = None,
         /,
         *,
-        no_stitch: bool = False,
         strict: bool = True,
         **given: object,
     ) -> None:
         self.strict = strict
-        chosen = options.from_keywords(given, beside=_OTHER_OPTIONS)
-        chosen.fault = [*(chosen.fault or ()), Fault(BY_HEADER)]
-        self._stitch = not no_stitch
+        chosen = options.from_keywords(given, beside=["strict"])
+        chosen.fault.append(Fault(BY_HEADER))
+        self._stitch = not chosen.no_stitch
         self._index = recordings.index_of(read(data, stitch=self._stitch), chosen.ignore)
         self._chat = WatchedChat(self._index, **options.of_route(chosen))
         self.upstream: WatchedUpstream | None = None
         if recorder:
             self.upstream = self._chat.upstream = WatchedUpstream(recorder.upstream, self._index, recorder.file)
-        self._request_timeout = chosen.request_timeout
         self._loop: asyncio.AbstractEventLoop
         self._stop = asyncio.Event()
         self.base_url = ""
@@ -75,20 +72,20 @@ class MockServer:
 
     @property
     def requests(self) -> list[Request]:
-        """What was asked so far, in order."""
+        """The requests so far, in order."""
         return self._chat.requests
 
     @property
     def misses(self) -> list[Request]:
-        """Those of the requests whose history was not recorded."""
+        """The requests whose history was not recorded."""
         return [request for request in self.requests if request.is_miss]
 
     def used(self, conversations: Sequence[Conversation]) -> set[int]:
-        """The numbers of those of its recordings of which a reply was asked for."""
+        """The numbers of the conversations of which a reply was asked for."""
         return unused.used(conversations, self._index, self._chat.asked)
 
     def load(self, data: Recordings) -> None:
-        """Answer from these recordings too from now on; they are given as to `serve`. Raises `DatasetError`."""
+        """Add recordings, given as to `serve`. Raises `DatasetError`."""
         conversations = read(data, stitch=self._stitch)
         if not self._loop.is_running():
             raise RuntimeError("the server has stopped: there is nothing to load into")
@@ -108,7 +105,7 @@ class MockServer:
         finish_reason: str | None = None,
         usage: Mapping[str, Any] | None = None,
     ) -> None:
-        """Answer so the next request whose history is not recorded; further replies answer further ones, in order.
+        """Queue an answer to a request whose history is not recorded; replies are used up in order.
 
         `tool_calls` are as the API has them, their arguments as a string or as they are; they need no ids. With a
         `status` (400 to 599) the answer is an error, of which `text` is the message. Raises `ProgramError`.
@@ -121,28 +118,28 @@ class MockServer:
         if not self.strict:
             return
         if missed := len(self.misses):
-            told = "1 request is" if missed == 1 else f"{missed} requests are"
-            raise AssertionError(f"{told} not recorded ({_NOT_STRICT})\n{self.report()}")
+            subject = "1 request is" if missed == 1 else f"{missed} requests are"
+            raise AssertionError(f"{subject} not recorded ({_NOT_STRICT})\n{self.report()}")
         if left := self._chat.replies.described():
-            told = "1 reply was" if len(left) == 1 else f"{len(left)} replies were"
-            raise AssertionError(f"{told} not asked for ({_NOT_STRICT}): {', '.join(left)}")
+            subject = "1 reply was" if len(left) == 1 else f"{len(left)} replies were"
+            raise AssertionError(f"{subject} not asked for ({_NOT_STRICT}): {', '.join(left)}")
 
     def report(self) -> str:
-        """Each request that was refused and why, a line each; empty where there was none."""
+        """A line for each request that was refused, with the reason."""
         refused = [(number, request) for number, request in enumerate(self.requests) if request.error]
         return "\n".join([f"requests[{number}]: {request.status}, {request.error}" for number, request in refused])
 
     def _run(self, started: "Future[None]") -> None:
         async def main() -> None:
             self._loop = asyncio.get_running_loop()
-            server = ChatServer(self._chat, self._request_timeout)
+            server = ChatServer(self._chat)
             finishing = _FINISHING if self.upstream else 0
             async with app.listening(server, "127.0.0.1", 0, finishing) as self.base_url:
                 started.set_result(None)
                 await self._stop.wait()
 
         try:
-            # With uvloop's, a process that the test forks would crash at its end.
+            # With uvloop, a process that the test forks would crash at its end.
             with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 runner.run(main())
         except Exception as error:
@@ -153,6 +150,8 @@ class MockServer:
 
 def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
     """The conversations of recordings in any of the forms that `serve` takes; raises `DatasetError`."""
+    if isinstance(data, Mapping):
+        raise DatasetError("the recordings are a dictionary: give a list of conversations, as in [conversation]")
     given: Sequence[Recording] = [data] if isinstance(data, str | os.PathLike) else data
     conversations = []
     for number, recording in enumerate(given):
@@ -169,24 +168,22 @@ def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
 
 
 @contextmanager
-def serve(
-    data: Recordings = (), *, no_stitch: bool = False, strict: bool = True, **options: object
-) -> Iterator[MockServer]:
-    """Serve recordings on a free port of this machine as long as the context lasts.
+def serve(data: Recordings = (), *, strict: bool = True, **options: object) -> Iterator[MockServer]:
+    """Serve recordings on a free port of this machine while the context lasts.
 
     `data` is a file or several (in any form that the server reads), or recordings as they are: a list of conversations,
     each a list of messages `{"role": …, "content": …}`. `options` are those of server.py that shape the answers, named
     as there: `fault="503=first:2", ttft_ms=50, api_key=["a", "b"]`. In any case a request may name a fault in its
-    header `X-Mockchat-Fault`. `strict` is what `MockServer.check` goes by, which you call yourself here. What is under
-    way at the end is cut. Raises `DatasetError` for recordings that can't be read, and `ProgramError` for options.
+    header `X-Mockchat-Fault`. `strict` is for `MockServer.check`, which you call yourself here. Requests that are open
+    at the end are cut off. Raises `DatasetError` for bad recordings, and `ProgramError` for bad options.
     """
-    with running(MockServer(data, no_stitch=no_stitch, strict=strict, **options)) as server:
+    with running(MockServer(data, strict=strict, **options)) as server:
         yield server
 
 
 @contextmanager
 def running(server: MockServer) -> Iterator[MockServer]:
-    """Run a server as long as the context lasts."""
+    """Run a server while the context lasts."""
     started: Future[None] = Future()
     thread = threading.Thread(target=server._run, args=(started,), name="mockchat", daemon=True)
     thread.start()

@@ -20,6 +20,7 @@ from mockchat.core import arguments, recordings
         (arguments.number, "1e-3", 0.001),
         (arguments.positive_number, "2.5", 2.5),
         (arguments.api_key, "a key", "a key"),
+        (arguments.api_key, " k ", "k"),
         (arguments.base_url, "https://[::1]:80/v1", "https://[::1]:80/v1"),
     ],
 )
@@ -30,12 +31,22 @@ def test_what_is_taken(kind: Callable[[str], Any], text: str, value: Any) -> Non
 @pytest.mark.parametrize(
     ("kind", "texts", "told"),
     [
-        (arguments.whole_number, ["", "-1", "1.0", "+1", "1_0", "٢", "1234567890"], "is no whole number of at least 0"),
-        (arguments.positive_whole_number, ["0"], "is no whole number of at least 1"),
-        (arguments.random_seed, ["", "1.5", "x", "1" * 19], "is no whole number"),
-        (arguments.number, ["", "-0.1", "nan", "inf", "1e9", "x"], "is no number of at least 0"),
-        (arguments.positive_number, ["0", "-1", "nan"], "is no number above 0"),
-        (arguments.api_key, ["", "a\nb"], "it is empty or has characters that no header can carry"),
+        (
+            arguments.whole_number,
+            ["", "-1", "1.0", "+1", "1_0", "٢", "1234567890"],
+            "is not a whole number of at least 0",
+        ),
+        (arguments.positive_whole_number, ["0"], "is not a whole number of at least 1"),
+        (arguments.random_seed, ["", "1.5", "x", "1" * 19], "is not a whole number"),
+        (arguments.number, ["", "-0.1", "nan", "inf", "1e9", "x"], "is not a number of at least 0"),
+        (arguments.positive_number, ["0", "-1", "nan"], "is not a number above 0"),
+        (
+            arguments.api_key,
+            ["", "  ", "a\nb", "k\u00a0"],
+            "the key is empty, or has characters that no header can carry",
+        ),
+        (arguments.upstream_url, ["http://me:secret@127.0.0.1:1/v1"], "the URL names a user: leave it out"),
+        (arguments.upstream_url, ["x"], "is not a base URL"),
         (
             arguments.base_url,
             ["", "x", "ftp://x", "http://", "http://x/?a=b", "http://x/#a", "http://a b"],
@@ -64,14 +75,17 @@ def test_recordings() -> None:
         (["my data.json"], "unrecognized arguments: my data.json (for recordings: --data 'my data.json')"),
         (["--data", "a", "b", "c"], "unrecognized arguments: b c (for recordings: --data b)"),
         (["--unknown", "b"], "unrecognized arguments: --unknown b"),
+        (["--dat=b"], "unrecognized arguments: --dat=b (did you mean --data?)"),
+        (["--no-stich"], "unrecognized arguments: --no-stich (did you mean --no-stitch?)"),
+        (["--data"], "argument --data: expected one argument"),
     ],
 )
-def test_a_file_by_itself_is_a_hint(given: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = ArgumentParser(prog="program.py")
+def test_errors_stand_below_one_usage_line(given: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = arguments.new_parser("It does nothing.")
+    parser.prog = "program.py"
     arguments.add_recordings(parser)
     with pytest.raises(SystemExit) as ended:
         arguments.parse(parser, given)
     assert ended.value.code == 2
-    usage, *_, line = capsys.readouterr().err.splitlines()
-    assert usage.startswith("usage: ")
-    assert line == f"program.py: error: {told}"
+    usage = "usage: program.py [options] (--help lists them)"
+    assert capsys.readouterr().err == f"{usage}\nprogram.py: error: {told}\n"

@@ -3,15 +3,25 @@
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import pytest
+import uvloop
 
 from mockchat.core import program
 from mockchat.core.program import ProgramError
+
+
+@pytest.fixture(autouse=True)
+def _sigint_as_usual() -> Iterator[None]:
+    """Whatever this process inherited: a job of a script has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def failing(error: BaseException) -> Callable[[], NoReturn]:
@@ -58,7 +68,7 @@ def test_signals_do_again_what_they_did_before_the_loop() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, program.new_loop])
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 @pytest.mark.parametrize("once", [True, False])
 def test_a_stop_signal_is_caught_whatever_the_loop(
     new_loop: Callable[[], asyncio.AbstractEventLoop], once: bool
@@ -89,7 +99,6 @@ def test_a_stop_signal_is_caught_whatever_the_loop(
 
 
 def test_as_many_descriptors_as_the_system_allows() -> None:
-    resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))

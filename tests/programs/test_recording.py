@@ -1,14 +1,17 @@
 """A server that records what another answers, from its command line to what its file is good for."""
 
+import socket
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import openai
 import pytest
 
 from mockchat.core import program
 from mockchat.testing.server import serve
-from tests.helpers import SAMPLE, requests_of
+from tests.helpers import SAMPLE, request_body, requests_of
 from tests.programs import REQUESTER, SERVER, Call, environment, running_server
 from tests.programs.test_sdk import SOME
 
@@ -18,8 +21,8 @@ from tests.programs.test_sdk import SOME
     [
         (["--record", "f"], "--upstream and --record need each other: give both, or none"),
         (["--upstream", "http://127.0.0.1:1/v1"], "--upstream and --record need each other: give both, or none"),
-        (["--upstream", "http://me:secret@127.0.0.1:1/v1", "--record", "f"], "--upstream names a user"),
-        (["--upstream", "http://127.0.0.1:1/v1", "--record", "."], ".: is no regular file"),
+        (["--upstream", "http://me:secret@127.0.0.1:1/v1", "--record", "f"], "--upstream: the URL names a user"),
+        (["--upstream", "http://127.0.0.1:1/v1", "--record", "."], ".: is not a regular file"),
     ],
 )
 def test_what_can_t_be_started(
@@ -28,9 +31,9 @@ def test_what_can_t_be_started(
     monkeypatch.chdir(tmp_path)
     ended = call(SERVER, "--data", str(SAMPLE), *arguments)
     assert ended.returncode == program.COULD_NOT_RUN
-    (line,) = ended.stderr.splitlines()
+    line = ended.stderr.splitlines()[-1]
     assert told in line
-    assert "secret" not in line
+    assert "secret" not in ended.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -41,6 +44,14 @@ def test_the_recorded_file_may_be_data_too(tmp_path: Path) -> None:
     with running_server(*options, env=environment()) as (_, process):
         pass
     assert process.returncode == 0
+
+
+def test_an_upstream_that_is_silent_is_given_up(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        upstream = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        options = ("--upstream", upstream, "--record", str(tmp_path / "f"), "--upstream-timeout", "0.1")
+        with running_server(*options, env=environment()) as (url, _), pytest.raises(HTTPError, match="504"):
+            urlopen(f"{url}/chat/completions", request_body(("user", "hi")))
 
 
 def ask_some(base_url: str) -> None:

@@ -17,7 +17,7 @@ from tests.helpers import SAMPLE, request_body
 from tests.programs import ROOT, environment, gunicorn, running_server, wait_for_workers
 from tests.serving import PATIENCE
 
-OPTIONS = f"he options are {', '.join(vars(from_keywords({})))}"
+OPTIONS = f"he options are {', '.join(name for name in vars(from_keywords({})) if name != 'data')}"
 GOOD = request_body(("user", "hi"))
 
 
@@ -96,13 +96,13 @@ async def test_a_reload_loses_no_request(server: tuple[str, int]) -> None:
     ("arguments", "told"),
     [
         (["--data", "missing.json"], "create_app: missing.json: No such file or directory"),
-        (["--max-body-mb", "x"], "create_app: max_body_mb: 'x' is no whole number of at least 1"),
+        (["--max-body-mb", "x"], "create_app: max_body_mb: 'x' is not a whole number of at least 1"),
         (["--max-body-mb", "1", "2"], "create_app: max_body_mb: give one value, not 2"),
         (
             ["--fault", "503"],
             "create_app: fault: '503' is none: give 503=RATE, above 0 and up to 1, or 503=first:N, from 1",
         ),
-        (["--api", "x"], f"create_app: there is no option 'api': did you mean 'api_key'? T{OPTIONS}"),
+        (["--api", "x"], f"create_app: there is no option 'api': did you mean api_key? T{OPTIONS}"),
         (["--port", "80"], f"create_app: there is no option 'port': t{OPTIONS}"),
     ],
 )
@@ -124,6 +124,6 @@ def test_and_gunicorn_ends(preload: bool) -> None:
 
 
 def test_options_may_be_python_s_own(capfd: Any) -> None:
-    create_app(SAMPLE, no_stitch=True, api_key=["a", "b"], max_body_mb=1, request_timeout=2.5)
+    create_app(SAMPLE, no_stitch=True, api_key=["a", "b"], max_body_mb=1, itl_ms=2.5)
     create_app([str(SAMPLE), SAMPLE], no_stitch=False, api_key=())
     assert capfd.readouterr().out.count("Parsed ") == 2

@@ -116,7 +116,7 @@ async def test_what_an_upstream_answers_is_told(
     ):
         log = Log()
         client = await serve(aiohttp_client, log)
-        file = RecordFile(tmp_path / "f")
+        file = RecordFile(tmp_path / "f", print)
         chat = client.server.chat
         chat.upstream = Upstream(base, chat._index, file)
         for _ in range(2):
@@ -130,7 +130,6 @@ async def test_what_an_upstream_answers_is_told(
             == "Requests: 2; answered 0, not recorded 0, other errors 2"
         )
         await chat.upstream.close()
-        file.close()
 
 
 @pytest.mark.parametrize("each", [True, False])

@@ -1,5 +1,7 @@
 """The server's options, on its command line and as keyword arguments: the same names, checks and defaults."""
 
+import re
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -17,6 +19,9 @@ def test_both_ways_give_the_same() -> None:
     )
     assert given == {name: parsed[name] for name in given}
     assert given["fault"] == [Fault("503", first=2)]
+    assert options.from_keywords({"no_stitch": True, "ignore": "--x y\n"}).ignore == ["--x y\n"]
+    assert [options.from_keywords({"no_stitch": value}).no_stitch for value in (True, False)] == [True, False]
+    assert options.from_keywords({"api_key": " k ", "jitter": Decimal("0.5")}).api_key == ["k"]
     default, parsed = vars(options.from_keywords({})), vars(options.parse([]))
     assert default == {name: parsed[name] for name in default}
 
@@ -26,13 +31,23 @@ def test_both_ways_give_the_same() -> None:
     [
         (
             {"ttft": 5},
-            "there is no option 'ttft': did you mean 'ttft_ms'? The options are max_body_mb, max_memory_mb, ",
+            "there is no option 'ttft': did you mean ttft_ms? The options are no_stitch, max_body_mb, ",
         ),
-        ({"port": 80}, "there is no option 'port': the options are max_body_mb, "),
-        ({"ttft_ms": "x"}, "ttft_ms: 'x' is no number of at least 0"),
+        ({"port": 80}, "there is no option 'port': the options are no_stitch, max_body_mb, "),
+        ({"ttft_ms": "x"}, "ttft_ms: 'x' is not a number of at least 0"),
         ({"ttft_ms": [1, 2]}, "ttft_ms: give one value, not 2"),
-        ({"ttft_ms": True}, "ttft_ms: 'True' is no number"),
-        ({"api_key": ["a", ""]}, "api_key: it is empty"),
+        ({"ttft_ms": True}, "ttft_ms: give a text or a number, not True"),
+        ({"ttft_ms": []}, "ttft_ms: give one value, not 0"),
+        ({"ignore": re.compile(r"\d+")}, "ignore: give a text or a number, not re.compile('"),
+        ({"ignore": ["x", {"y"}]}, "ignore: give a text or a number, not {'y'}"),
+        ({"ignore": b"x"}, "ignore: give a text or a number, not b'x'"),
+        ({"random_seed": None}, "random_seed: give a text or a number, not None"),
+        ({"no_stitch": "yes"}, "no_stitch: give True or False, not 'yes'"),
+        ({"no_stitch": [True]}, "no_stitch: give True or False, not [True]"),
+        ({"max_body_mb": "1 --ttft-ms=5"}, "max_body_mb: '1 --ttft-ms=5' is not a whole number"),
+        ({"api-key": "x"}, "there is no option 'api-key': did you mean api_key? The options are "),
+        ({"help": True}, "there is no option 'help': the options are "),
+        ({"api_key": ["a", ""]}, "api_key: the key is empty"),
         ({"fault": "429"}, "fault: '429' is none: give 429=RATE"),
     ],
 )

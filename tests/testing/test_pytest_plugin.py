@@ -1,5 +1,7 @@
 """The plugin as pytest loads it: in runs of pytest inside this one."""
 
+import json
+
 import pytest
 
 from tests.testing.project import ASK, SWALLOWS, run
@@ -106,6 +108,38 @@ def test_fails_first(mockchat):
 """
     )
     run(project, "--strict-markers").assert_outcomes(passed=1)
+
+
+def test_pieces_are_not_joined_where_a_marker_says_so(project: pytest.Pytester) -> None:
+    pieces = [("a_0", "hi", "hello"), ("a_2", "and?", "more")]
+    written = [
+        {"id": name, "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]}
+        for name, asked, said in pieces
+    ]
+    project.path.joinpath("tests/conversations.jsonl").write_text("\n".join(map(json.dumps, written)))
+    project.makepyfile(
+        SWALLOWS
+        + """
+def test_joined(mockchat):
+    mockchat.strict = False
+    swallow(mockchat, "and?")
+    assert ask(mockchat.base_url, "hi", "hello", "and?") == "more"
+
+@pytest.mark.mockchat(no_stitch=True)
+def test_apart(mockchat):
+    assert ask(mockchat.base_url, "and?") == "more"
+
+@pytest.mark.mockchat(no_stitch=False)
+def test_joined_again(mockchat):
+    assert ask(mockchat.base_url, "hi", "hello", "and?") == "more"
+
+@pytest.mark.mockchat(no_stitch="yes")
+def test_neither(mockchat): pass
+"""
+    )
+    result = run(project, "--mockchat-unused")
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines(["@pytest.mark.mockchat: no_stitch: give True or False, not 'yes'"])
 
 
 @pytest.mark.parametrize("empty", [False, True])
@@ -308,9 +342,9 @@ def test_markers_that_are_refused(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         [
             "@pytest.mark.mockchat('503=first:1') has a value without a name: name it, as in ttft_ms=50",
-            "@pytest.mark.mockchat: there is no option 'stric': did you mean 'strict'? The options are *",
+            "@pytest.mark.mockchat: there is no option 'stric': did you mean strict? The options are *",
             "@pytest.mark.mockchat: there is no option 'data': the options are *",
-            "@pytest.mark.mockchat: ttft_ms: 'soon' is no number of at least 0",
+            "@pytest.mark.mockchat: ttft_ms: 'soon' is not a number of at least 0",
         ]
     )
     result.stdout.no_fnmatch_line("*During handling*")

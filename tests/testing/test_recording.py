@@ -114,7 +114,7 @@ def test_an_error(mockchat):
             "requests[[]0]: 404, the upstream answered so: No valid response exists for the given request: *'old'*",
             "*= mockchat =*",
             "Recorded 0 answers into *",
-            "Requests for several choices (n above 1) are not recorded, only passed on",
+            "Passed on but not recorded: requests for several choices (n above 1)",
         ]
     )
 
@@ -122,15 +122,18 @@ def test_an_error(mockchat):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["-n", "2"], "one process at a time can record, so switch pytest-xdist off by -n 0"),
+        (["--mockchat-record="], "'' is not a base URL: give one like http://*"),
         (
             ["-o", "mockchat_data=a.jsonl b.jsonl"],
-            "mockchat_data names 2 files, and it can't be known which *: */a.jsonl*",
+            "mockchat_data names 2 files: add -o mockchat_data=FILE to name one",
         ),
-        (["-o", "mockchat_data=test_it.py"], "*/test_it.py: is not JSON lines, an entry a line, so nothing can be *"),
-        (["-o", "mockchat_data=test_it.py/a.jsonl"], "*/test_it.py: can't be made: *"),
-        (["--mockchat-record=example.org"], "'example.org' is no base URL: give one like http://*"),
-        (["--mockchat-record=http://me:secret@example.org"], "it names a user: *"),
+        (
+            ["-o", "mockchat_data=test_it.py"],
+            "*/test_it.py: line 1 is not an entry of JSON lines: mend it, or record into another file",
+        ),
+        (["-o", "mockchat_data=test_it.py/a.jsonl"], "can't make */test_it.py: *"),
+        (["--mockchat-record=example.org"], "'example.org' is not a base URL: give one like http://*"),
+        (["--mockchat-record=http://me:secret@example.org"], "the URL names a user: *"),
     ],
 )
 def test_where_nothing_can_be_recorded(pytester: pytest.Pytester, arguments: list[str], told: str) -> None:
@@ -140,11 +143,56 @@ def test_where_nothing_can_be_recorded(pytester: pytest.Pytester, arguments: lis
     result.stderr.fnmatch_lines([f"ERROR: --mockchat-record: {told}"])
 
 
-def test_not_in_ci_unless_it_is_meant(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CI", "true")
+@pytest.mark.parametrize(("ci", "refused"), [("true", True), ("1", True), ("", False), ("false", False), ("0", False)])
+def test_not_in_ci(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ci: str, refused: bool) -> None:
+    monkeypatch.setenv("CI", ci)
     pytester.makepyfile("def test_one(mockchat): pass")
     result = run(pytester, "--mockchat-record=http://127.0.0.1:9/v1")
-    result.stderr.fnmatch_lines(["ERROR: --mockchat-record is refused where CI is set: add --mockchat-record-in-ci *"])
-    meant = run(pytester, "--mockchat-record=http://127.0.0.1:9/v1", "--mockchat-record-in-ci", "-n", "0")
-    meant.assert_outcomes(passed=1)
-    assert not (pytester.path / "tests/conversations.jsonl").exists()
+    if refused:
+        told = "ERROR: --mockchat-record: is refused where CI is set: set CI=false if it is meant"
+        result.stderr.fnmatch_lines([told])
+    else:
+        result.assert_outcomes(passed=1)
+
+
+def test_under_xdist_all_processes_record_into_one_file(pytester: pytest.Pytester, upstream: MockServer) -> None:
+    """Both ask the same at the same time: the line is written once."""
+    pytester.makepyfile(
+        ASK
+        + """
+import pytest, urllib.error
+
+@pytest.mark.parametrize("number", range(20))
+def test_new(mockchat, number):
+    assert ask(mockchat.base_url, "new") == "recorded"
+
+@pytest.mark.parametrize("number", range(20))
+def test_own(mockchat, number):
+    body = json.dumps({"messages": [{"role": "user", "content": f"own {number}"}], "n": 2}).encode()
+    if number < 2:
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(mockchat.base_url + "/chat/completions", body)
+    mockchat.strict = False
+    assert ask(mockchat.base_url, "new", "recorded", "more") == "at once"
+"""
+    )
+    result = run(pytester, f"--mockchat-record={upstream.base_url}", "-n", "2")
+    result.assert_outcomes(passed=40)
+    file = pytester.path / "tests/conversations.jsonl"
+    assert sorted(lines(file)) == ["at once", "recorded"]
+    result.stdout.fnmatch_lines(
+        ["*= mockchat =*", "Recorded * answers into *", "Passed on but not recorded: requests for several choices *"]
+    )
+    run(pytester, "-k", "test_new", "-n", "2").assert_outcomes(passed=20)
+
+
+def test_a_line_that_a_crash_cut_off_is_moved_away_and_told(pytester: pytest.Pytester, upstream: MockServer) -> None:
+    pytester.makepyfile(TEST)
+    file = pytester.mkdir("tests") / "conversations.jsonl"
+    file.write_text('{"id":"068860104134ff31","messages":[{"role":"us')
+    result = run(pytester, f"--mockchat-record={upstream.base_url}")
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(
+        ["*= mockchat =*", f"{file}: line 1 was never finished, *: it is moved to {file}.unfinished"]
+    )
+    assert lines(file) == ["recorded", "at once", "word " * 100_000]

@@ -9,9 +9,10 @@ from typing import Any
 import openai
 import pytest
 
+from mockchat.server.connection import REQUEST_TIMEOUT
 from mockchat.testing.server import MockServer, serve
 from tests.helpers import Clock, request_body
-from tests.serving import HEAD, PATIENCE, Raw, post
+from tests.serving import HEAD, Raw, post
 
 RECORDED = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]]
 GOOD = request_body(("user", "hi"))
@@ -96,11 +97,11 @@ async def test_what_is_refused_before_it_is_whole(options: dict[str, Any], sent:
 
 
 async def test_what_does_not_come_whole_in_time(clock: Clock) -> None:
-    with serve(RECORDED, request_timeout=PATIENCE) as server:
+    with serve(RECORDED) as server:
         async with connection(server) as raw:
             await raw.send(post(GOOD, "Expect: 100-continue\r\n")[: -len(GOOD)])
             assert (await raw.answer())[0] == 100
             server.load([])  # Then the server, in its thread, has done what belongs to what it has answered.
-            await clock.passes(2 * PATIENCE)
+            await clock.passes(2 * REQUEST_TIMEOUT)
             assert (await raw.answer())[0] == 408
         assert seen(server) == [(408, True)]

@@ -1,4 +1,5 @@
 import json
+import re
 import socket
 import threading
 import time
@@ -103,6 +104,10 @@ def test_forms_of_recordings(data: Recordings) -> None:
     [
         ("nowhere.json", "nowhere.json: No such file or directory"),
         ([HI, HELLO], "recording 0 is a message: give a list of conversations, each a list of them"),
+        (
+            {"messages": [HI, HELLO]},
+            "the recordings are a dictionary: give a list of conversations",
+        ),
         ([{"id": "x"}], 'recording 0: must have either "conversations" or "messages"'),
         ([[HI], ["hi"]], "recording 1: message 0 is a string, not an object"),
         ([[{"role": "user"}]], 'recording 0: message 0 lacks "content"'),
@@ -123,7 +128,12 @@ def test_options() -> None:
             with pytest.raises(error):
                 ask(server, HI)
         assert ask(server, HI) == "hello"
+    with serve(RECORDED, api_key=" any ", no_stitch=True, ignore=[r"\d"]) as server:
+        assert server.api_key == "any"
+        assert ask(server, {"role": "user", "content": "hi2"}) == "hello"
     for wrong, told in (
+        ({"ignore": re.compile("x")}, "ignore: give a text or a number, not re.compile"),
+        ({"no_stitch": 1}, "no_stitch: give True or False, not 1"),
         ({"fault": "503"}, "fault: '503' is none"),
         ({"port": 80}, "there is no option 'port'"),
     ):
