@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mockchat.core import entries, foreign, wire
-from mockchat.core.entries import NO_DETAILS, Conversation, DatasetError, Entry, EntryError
-from mockchat.core.message import Details
+from mockchat.core.entries import Conversation, DatasetError, Entry, EntryError
 
 BLOCK_SIZE = 256 * 1024  # bytes
 WHITESPACE = b" \t\r\n"
@@ -126,7 +125,6 @@ class _Pieces:
 
     conversation: Conversation
     recordings: list[bytes]
-    details: dict[int, Details]
     size: int
     next_position: int = 0
     waiting: int = 0  # Bytes that are not joined to the first of the pieces yet.
@@ -140,9 +138,9 @@ class _Pieces:
         if recording:
             self.recordings.append(recording)
             self.waiting += len(recording)
-        for number, each in piece.details.items():
-            if number >= start:
-                self.details[self.size - start + number] = each
+        if piece.details:
+            moved = {self.size - start + number: each for number, each in piece.details.items() if number >= start}
+            self.conversation.details = {**self.conversation.details, **moved}
         self.size += piece.size - start
 
     def join(self, *, at_last: bool) -> None:
@@ -151,7 +149,6 @@ class _Pieces:
             self.recordings = [wire.NEXT.join(filter(None, self.recordings))]
             self.waiting = 0
             self.conversation.recording = self.recordings[0]
-            self.conversation.details = self.details or NO_DETAILS
 
 
 class _Stitching:
@@ -168,7 +165,7 @@ class _Stitching:
         if pieces is None:
             conversation = Conversation(name, piece.recording, piece.details)
             self._dataset.conversations.append(conversation)
-            pieces = self._begun[name] = _Pieces(conversation, [piece.recording], dict(piece.details), piece.size)
+            pieces = self._begun[name] = _Pieces(conversation, [piece.recording], piece.size)
         else:
             self._dataset.joined += 1
             self._dataset.misaligned += position < pieces.next_position
