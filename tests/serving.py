@@ -14,9 +14,10 @@ from aiohttp.test_utils import BaseTestServer
 
 from mockchat.core.index import ResponseIndex
 from mockchat.server.app import ChatServer
-from mockchat.server.connection import REQUEST_TIMEOUT, Connection
+from mockchat.server.connection import Connection
 from mockchat.server.route import PATH, ChatCompletions
 from mockchat.server.simulation import Simulation
+from mockchat.server.states import REQUEST_TIMEOUT
 from mockchat.server.workers import Runner
 from tests.helpers import conversation, index_of, request_body
 

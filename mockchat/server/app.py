@@ -15,9 +15,10 @@ from contextlib import asynccontextmanager
 from aiohttp.log import server_logger
 
 from mockchat.core.program import ProgramError, descriptor_limit, on_stop_signals
-from mockchat.server.connection import REQUEST_TIMEOUT, Connection, Connections
+from mockchat.server.connection import Connection, Connections
 from mockchat.server.log import Log
 from mockchat.server.route import ChatCompletions
+from mockchat.server.states import REQUEST_TIMEOUT
 
 SHUTDOWN_TIMEOUT = 5.0  # seconds
 _HANDOVER = 0.2  # seconds in which a busy client asks again, and so is told to connect anew

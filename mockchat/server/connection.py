@@ -8,42 +8,23 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from enum import Enum, auto
 from functools import partial
 
 from aiohttp.log import server_logger
 
 from mockchat.server.errors import ApiError
-from mockchat.server.http import UNREADABLE, Answer, At, HttpRequest, Never, Part, Until, next_turn
+from mockchat.server.http import UNREADABLE, Answer, At, Never, Part, Until, next_turn
 from mockchat.server.log import Log
 from mockchat.server.memory import too_much
-from mockchat.server.parser import Body, RequestParser
+from mockchat.server.parser import Incoming, RequestParser
 from mockchat.server.route import ChatCompletions
+from mockchat.server.states import BUSY, DONE, State, time_limits
 
-REQUEST_TIMEOUT = 60.0  # seconds, for a request to arrive; for a client to read anything of its answer
-_KEEP_ALIVE_TIMEOUT = 3630.0  # seconds: longer than what proxies and load balancers allow
-_LINGER_TIMEOUT = 10.0  # seconds
 _AT_ONCE = 100  # answers
 _LONGEST_READ = 262144  # bytes: the most that an event loop reads at once
 _SMALL = 16384  # bytes that a connection may hold when the server's memory is full
 _QUEUED_REQUEST = 4096  # bytes that a request takes in the queue, beside its own
-
-
-class State(Enum):
-    """What a connection is doing."""
-
-    NEW = auto()  # No request has begun to arrive.
-    IDLE = auto()  # Between two requests. A request that is answered at once leaves it here.
-    RECEIVING = auto()  # A part of a request has arrived.
-    ANSWERING = auto()  # An answer waits for its next part, or for the client to read; requests are queued.
-    STALLED = auto()  # Nothing more is sent (a simulated fault), until the client disconnects.
-    LINGERING = auto()  # The last answer is written. Input is discarded until the client disconnects.
-    CLOSED = auto()
-
-
 _IDLE = State.IDLE  # A global is looked up faster than an enum's member.
-_BUSY = (State.RECEIVING, State.ANSWERING)
-_DONE = (State.STALLED, State.LINGERING, State.CLOSED)
 
 
 class Connections:
@@ -53,13 +34,7 @@ class Connections:
         self.route = route
         self.log = log
         self.request_timeout = request_timeout
-        # Seconds that a connection may be in a state; there is no limit for the others.
-        self.time_limits = {
-            State.NEW: request_timeout,
-            State.IDLE: _KEEP_ALIVE_TIMEOUT,
-            State.RECEIVING: request_timeout,
-            State.LINGERING: _LINGER_TIMEOUT,
-        }
+        self.time_limits = time_limits(request_timeout)
         self.requests_count = 0
         self.connections: set[Connection] = set()
 
@@ -78,8 +53,7 @@ class Connection(asyncio.Protocol):
         self._state = State.NEW
         self._since = time.monotonic()  # When it entered the state.
         self._parser: RequestParser | None = RequestParser()
-        self._requests: deque[tuple[HttpRequest, Body]] = deque()  # The queue.
-        self._body: bytearray | None = None  # What has arrived of the first one's body.
+        self._requests: deque[Incoming] = deque()  # The queue.
         self._unanswered = 0  # Bytes received that are not answered, at most.
         self._held = 0  # Bytes that the server's memory counts for this connection.
         self._parts: Iterator[Part] | None = None  # What is left of the answer under way.
@@ -94,12 +68,10 @@ class Connection(asyncio.Protocol):
     def _enter(self, state: State) -> None:
         """Enter a state, note the time, and free what the last one held."""
         self._state, self._since = state, time.monotonic()
-        self._unanswered = min(self._unanswered, _LONGEST_READ) if state in _BUSY else 0
+        self._unanswered = min(self._unanswered, _LONGEST_READ) if state in BUSY else 0
         self._route.memory.held -= self._held
         self._held = 0
-        if state is not State.RECEIVING:
-            self._body = None
-        if state in _DONE:
+        if state in DONE:
             self._parser = self._parts = None
             self._requests.clear()
             if self._cancel is not None:
@@ -215,31 +187,27 @@ class Connection(asyncio.Protocol):
                 if parser.malformed:
                     raise parser.malformed
                 return None
-            head, content = self._requests[0]
-            if content.is_eof():
-                body = content.read_nowait()
-                if self._body is not None:
-                    self._body += body
-                    body, self._body = bytes(self._body), None
+            first = self._requests[0]
+            if first.body.is_eof():
                 self._requests.popleft()
+                body = first.whole()
                 parser.ended(body)
-                return self._route.answer(head, body)
-            parser.check(content)
-            request = head
-            self._receive(request, content)
+                return self._route.answer(first.request, body)
+            parser.check(first.body)
+            request = first.request
+            self._receive(first)
         except ApiError as error:
             return self._route.refuse(request, error)
         return None
 
-    def _receive(self, request: HttpRequest, content: Body) -> None:
+    def _receive(self, incoming: Incoming) -> None:
         """Take what has arrived of a body; raises `ApiError` as soon as it is certain that it is refused."""
-        if self._body is None:
-            self._body = bytearray()
+        request = incoming.request
+        if incoming.arrived is None:
             self._route.check(request, request.body_size)
             if request.headers.get("Expect", "").lower() == "100-continue" and request.is_http_1_1:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._body += content.read_nowait()
-        self._route.check(request, len(self._body))
+        self._route.check(request, incoming.take())
 
     def _settle(self, parser: RequestParser, has_answered: bool) -> None:
         """Enter the state that follows, once all that is complete is answered."""
@@ -262,7 +230,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: ApiError) -> None:
         """Refuse the request that is arriving, and close the connection."""
-        self._begin(self._route.refuse(self._requests[0][0] if self._requests else UNREADABLE, error))
+        self._begin(self._route.refuse(self._requests[0].request if self._requests else UNREADABLE, error))
 
     # Writing
 

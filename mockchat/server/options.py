@@ -16,9 +16,9 @@ from mockchat.core.coding import MB
 from mockchat.core.program import ProgramError
 from mockchat.server import simulation, upstream
 from mockchat.server.app import SHUTDOWN_TIMEOUT
-from mockchat.server.connection import REQUEST_TIMEOUT
 from mockchat.server.memory import MAX_MEMORY_MB
 from mockchat.server.simulation import FAULT_HEADER, Fault, Simulation
+from mockchat.server.states import REQUEST_TIMEOUT
 
 
 def _fault(value: str) -> Fault:

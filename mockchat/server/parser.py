@@ -36,6 +36,29 @@ class Body(Protocol):
         """Why the rest can't be read."""
 
 
+class Incoming:
+    """A request whose body may still be arriving; `arrived` is None until some of it was taken."""
+
+    def __init__(self, request: HttpRequest, body: Body) -> None:
+        self.request = request
+        self.body = body
+        self.arrived: bytearray | None = None
+
+    def take(self) -> int:
+        """Take what has arrived, and return the body's size so far."""
+        if self.arrived is None:
+            self.arrived = bytearray()
+        self.arrived += self.body.read_nowait()
+        return len(self.arrived)
+
+    def whole(self) -> bytes:
+        """The body, which is at its end."""
+        if self.arrived is None:
+            return self.body.read_nowait()
+        self.take()
+        return bytes(self.arrived)
+
+
 class RequestParser:
     """Reads the requests of one connection.
 
@@ -59,8 +82,8 @@ class RequestParser:
         self._received = b""  # The last bytes received,
         self._request_end = b""  # and the last bytes of the last request.
 
-    def feed(self, data: bytes) -> list[tuple[HttpRequest, Body]]:
-        """The requests whose heads are complete with these bytes, each with its body."""
+    def feed(self, data: bytes) -> list[Incoming]:
+        """The requests whose heads are complete with these bytes."""
         body = self._body
         if isinstance(body, _PlainBody) and not body.is_eof():
             rest = body.feed(data)
@@ -72,29 +95,29 @@ class RequestParser:
                 self._note(data)
                 self._body = body = _PlainBody(size)
                 body.feed(data[start:])
-                return [(self.known.request._replace(body_size=size), body)]
+                return [Incoming(self.known.request._replace(body_size=size), body)]
         is_certain = self._is_new or self.known is not None
         self._is_new, self.known = False, None
         requests = self._parse(data)
-        if is_certain and len(requests) == 1 and requests[0][1].is_eof():
-            self.known = known_head(data, requests[0][0])
+        if is_certain and len(requests) == 1 and requests[0].body.is_eof():
+            self.known = known_head(data, requests[0].request)
         return requests
 
-    def _parse(self, data: bytes) -> list[tuple[HttpRequest, Body]]:
+    def _parse(self, data: bytes) -> list[Incoming]:
         self._note(data)
-        requests: list[tuple[HttpRequest, Body]] = []
+        requests: list[Incoming] = []
         is_in_head = self._body is None or self._body.is_eof()
         size, is_upgraded = len(data), True
         try:
             while is_upgraded:  # An upgrade is declined, and what follows is read as HTTP.
                 messages, is_upgraded, data = self._parser.feed_data(data)
-                requests += [(_read_head(message), body) for message, body in messages]
+                requests += [Incoming(_read_head(message), body) for message, body in messages]
                 if is_upgraded:
                     self._parser.set_upgraded(False)
         except HttpProcessingError as error:
             self._refuse(error.message)
         if requests:
-            self._body = requests[-1][1]
+            self._body = requests[-1].body
         self._head_size = self._head_size + size if is_in_head and not requests else 0
         if self._head_size > MAX_HEAD_SIZE and not self.malformed:
             self.malformed = too_large_head()

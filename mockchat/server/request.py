@@ -26,6 +26,7 @@ DEFAULT_MODEL = b'"mockchat"'  # As JSON.
 _KEY = b'"messages":'
 _ARRAY = _KEY + wire.OPENING
 _CACHED_SIZE = 4096  # bytes
+_LONGEST_MODEL = 256  # characters: each event of a stream repeats the model's name
 LONG_BODY = 131072  # bytes: others should not have to wait until it is parsed,
 _LONGEST_IN_PLACE = 4 * 1024 * 1024  # bytes: nor until it is compared
 
@@ -177,6 +178,8 @@ def read_settings(parameters: dict[str, Any]) -> Settings:
     options = _parameter(parameters, "stream_options", dict, "an object") or {}
     include_usage = _parameter(options, "include_usage", bool, "a boolean", "stream_options.")
     model = _parameter(parameters, "model", str, "a string")
+    if model is not None and len(model) > _LONGEST_MODEL:
+        raise ApiError(400, f"model must be a string of at most {_LONGEST_MODEL} characters", param="model")
     n = _parameter(parameters, "n", int, "a whole number from 1 to 128", least=1, most=128)
     return Settings(
         model=DEFAULT_MODEL if model is None else wire.text(model),

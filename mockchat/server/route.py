@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from itertools import chain, islice
@@ -12,15 +12,15 @@ from random import Random
 from aiohttp.log import server_logger
 
 from mockchat.core.index import Reply, ResponseIndex
-from mockchat.server import completion
+from mockchat.server import completion, paths
 from mockchat.server.errors import ApiError
 from mockchat.server.http import ABORTED, Answer, AnswerWriter, At, HttpRequest, Never, Part, next_turn
 from mockchat.server.memory import MAX_MEMORY_MB, Memory
+from mockchat.server.paths import PATH
 from mockchat.server.request import LONG_BODY, ChatRequest, is_in_place, read_request, read_to_the_end
 from mockchat.server.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
 from mockchat.server.upstream import Upstream
 
-PATH = "/v1/chat/completions"
 MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
 Read = Callable[[bytes, ResponseIndex], ChatRequest]  # As `read_request` does.
 FAULT_TOLD = "A fault that was asked for"
@@ -143,10 +143,9 @@ class ChatCompletions:
     def check(self, request: HttpRequest, size: int) -> None:
         """Raise `ApiError` where a request need not be read, its body being `size` bytes or more."""
         if self._api_keys:
-            self._check_key(request.headers.get("Authorization", ""))
+            self._check_key(request.headers)
         if request.path != PATH:
-            problem = f"Unknown path {request.path[:200]}: this server has one route, POST {PATH}"
-            raise ApiError(HTTPStatus.NOT_FOUND, problem)
+            raise ApiError(HTTPStatus.NOT_FOUND, paths.unknown(request.path))
         if request.method != "POST":
             problem = f"Method {request.method} is not allowed on {PATH}: use POST"
             raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, problem)
@@ -159,14 +158,17 @@ class ChatCompletions:
             problem = f"The request body is larger than the {self._max_body_size} bytes that this server takes"
             raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem)
 
-    def _check_key(self, authorization: str) -> None:
-        scheme, _, key = authorization.partition(" ")
+    def _check_key(self, headers: Mapping[str, str]) -> None:
+        scheme, _, key = headers.get("Authorization", "").partition(" ")
         given = key.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""
-        # Every key is compared, each in constant time: how long it takes tells nothing.
+        # Every key is compared, each in constant time: how long it takes says nothing.
         matches = [hmac.compare_digest(given, expected) for expected in self._api_keys]
-        if not any(matches):
-            problem = "Incorrect API key provided" if given else "No API key provided: send Authorization: Bearer KEY"
-            raise ApiError(HTTPStatus.UNAUTHORIZED, problem, code="invalid_api_key")
+        if any(matches):
+            return
+        problem = "Incorrect API key provided" if given else "No API key provided: send Authorization: Bearer KEY"
+        if not given and (other := next((name for name in ("api-key", "x-api-key") if name in headers), None)):
+            problem += f", not {other}"
+        raise ApiError(HTTPStatus.UNAUTHORIZED, problem, code="invalid_api_key")
 
     def _check_encoding(self, request: HttpRequest) -> None:
         for name, harmless in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
