@@ -9,13 +9,14 @@ from os.path import realpath
 from pathlib import Path
 from typing import Any
 
+from aiohttp.log import server_logger
 from yarl import URL
 
 from mockchat.core import program, recordings
 from mockchat.core.program import ProgramError
 from mockchat.server import app, options
 from mockchat.server.app import ChatServer
-from mockchat.server.log import Log
+from mockchat.server.log import Log, is_writable
 from mockchat.server.record_file import RecordFile
 from mockchat.server.route import ChatCompletions
 from mockchat.server.upstream import Upstream
@@ -62,14 +63,20 @@ def _serve(
         print(f"Serving {base_url} (Ctrl-C stops)", flush=True)
 
     log = Log(each=chosen.log)
+    server_logger.addHandler(log)
     server = ChatServer(chat, chosen.request_timeout, log)
     listening = app.serve(server, chosen.host, chosen.port, ready, shutdown_timeout=chosen.shutdown_timeout)
-    program.run_on_loop(listening)
-    print(log.summary(server.requests_count))
+    try:
+        program.run_on_loop(listening)
+    finally:
+        server_logger.removeHandler(log)
+    said = log.summary(server.requests_count)
     if chat.upstream:
-        print(f"Recorded {chat.upstream.recorded:,} answers into {chosen.record}")
+        said += f"\nRecorded {chat.upstream.recorded:,} answers into {chosen.record}"
+    if is_writable(sys.stdout):
+        print(said)
     if server.cut:
-        print(f"Connections cut before they were finished: {server.cut:,} (see --shutdown-timeout)", file=sys.stderr)
+        log.tell(f"Connections cut before they were finished: {server.cut:,} (see --shutdown-timeout)")
     return program.FAILED if server.cut else program.OK
 
 

@@ -22,7 +22,7 @@ from gc import freeze
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, NoReturn
 
 from aiohttp import web
 from aiohttp.log import server_logger
@@ -50,6 +50,8 @@ class Worker(GunicornUVLoopWebWorker):
 
     def run(self) -> None:
         """Serve until gunicorn says otherwise."""
+        if getattr(self.wsgi, "__name__", "") == create_app.__name__:
+            _end(_COMMAND.format("create_app must be called"))
         self.wsgi = partial(self.wsgi, graceful_timeout=self.cfg.graceful_timeout)
         super().run()
 
@@ -60,6 +62,7 @@ def create_app(data: str | Path | Sequence[str | Path] = (), *, no_stitch: bool 
     `data` is a file of recordings or several; `given` are the options of server.py that shape the answers, named as
     there: `api_key=["a", "b"], ttft_ms=50`. Where it can't run, a line says why and gunicorn ends (`SystemExit`).
     """
+    check_worker()
     program.allow_descriptors()
     try:
         chosen = options.from_keywords(given)
@@ -67,8 +70,7 @@ def create_app(data: str | Path | Sequence[str | Path] = (), *, no_stitch: bool 
         files = [recordings.named(name) for name in ([data] if isinstance(data, str | Path) else data)]
         index = read_shared(files or [recordings.default()], stitch=not no_stitch, ignore=chosen.ignore)
     except ProgramError as error:
-        print(f"create_app: {error}", file=sys.stderr)
-        raise SystemExit(_APP_LOAD_ERROR) from None
+        _end(str(error))
     except KeyboardInterrupt:
         raise SystemExit(program.INTERRUPTED) from None
 
@@ -78,6 +80,25 @@ def create_app(data: str | Path | Sequence[str | Path] = (), *, no_stitch: bool 
         return Runner(server, shutdown_timeout=0.95 * graceful_timeout)  # Then gunicorn kills.
 
     return make_runner
+
+
+def check_worker() -> None:
+    """End gunicorn if it has another worker class, which would call as WSGI what `create_app` returns."""
+    if any(f"gunicorn.workers.{name}" in sys.modules for name in _OTHER_WORKERS):
+        _end(_COMMAND.format("it needs its own worker class"))
+
+
+def _end(problem: str) -> NoReturn:
+    """End this process, and so gunicorn, with a line."""
+    print(f"create_app: {problem}", file=sys.stderr)
+    raise SystemExit(_APP_LOAD_ERROR) from None
+
+
+# gunicorn imports the module of its worker class before the application's.
+_OTHER_WORKERS = ("sync", "gthread", "ggevent", "geventlet", "gtornado", "gasgi")
+_COMMAND = (
+    """{}: gunicorn "mockchat.server:create_app('FILE')" --worker-class mockchat.server.workers.Worker --preload"""
+)
 
 
 def read_shared(paths: Sequence[Path], *, stitch: bool = True, ignore: Sequence[str] = ()) -> SharedIndex:
