@@ -1,9 +1,8 @@
 """Both programs by one name: python -m mockchat serve, or replay, with the options of either."""
 
 import sys
-from importlib import import_module
 
-from mockchat.core.program import COULD_NOT_RUN
+from mockchat.starting import load
 
 PROGRAMS = {"serve": "mockchat.server.cli", "replay": "mockchat.requester.cli"}
 
@@ -13,11 +12,10 @@ def main() -> int:
     _, *given = sys.argv
     if not given or given[0] not in PROGRAMS:
         print("usage: python -m mockchat serve|replay [--help]", file=sys.stderr)
-        return COULD_NOT_RUN
+        return 2
     name, *arguments = given
     sys.argv[0] = f"mockchat {name}"
-    status: int = import_module(PROGRAMS[name]).main(arguments)
-    return status
+    return load(PROGRAMS[name])(arguments)
 
 
 if __name__ == "__main__":
