@@ -129,6 +129,7 @@ class AnswerWriter:
 
         A miss has its diagnosis in a header too: some clients show no body, but headers.
         """
+        error.__traceback__ = error.__context__ = None  # Their frames hold the request's body.
         body, content_type, headers = error.body(), JSON, b""
         if isinstance(error, NotRecorded):
             accepted = request.headers.get("Accept", "").lower()
