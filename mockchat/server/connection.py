@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
 from aiohttp.log import server_logger
@@ -16,7 +17,7 @@ from mockchat.server.errors import ApiError
 from mockchat.server.http import UNREADABLE, Answer, At, Never, Part, Until, next_turn
 from mockchat.server.log import Log
 from mockchat.server.memory import too_much
-from mockchat.server.parser import Incoming, RequestParser
+from mockchat.server.parser import MAX_HEAD_SIZE, Incoming, RequestParser, too_large_head
 from mockchat.server.route import ChatCompletions
 from mockchat.server.states import BUSY, DONE, State, time_limits
 
@@ -120,9 +121,13 @@ class Connection(asyncio.Protocol):
 
         Its end is sent too (FIN): a process that was forked may have the socket open, so closing it would not do that.
         """
-        if self._transport.can_write_eof():  # TLS can't.
-            self._transport.write_eof()
+        self._end_writing()
         self._transport.close()
+
+    def _end_writing(self) -> None:
+        if self._transport.can_write_eof():  # TLS can't.
+            with suppress(OSError):  # The client has disconnected.
+                self._transport.write_eof()
 
     # What the transport calls
 
@@ -188,6 +193,8 @@ class Connection(asyncio.Protocol):
                     raise parser.malformed
                 return None
             first = self._requests[0]
+            if first.request.head_size > MAX_HEAD_SIZE:
+                return self._route.refuse(first.request, too_large_head())
             if first.body.is_eof():
                 self._requests.popleft()
                 body = first.whole()
@@ -341,5 +348,4 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         self._transport.resume_reading()
-        if self._transport.can_write_eof():  # TLS can't.
-            self._transport.write_eof()
+        self._end_writing()
