@@ -129,8 +129,6 @@ class Connection(asyncio.Protocol):
             with suppress(OSError):  # The client has disconnected.
                 self._transport.write_eof()
 
-    # What the transport calls
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         self._server.opened(self, transport.get_extra_info("socket").fileno())

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from mockchat.core.diagnosis import Diagnosis
+from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.http import Answer, AnswerWriter, HttpRequest, chunk, in_blocks
 from mockchat.server.parser import known_head
 
@@ -98,6 +100,36 @@ def test_the_connection_header_says_when_it_closes(asked: bool, keep_alive: bool
 def test_head_has_the_length_of_the_answer_to_post() -> None:
     head = sent(AnswerWriter().whole(request(method="HEAD"), 405, b"12345"))
     assert head.endswith(b"\r\nContent-Length: 5\r\n\r\n")
+
+
+class _Diagnosed(NotRecorded):
+    def __init__(self, text: str) -> None:
+        ApiError.__init__(self, 404, "not recorded")
+        self._found = Diagnosis("messages[0]", text)
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/plain"])
+@pytest.mark.parametrize(
+    ("text", "size"), [("\U0001f600" * 5000, 2000), ("\r\nX: y" * 5000, 1338), ("x" * 1000, 1000), ("short", 5)]
+)
+def test_the_header_of_a_miss_has_2000_bytes_at_most(text: str, size: int, accept: str) -> None:
+    head = sent(AnswerWriter().error(request(("Accept", accept)), _Diagnosed(text))).split(b"\r\n\r\n")[0]
+    (line,) = [line for line in head.split(b"\r\n") if line.startswith(b"X-")]
+    assert line.startswith(b"X-Mockchat-Miss: ")
+    assert len(line) - len(b"X-Mockchat-Miss: ") == size
+    assert line.decode("ascii").isprintable()
+
+
+def test_an_error_keeps_no_frame() -> None:
+    """Their locals would be the request's body, until the garbage collector comes."""
+    try:
+        try:
+            raise ValueError
+        except ValueError:
+            raise ApiError(400, "no JSON") from None
+    except ApiError as error:
+        AnswerWriter().error(PLAIN, error)
+        assert (error.__traceback__, error.__context__) == (None, None)
 
 
 def test_each_answer_has_an_id_of_its_own() -> None:
