@@ -88,7 +88,7 @@ async def test_the_header_of_a_miss_is_one_line_of_ascii(client: Client) -> None
 async def test_every_client_gets_the_header_of_a_miss_in_2000_bytes(client: Client, accept: str, text: str) -> None:
     """aiohttp's clients refuse an answer with a header of more than 8,190 bytes."""
     for asked in (
-        request_body((text, "hi")),
+        request_body(("user", "hi"), ("assistant", text)),
         request_body(("user", text)),
         request_body(("user", "hi"), ("user", text)),
     ):
