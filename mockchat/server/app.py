@@ -1,8 +1,8 @@
-"""A server: all its connections, from the first to the last, and the signals that end it.
+"""The server: its connections, and the signals that stop it.
 
-How it stops: new connections are refused first. Every answer from then on asks its client to connect anew
-(`Connection: close`), so busy clients go elsewhere without losing a request. Connections without a request are closed a
-moment later, and what has begun is finished, as far as there is time. What is left then is cut.
+To stop, it refuses new connections. Every answer from then on asks its client to connect anew (`Connection: close`), so
+busy clients go elsewhere without losing a request. Idle connections are closed a moment later, and what has begun is
+finished until the timeout. Connections that are left are cut.
 """
 
 import asyncio
@@ -27,10 +27,9 @@ _POLL = 0.01  # seconds
 
 
 class ChatServer(Connections):
-    """The connections of one route; calling it makes a new one, as `loop.create_server` does.
+    """Serves one route. It is a protocol factory for `loop.create_server`: calling it makes a connection.
 
-    `request_timeout` is in seconds: for a request to arrive, and for a client to read any of its answer. A `log` takes
-    down all answers.
+    `request_timeout` is in seconds: for a request to arrive, and for a client to read any of its answer.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class ChatServer(Connections):
         return Connection(self)
 
     def opened(self, connection: Connection, descriptor: int) -> None:
-        """Watch a new connection; warn, once, when its file descriptor is the last one."""
+        """Watch a new connection; warn once if its file descriptor is the last one."""
         super().opened(connection, descriptor)
         if descriptor + 1 >= self._descriptors:
             server_logger.warning(
@@ -81,24 +80,24 @@ class ChatServer(Connections):
         await self._drain(timeout)
         if given_up := await self.route.close():
             self.cut += given_up
-            await self._drain(0.1)  # Those who waited for it are told.
+            await self._drain(0.1)  # Let waiting clients receive the error.
         self.abort()
         await asyncio.sleep(0)  # The sockets close.
 
     def finish(self) -> None:
-        """Close every connection as soon as what was begun on it is finished: an idle one at once."""
+        """Close idle connections now, and the others once what has begun on them is finished."""
         self.route.writer.closing = True
         for connection in list(self.connections):
             connection.finish()
 
     async def _drain(self, timeout: float) -> None:
-        """Wait until no connection is open and all else is finished, for `timeout` seconds at most."""
+        """Wait for all connections and recordings to finish, for `timeout` seconds at most."""
         end = time.monotonic() + timeout
         while (self.connections or self.route.busy) and not self._is_hurried and time.monotonic() < end:
             await asyncio.sleep(_POLL)
 
     def abort(self) -> None:
-        """Cut every connection, and wait for nothing more."""
+        """Cut every connection, and stop waiting."""
         self._is_hurried = True
         self.cut += len(self.connections)
         for connection in list(self.connections):
@@ -146,7 +145,7 @@ async def listening(server: ChatServer, host: str, port: int, shutdown_timeout: 
 
 
 async def _close(listener: asyncio.Server) -> None:
-    """Accept nothing more. What asyncio's own loop accepts in the meantime it would forget, and never close."""
+    """Stop accepting. asyncio's own loop would never close what it accepts while the listener closes."""
     loop = asyncio.get_running_loop()
     if isinstance(loop, asyncio.SelectorEventLoop):
         for socket in listener.sockets:

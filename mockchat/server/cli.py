@@ -1,4 +1,4 @@
-"""The server's command line: read the recordings, serve them until a signal, tell what was left unfinished."""
+"""The server's command line: load the recordings, serve them until a signal, print a summary."""
 
 import argparse
 import sys
@@ -59,7 +59,7 @@ def _serve(
     def ready(base_url: str) -> None:
         host = URL(base_url).host or ""
         if not (chosen.api_key or ip_address(host).is_loopback):
-            print(f"Who can reach {host} can read the recordings: --api-key asks for a key", file=sys.stderr)
+            print(f"Anyone who can reach {host} can read the recordings: --api-key asks for a key", file=sys.stderr)
         print(f"Serving {base_url} (Ctrl-C stops)", flush=True)
 
     log = Log(each=chosen.log)

@@ -331,7 +331,7 @@ class Connection(asyncio.Protocol):
     def _stall(self) -> None:
         self._enter(State.STALLED)
         self._transport.resume_reading()
-        # A client that has closed its half has nothing left to send: that it gives up could not be seen.
+        # A client that has closed its half of the connection already can't be seen to disconnect.
         if self._is_half_closed:
             self._close()
 

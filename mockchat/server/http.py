@@ -1,4 +1,4 @@
-"""HTTP/1.1 as the rest of the server sees it: what a request's head says, and answers as bytes. No sockets, no JSON.
+"""HTTP/1.1 for the rest of the server: request heads, and answers as bytes. No sockets, no JSON.
 
 Follows https://www.rfc-editor.org/rfc/rfc9110 and https://www.rfc-editor.org/rfc/rfc9112.
 """

@@ -1,4 +1,4 @@
-"""The one route, `POST /v1/chat/completions`: from a request's head and body to its answer."""
+"""The one route, `POST /v1/chat/completions`: a request → its answer."""
 
 import asyncio
 import hmac
@@ -58,11 +58,11 @@ class ChatCompletions:
 
     @property
     def busy(self) -> bool:
-        """Whether something has to be finished beside the answers."""
+        """Whether something is still to be recorded."""
         return self.upstream is not None and self.upstream.busy
 
     async def close(self) -> int:
-        """Give up what is not finished, and return how much that is."""
+        """Cancel what is not finished; returns how many recordings that loses."""
         for task in self._answering:
             task.cancel()
         if self._reader is not None:
@@ -138,7 +138,7 @@ class ChatCompletions:
     def _stream(self, request: HttpRequest, events: Iterator[bytes], replies: Sequence[Reply]) -> Answer:
         return self.writer.stream(request, events, completion.STREAM_END, replies[0].conversation_id)
 
-    # What need not be read
+    # What is refused unread
 
     def check(self, request: HttpRequest, size: int) -> None:
         """Raise `ApiError` where a request need not be read, its body being `size` bytes or more."""
@@ -223,7 +223,7 @@ class ChatCompletions:
         return answer._replace(parts=chain(end, answer.parts))
 
     def _arrival(self) -> float:
-        """When this request was there to be read: of many that were at once, the last is as old as the first."""
+        """When this request was complete: of many that arrived at once, the last is as old as the first."""
         if self._arrived is None:
             self._arrived = time.monotonic()
             asyncio.get_running_loop().call_soon(self._forget_arrival)
@@ -234,7 +234,7 @@ class ChatCompletions:
 
 
 def _end_of_stream(moments: Iterator[float], replies: Sequence[Reply]) -> Iterator[Part]:
-    """When the stream of the replies would have ended. A long one is gone through in steps, others in between."""
+    """Wait for when the stream of the replies would have ended. Long ones are counted in steps, others in between."""
     longest = 1
     for reply in {id(reply): reply for reply in replies}.values():
         count = 0
@@ -251,7 +251,7 @@ def _end_of_stream(moments: Iterator[float], replies: Sequence[Reply]) -> Iterat
 
 
 def _first_half(parts: Iterable[Part]) -> Iterator[Part]:
-    """What is sent of an answer that breaks off in the middle; a long one does so early."""
+    """The first half of an answer, or of its first 100 parts."""
     some = list(islice(parts, 100))
     left = (sum(isinstance(part, bytes) for part in some) + 1) // 2
     for part in some:

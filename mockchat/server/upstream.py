@@ -258,7 +258,7 @@ def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 
 
 async def _answer(exchange: _Exchange, writer: AnswerWriter, request: HttpRequest, keep_alive: bool) -> Answer:
-    """The answer of an exchange, once its beginning or its error is known."""
+    """The answer of an exchange, once its first block or its error is known."""
     while not (exchange.streamed or exchange.over):
         await asyncio.wait([exchange.news])
     keep_alive = keep_alive and not writer.closing

@@ -1,12 +1,12 @@
-"""The server under gunicorn: as many processes as there are cores, which share the recordings.
+"""The server under gunicorn: several processes that share the recordings.
 
     gunicorn "mockchat.server:create_app('data/sample.json')" --worker-class mockchat.server.workers.Worker --preload
 
 Rules that hold here:
 
-- The recordings are read before gunicorn forks (`--preload`), by a process of their own, into a file in memory: so the
-  processes share them whatever they look up, and that process takes the holes in its memory with it.
-- A worker is replaced while its clients are busy, so none of them should notice: see `app.py`.
+- A process of its own reads the recordings into a file in memory, before gunicorn forks (`--preload`). Workers share
+  that file whatever they look up, and the memory that reading takes is freed with that process.
+- A worker may be replaced while its clients are busy, without losing a request: see `app.py`.
 
 What is used of aiohttp that its documentation does not promise: `AppRunner._make_server`, and what a runner does with
 the server that it gives. aiohttp's worker class takes a runner, and no documented one has connections of ours.
@@ -44,12 +44,12 @@ MakeRunner = Callable[..., Awaitable[web.AppRunner]]
 
 
 class Worker(GunicornUVLoopWebWorker):
-    """aiohttp's worker, which also hands gunicorn's `--graceful-timeout` on to the server."""
+    """aiohttp's worker, with gunicorn's `--graceful-timeout` for the server."""
 
     wsgi: MakeRunner
 
     def run(self) -> None:
-        """Serve until gunicorn says otherwise."""
+        """Serve until gunicorn stops it."""
         if getattr(self.wsgi, "__name__", "") == create_app.__name__:
             _end(_COMMAND.format("create_app must be called"))
         self.wsgi = partial(self.wsgi, graceful_timeout=self.cfg.graceful_timeout)
@@ -57,7 +57,7 @@ class Worker(GunicornUVLoopWebWorker):
 
 
 def create_app(data: str | Path | Sequence[str | Path] = (), *, no_stitch: bool = False, **given: object) -> MakeRunner:
-    """What gunicorn serves with a worker class of aiohttp's, or with `Worker`: all that server.py answers.
+    """The application for gunicorn, with the worker class `Worker` or one of aiohttp's. It answers as server.py does.
 
     `data` is a file of recordings or several; `given` are the options of server.py that shape the answers, named as
     there: `api_key=["a", "b"], ttft_ms=50`. Where it can't run, a line says why and gunicorn ends (`SystemExit`).
