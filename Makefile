@@ -46,6 +46,8 @@ $(INSTALLED): setup.cfg
 
 # What only some targets need is installed when it is first asked for: a stamp for each of setup.cfg's extras.
 $(VENV)/with-%: $(INSTALLED)
+	@sed -n '/^\[options.extras_require\]/,/^\[options.entry_points\]/s/ =$$//p' setup.cfg | grep -qx '$*' || \
+		{ echo "setup.cfg has no extra '$*': see [options.extras_require] there" >&2; exit 1; }
 	@echo "Installing what setup.cfg names for '$*' into $(VENV)"
 	@$(PIP_INSTALL) --editable '.[$*]'
 	@touch $@
@@ -69,9 +71,9 @@ endef
 
 serve: $(INSTALLED) $(if $(WORKERS),$(VENV)/with-gunicorn) ## run the server (PORT=8000, DATA=file, ARGS=more options; WORKERS=n: gunicorn, ARGS are its own)
 ifdef WORKERS
-	@$(VENV)/bin/gunicorn "mockchat.server:create_app($(if $(DATA),'$(DATA)'))" $(GUNICORN) $(ARGS)
+	@exec $(VENV)/bin/gunicorn "mockchat.server:create_app($(if $(DATA),'$(DATA)'))" $(GUNICORN) $(ARGS)
 else
-	@$(VENV_PYTHON) server.py --port $(PORT) $(BOTH)
+	@exec $(VENV_PYTHON) server.py --port $(PORT) $(BOTH)
 endif
 
 bench: $(INSTALLED) $(if $(WORKERS),$(VENV)/with-gunicorn) ## replay everything against a server of its own (DATA=file, CONCURRENCY, PROCESSES, WORKERS=n, ARGS=more options)

@@ -11,12 +11,12 @@ if sys.version_info < (3, 11):  # noqa: UP036
     sys.exit(2)
 
 try:
-    from mockchat.requester.cli import main
+    from mockchat.starting import load
+
+    main = load("mockchat.requester.cli")
 except ModuleNotFoundError as error:
     sys.stderr.write("requester.py: " + str(error) + ": make install, and then .venv/bin/python requester.py\n")
     sys.exit(2)
-except KeyboardInterrupt:
-    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,9 +1,8 @@
 """All programs by one name: python -m mockchat serve, replay, bench or seed-test, each with its options."""
 
 import sys
-from importlib import import_module
 
-from mockchat.core.program import COULD_NOT_RUN
+from mockchat.starting import load
 
 PROGRAMS = {
     "serve": "mockchat.server.cli",
@@ -18,11 +17,10 @@ def main() -> int:
     _, *given = sys.argv
     if not given or given[0] not in PROGRAMS:
         print(f"usage: python -m mockchat {'|'.join(PROGRAMS)} [--help]", file=sys.stderr)
-        return COULD_NOT_RUN
+        return 2
     name, *arguments = given
     sys.argv[0] = f"mockchat {name}"
-    status: int = import_module(PROGRAMS[name]).main(arguments)
-    return status
+    return load(PROGRAMS[name])(arguments)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from aiohttp.test_utils import BaseTestServer
 
 from mockchat.core.index import ResponseIndex
 from mockchat.server.app import ChatServer
-from mockchat.server.connection import REQUEST_TIMEOUT, Connection
-from mockchat.server.http import Route
+from mockchat.server.connection import Connection
 from mockchat.server.route import PATH, ChatCompletions
 from mockchat.server.simulation import Simulation
+from mockchat.server.states import REQUEST_TIMEOUT
 from mockchat.server.workers import Runner
 from tests.helpers import conversation, index_of, request_body
 
@@ -59,7 +59,7 @@ class _WatchedConnection(Connection):
 class _WatchedServer(ChatServer):
     """Knows how many bytes have arrived from the port of each client."""
 
-    def __init__(self, route: Route, request_timeout: float) -> None:
+    def __init__(self, route: ChatCompletions, request_timeout: float) -> None:
         super().__init__(route, request_timeout)
         self.arrived: Counter[int] = Counter()
 

@@ -1,13 +1,12 @@
-"""A server: all its connections, from the first to the last, and the signals that end it.
+"""The server: its connections, and the signals that stop it.
 
-How it stops: new connections are refused first. Every answer from then on asks its client to connect anew
-(`Connection: close`), so busy clients go elsewhere without losing a request. Connections without a request are closed a
-moment later, and what has begun is finished, as far as there is time. What is left then is cut.
+To stop, it refuses new connections. Every answer from then on asks its client to connect anew (`Connection: close`), so
+busy clients go elsewhere without losing a request. Idle connections are closed a moment later, and what has begun is
+finished until the timeout. Connections that are left are cut.
 """
 
 import asyncio
 import errno
-import math
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,45 +15,39 @@ from contextlib import asynccontextmanager
 from aiohttp.log import server_logger
 
 from mockchat.core.program import ProgramError, descriptor_limit, on_stop_signals
-from mockchat.server.connection import REQUEST_TIMEOUT, Connection
-from mockchat.server.http import Route
+from mockchat.server.connection import Connection, Connections
 from mockchat.server.log import Log
+from mockchat.server.route import ChatCompletions
+from mockchat.server.states import REQUEST_TIMEOUT
 
 SHUTDOWN_TIMEOUT = 5.0  # seconds
 _HANDOVER = 0.2  # seconds in which a busy client asks again, and so is told to connect anew
-_LATE = 0.05  # seconds after its moment at which a part is late
-_LATE_TOLD = 10.0  # seconds between two warnings that parts are late
 _BACKLOG = 1024  # connections that wait to be accepted
 _POLL = 0.01  # seconds
 
 
-class ChatServer:
-    """The connections of one route; calling it makes a new one, as `loop.create_server` does.
+class ChatServer(Connections):
+    """Serves one route. It is a protocol factory for `loop.create_server`: calling it makes a connection.
 
-    `request_timeout` is in seconds: for a request to arrive, and for a client to read any of its answer. A `log` takes
-    down all answers.
+    `request_timeout` is in seconds: for a request to arrive, and for a client to read any of its answer.
     """
 
-    def __init__(self, route: Route, request_timeout: float = REQUEST_TIMEOUT, log: Log | None = None) -> None:
-        self.route = route
-        self.log = log
-        self.request_timeout = request_timeout
-        self.requests_count = 0
-        self.cut = 0  # What could not be finished: connections, and exchanges with an upstream.
-        self.connections: set[Connection] = set()  # Those that are open.
+    def __init__(
+        self, route: ChatCompletions, request_timeout: float = REQUEST_TIMEOUT, log: Log | None = None
+    ) -> None:
+        super().__init__(route, request_timeout, log)
+        self.cut = 0  # Connections, and exchanges with an upstream, that were not finished.
         self._watching: asyncio.TimerHandle | None = None
         self._descriptors = descriptor_limit()
-        self._latest = 0.0, 0  # The longest delay since the last warning, and the number of connections then.
-        self._warned = -math.inf
-        self._hurried = False
+        self._is_hurried = False
 
     def __call__(self) -> Connection:
         """A new connection's protocol."""
         return Connection(self)
 
     def opened(self, connection: Connection, descriptor: int) -> None:
-        """Watch a new connection; warn, once, when its file descriptor is the last one."""
-        self.connections.add(connection)
+        """Watch a new connection; warn once if its file descriptor is the last one."""
+        super().opened(connection, descriptor)
         if descriptor + 1 >= self._descriptors:
             server_logger.warning(
                 "All %d file descriptors are in use: connections are refused until others close (see ulimit -n)",
@@ -64,15 +57,6 @@ class ChatServer:
         if self._watching is None:
             self._watch_later()
 
-    def lost(self, connection: Connection) -> None:
-        """Forget a connection."""
-        self.connections.discard(connection)
-
-    def woke(self, late: float) -> None:
-        """Take down that a part of an answer was due `late` seconds ago."""
-        if late > _LATE:
-            self._latest = max(self._latest, (late, len(self.connections)))
-
     def _watch_later(self) -> None:
         interval = min(1.0, self.request_timeout / 4)
         self._watching = asyncio.get_running_loop().call_later(interval, self._watch)
@@ -81,51 +65,40 @@ class ChatServer:
         now = time.monotonic()
         for connection in list(self.connections):
             connection.watch(now)
-        if now - self._warned > _LATE_TOLD:
-            self._warn_late(now)
+        if self.log is not None:
+            self.log.flush()
         self._watching = None
         if self.connections:
             self._watch_later()
 
-    def _warn_late(self, now: float) -> None:
-        late, connections = self._latest
-        if late:
-            server_logger.warning(
-                "The timing asked for can't be kept: parts of answers came up to %d ms late, with %d connections open",
-                1000 * late,
-                connections,
-            )
-            self._latest, self._warned = (0.0, 0), now
-
     async def stop(self, timeout: float) -> None:
         """Finish what has begun, for `timeout` seconds at most, and cut the rest."""
-        self.route.closing = True
+        self.route.writer.closing = True
         await asyncio.sleep(0)  # What has been accepted becomes a connection.
         await self._drain(min(_HANDOVER, timeout))
         self.finish()
         await self._drain(timeout)
         if given_up := await self.route.close():
             self.cut += given_up
-            await self._drain(0.1)  # Those who waited for it are told.
+            await self._drain(0.1)  # Let waiting clients receive the error.
         self.abort()
         await asyncio.sleep(0)  # The sockets close.
 
     def finish(self) -> None:
-        """Close every connection as soon as what was begun on it is finished: an idle one at once."""
-        self.route.closing = True
-        self._warn_late(time.monotonic())
+        """Close idle connections now, and the others once what has begun on them is finished."""
+        self.route.writer.closing = True
         for connection in list(self.connections):
             connection.finish()
 
     async def _drain(self, timeout: float) -> None:
-        """Wait until no connection is open and all else is finished, for `timeout` seconds at most."""
+        """Wait for all connections and recordings to finish, for `timeout` seconds at most."""
         end = time.monotonic() + timeout
-        while (self.connections or self.route.busy) and not self._hurried and time.monotonic() < end:
+        while (self.connections or self.route.busy) and not self._is_hurried and time.monotonic() < end:
             await asyncio.sleep(_POLL)
 
     def abort(self) -> None:
-        """Cut every connection, and wait for nothing more."""
-        self._hurried = True
+        """Cut every connection, and stop waiting."""
+        self._is_hurried = True
         self.cut += len(self.connections)
         for connection in list(self.connections):
             connection.abort()
@@ -172,7 +145,7 @@ async def listening(server: ChatServer, host: str, port: int, shutdown_timeout: 
 
 
 async def _close(listener: asyncio.Server) -> None:
-    """Accept nothing more. What asyncio's own loop accepts in the meantime it would forget, and never close."""
+    """Stop accepting. asyncio's own loop would never close what it accepts while the listener closes."""
     loop = asyncio.get_running_loop()
     if isinstance(loop, asyncio.SelectorEventLoop):
         for socket in listener.sockets:

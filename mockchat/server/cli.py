@@ -1,4 +1,4 @@
-"""The server's command line: read the recordings, serve them until a signal, tell what was left unfinished."""
+"""The server's command line: load the recordings, serve them until a signal, print a summary."""
 
 import argparse
 import sys
@@ -8,13 +8,14 @@ from os.path import realpath
 from pathlib import Path
 from typing import Any
 
+from aiohttp.log import server_logger
 from yarl import URL
 
 from mockchat.core import program, recordings
 from mockchat.core.program import ProgramError
 from mockchat.server import app, options
 from mockchat.server.app import ChatServer
-from mockchat.server.log import Log
+from mockchat.server.log import Log, is_writable
 from mockchat.server.record_file import RecordFile
 from mockchat.server.route import ChatCompletions
 from mockchat.server.upstream import Upstream
@@ -55,16 +56,22 @@ def _serve(
     def ready(base_url: str) -> None:
         host = URL(base_url).host or ""
         if not (chosen.api_key or ip_address(host).is_loopback):
-            print(f"Who can reach {host} can read the recordings: --api-key asks for a key", file=sys.stderr)
+            print(f"Anyone who can reach {host} can read the recordings: --api-key asks for a key", file=sys.stderr)
         print(f"Serving {base_url} (Ctrl-C stops)", flush=True)
 
     log = Log(each=chosen.log)
+    server_logger.addHandler(log)
     server = ChatServer(chat, log=log)
     listening = app.serve(server, chosen.host, chosen.port, ready, shutdown_timeout=chosen.shutdown_timeout)
-    program.run_on_loop(listening)
-    print(log.summary(server.requests_count))
+    try:
+        program.run_on_loop(listening)
+    finally:
+        server_logger.removeHandler(log)
+    said = log.summary(server.requests_count)
     if chat.upstream:
-        print(f"Recorded {chat.upstream.recorded:,} answers into {chosen.record}")
+        said += f"\nRecorded {chat.upstream.recorded:,} answers into {chosen.record}"
+    if is_writable(sys.stdout):
+        print(said)
     if server.cut:
-        print(f"Connections cut before they were finished: {server.cut:,} (see --shutdown-timeout)", file=sys.stderr)
+        log.tell(f"Connections cut before they were finished: {server.cut:,} (see --shutdown-timeout)")
     return program.FAILED if server.cut else program.OK

@@ -1,40 +1,55 @@
-"""HTTP/1.1 as the rest of the server sees it: what a request's head says, and answers as bytes. No sockets, no JSON.
+"""HTTP/1.1 for the rest of the server: request heads, and answers as bytes. No sockets, no JSON.
 
 Follows https://www.rfc-editor.org/rfc/rfc9110 and https://www.rfc-editor.org/rfc/rfc9112.
 """
 
 import asyncio
-import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator
 from email.utils import formatdate
+from enum import Enum, auto
 from http import HTTPStatus
-from typing import Any, NamedTuple, Protocol, Union
+from typing import Any, NamedTuple
 
-from aiohttp import HttpVersion11
-from aiohttp.http import RawRequestMessage
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from mockchat.server.errors import ApiError
-from mockchat.server.memory import Memory
-from mockchat.server.simulation import FAULT_HEADER
+from mockchat.core.text import excerpt
+from mockchat.server.errors import ApiError, NotRecorded
 
 LAST_CHUNK = b"0\r\n\r\n"
+CLOSE = b"Connection: close\r\n"
 JSON = b"application/json"
 PLAIN_TEXT = b"text/plain; charset=utf-8"
 _EVENT_STREAM = b"text/event-stream; charset=utf-8\r\nCache-Control: no-cache"
 
-# What is to be written; or what to wait for before the next part: a moment of `time.monotonic()`, or a future's end.
-# An infinite moment never comes: nothing more is sent, until the client gives up. An answer goes on in place of this.
-Part = Union[bytes, float, "asyncio.Future[Any]", "Answer"]
+
+class At(NamedTuple):
+    """Wait for a moment of `time.monotonic()`."""
+
+    moment: float
+
+
+class Until(NamedTuple):
+    """Wait for the end of a future, whatever its result."""
+
+    future: "asyncio.Future[Any]"
+
+
+class Never(Enum):
+    """Send nothing more, and wait until the client disconnects."""
+
+    STALL = auto()
+
+
+Part = bytes | At | Until | Never  # What to write, or what to wait for before the next part.
 
 
 class HttpRequest(NamedTuple):
-    """A request's head. `path` is decoded, `query` is not; `is_http_1_1` is also true of later versions.
+    """A request head. `path` is decoded, `query` is not; `is_http_1_1` is also true of later versions.
 
-    The size of a body that is there is that of its bytes: on a kept connection, the `Content-Length` among the headers
-    may be that of an earlier request with the same head.
+    On a kept connection, `headers` may have the `Content-Length` of an earlier request with the same head. The sizes
+    are in bytes; that of the body is 0 where it is not declared.
     """
 
     method: str
@@ -44,157 +59,109 @@ class HttpRequest(NamedTuple):
     keep_alive: bool
     is_chunked: bool
     query: str = ""
-    fault: str | None = None  # What it asks for by the header `X-Mockchat-Fault`.
-
-
-def read_head(message: RawRequestMessage) -> HttpRequest:
-    """A head as aiohttp's parser gives it (this class is one that aiohttp does not document)."""
-    return HttpRequest(
-        message.method,
-        message.url.path,
-        message.headers,
-        message.version >= HttpVersion11,
-        not message.should_close,
-        message.chunked,
-        message.url.raw_query_string,
-        message.headers.get(FAULT_HEADER),
-    )
+    fault: str | None = None  # The value of the header `X-Mockchat-Fault`.
+    head_size: int = 0
+    body_size: int = 0
 
 
 # Stands for a request that could not be read.
 UNREADABLE = HttpRequest("UNKNOWN", "/", CIMultiDictProxy(CIMultiDict()), False, False, False)
 
+ABORTED = 0  # The status of an answer that a simulated fault leaves out, or breaks off.
+
 
 class Answer(NamedTuple):
-    """What is to be written, part by part, and whether the connection stays open afterwards.
+    """The parts to write, and whether the connection stays open afterwards.
 
-    The rest is for those who watch: the status (0: the answer does not come, or not to its end; None: that is not known
-    yet, and an answer comes in place of this), the error if it is one, and the fault that was simulated.
+    The rest is for logs and tests: the status (or `ABORTED`), the error if it is one, the fault that was simulated, and
+    the id of the conversation that it comes from, as a JSON string.
     """
 
     parts: Iterable[Part]
     persistent: bool
-    status: int | None
+    status: int
     error: ApiError | None = None
     fault: str | None = None
+    id: bytes | None = None
 
 
-class Route(Protocol):
-    """What becomes of each request."""
-
-    closing: bool  # Set when the server stops: no further answer may promise to keep its connection.
-    memory: Memory
-
-    @property
-    def busy(self) -> bool:
-        """Whether something has to be finished beside the answers."""
-
-    async def close(self) -> int:
-        """Give up what is not finished, and return how much that is."""
-
-    def check(self, request: HttpRequest, size: int) -> None:
-        """Raise `ApiError` where a request need not be read, its body being `size` bytes or more."""
-
-    def answer(self, request: HttpRequest, body: bytes) -> Answer:
-        """Answer a request that is there to its end; every error is an answer too."""
-
-    def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
-        """Answer a request of which the rest is not read; then the connection closes."""
-
-    def error(self, request: HttpRequest, error: ApiError, keep_alive: bool = True) -> Answer:
-        """The answer that tells of an error."""
-
-
-class KnownHead(NamedTuple):
-    """The head of a request that was read, for another that has the same one but for its Content-Length.
-
-    A client sends the same head with each request on a connection, and bytes that are the same mean the same: what was
-    read once need not be parsed again. `before` and `after` are its bytes on either side of the length's digits.
-    """
-
-    before: bytes
-    after: bytes
-    request: HttpRequest
-
-    def match(self, data: bytes) -> tuple[int, int]:
-        """Where the body begins in data that begin with this head, and its size; 0 and 0 if they begin otherwise."""
-        before, after, _ = self
-        if not data.startswith(before):
-            return 0, 0
-        end = data.find(b"\r", len(before), len(before) + _MOST_DIGITS + 1)
-        digits = data[len(before) : max(end, 0)]
-        if not digits.isdigit() or not data.startswith(after, end):
-            return 0, 0
-        return end + len(after), int(digits)
-
-
-def known_head(data: bytes, request: HttpRequest) -> KnownHead | None:
-    """The head of a request that was read from these data, if it can be known again.
-
-    That is not so where the data are not that one request from its first byte to its last, where its body does not
-    end as one plain Content-Length says, and where the connection itself is talked about (`Expect`, `Upgrade`). A line
-    that ends otherwise than in CR LF is not trusted to end where it seems to.
-    """
-    size = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
-    head, headers = data[:size], request.headers
-    if request.method != "POST" or request.is_chunked or any(name in headers for name in ("Expect", "Upgrade")):
-        return None
-    lengths = list(_LENGTH.finditer(head))
-    if len(headers.getall("Content-Length", ())) != 1 or len(lengths) != 1 or head.count(b"\n") != head.count(b"\r\n"):
-        return None
-    digits = lengths[0]
-    if size + int(digits[1]) != len(data):
-        return None
-    return KnownHead(head[: digits.start(1)], head[digits.end(1) :], request)
-
-
-_LENGTH = re.compile(rb"\r\nContent-Length: *([0-9]{1,18})(?=\r\n)", re.IGNORECASE)
-_MOST_DIGITS = 18
+_LONGEST_MISS = 2000  # bytes: aiohttp's clients refuse a header of more than 8,190
 _WRITE_SIZE = 65536  # bytes
 _LONGEST_WRITE = 4 * _WRITE_SIZE
 
 
 class AnswerWriter:
-    """Writes answers, each with the id of its own that OpenAI's SDKs show as `_request_id`."""
+    """Writes answers, each with an id of its own in `x-request-id`, which OpenAI's SDKs show as `_request_id`.
+
+    While `closing` is set, every answer asks its client to connect anew.
+    """
 
     def __init__(self) -> None:
+        self.closing = False
         self._run_id = secrets.token_hex(6).encode()
         self._written = 0
         self._now = 0
-        self._heads: dict[tuple[int, bytes, bytes], bytes] = {}  # Those of this second.
+        self._heads: dict[tuple[int, bytes, bool], bytes] = {}  # Those of this second.
 
     def whole(
         self,
         request: HttpRequest,
         status: int,
         *body: bytes | memoryview,
+        answer_id: bytes | None = None,
+        error: ApiError | None = None,
         keep_alive: bool = True,
         content_type: bytes = JSON,
         headers: bytes = b"",
     ) -> Answer:
-        """An answer whose size is known; the body may be given in parts. `headers` are further lines of the head."""
-        keep_alive = keep_alive and request.keep_alive
-        head = self._head(status, content_type, connection_header(request, keep_alive))
+        """An answer of a known size; the body may be given in parts. `headers` are further lines of the head."""
+        keep_alive = keep_alive and request.keep_alive and not self.closing
+        head = self._head(status, content_type, keep_alive)
         size = len(body[0]) if len(body) == 1 else sum(map(len, body))
         head = b"%b%08x\r\n%bContent-Length: %d\r\n\r\n" % (head, self._written, headers, size)
         if request.method == "HEAD":
-            return Answer((head,), keep_alive, status)
+            return Answer((head,), keep_alive, status, error, None, answer_id)
         parts = (head + body[0],) if len(body) == 1 else in_blocks((head, *body))
-        return Answer(parts, keep_alive, status)
+        return Answer(parts, keep_alive, status, error, None, answer_id)
 
-    def stream(self, request: HttpRequest, blocks: Iterator[bytes], end: bytes, *, keep_alive: bool = True) -> Answer:
-        """Server-sent events, some in each block; the last block ends with `end`.
+    def error(self, request: HttpRequest, error: ApiError, *, keep_alive: bool = True) -> Answer:
+        """An error as OpenAI's object; a miss is plain text for a client that does not accept JSON.
 
-        They go in chunks, or up to the connection's end for a client of HTTP/1.0.
+        A miss has its diagnosis in a header too: some clients show no body, but headers.
         """
-        keep_alive = keep_alive and request.keep_alive and request.is_http_1_1
-        head = self._head(200, _EVENT_STREAM, connection_header(request, keep_alive))
-        head += b"%08x\r\n" % self._written + (
-            b"Transfer-Encoding: chunked\r\n\r\n" if request.is_http_1_1 else b"\r\n"
+        error.__traceback__ = error.__context__ = None  # Their frames hold the request's body.
+        body, content_type, headers = error.body(), JSON, b""
+        if isinstance(error, NotRecorded):
+            accepted = request.headers.get("Accept", "").lower()
+            if "json" not in accepted and "event-stream" not in accepted:
+                body, content_type = str(error).encode(), PLAIN_TEXT
+            why = excerpt(error.diagnosis().text).encode("ascii", "backslashreplace")
+            headers = b"X-Mockchat-Miss: %b\r\n" % (
+                why if len(why) <= _LONGEST_MISS else why[: _LONGEST_MISS - 3] + b"..."
+            )
+        return self.whole(
+            request,
+            error.status,
+            body,
+            error=error,
+            keep_alive=keep_alive,
+            content_type=content_type,
+            headers=headers,
+        )
+
+    def stream(self, request: HttpRequest, blocks: Iterator[bytes], end: bytes, answer_id: bytes) -> Answer:
+        """Server-sent events, several in each block; the last block ends with `end`.
+
+        They are sent in chunks, or up to the connection's end to a client of HTTP/1.0.
+        """
+        keep_alive = request.keep_alive and not self.closing
+        head = self._head(200, _EVENT_STREAM, keep_alive) + b"%08x\r\n%b\r\n" % (
+            self._written,
+            b"Transfer-Encoding: chunked\r\n" if request.is_http_1_1 else b"",
         )
 
         def parts() -> Iterator[bytes]:
-            before = head  # Goes out with the first block, as the last chunk does with the last.
+            before = head  # Sent with the first block, as the last chunk is with the last.
             for block in blocks:
                 if request.is_http_1_1:
                     last = LAST_CHUNK if block.endswith(end) else b""
@@ -203,38 +170,31 @@ class AnswerWriter:
                     yield before + block
                 before = b""
 
-        return Answer(parts(), keep_alive, 200)
+        return Answer(parts(), keep_alive, 200, None, None, answer_id)
 
-    def _head(self, status: int, content_type: bytes, connection: bytes) -> bytes:
-        """The status line and the headers that every answer has; what is missing is the number that ends its id."""
+    def _head(self, status: int, content_type: bytes, keep_alive: bool) -> bytes:
+        """The status line and the headers of every answer; the number that ends its id is missing."""
         self._written += 1
         now = int(time.time())
         if now != self._now:
             self._now = now
             self._heads.clear()
-        key = status, content_type, connection
+        key = status, content_type, keep_alive
         head = self._heads.get(key)
         if head is None:
             head = self._heads[key] = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nDate: %b\r\n%b%bx-request-id: req_%b" % (
                 _STATUS_LINES[status],
                 content_type,
                 formatdate(now, usegmt=True).encode(),
-                connection,
+                b"" if keep_alive else CLOSE,
                 _SPECIAL_HEADERS.get(status, b""),
                 self._run_id,
             )
         return head
 
 
-def connection_header(request: HttpRequest, keep_alive: bool) -> bytes:
-    """The header that says whether the connection stays open, where the request's version does not say it."""
-    if not keep_alive:
-        return b"Connection: close\r\n"
-    return b"" if request.is_http_1_1 else b"Connection: keep-alive\r\n"
-
-
 def in_blocks(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
-    """The parts as one write should carry them: short ones together, long ones cut."""
+    """Join short parts, and cut long ones, into blocks for one write each."""
     block: list[bytes | memoryview] = []
     size = 0
     for part in parts:
@@ -254,21 +214,16 @@ def in_blocks(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
         yield b"".join(block)
 
 
-def next_turn() -> "asyncio.Future[None]":
-    """A future that is done when the event loop has seen to everybody else once."""
+def next_turn() -> Until:
+    """Wait for the next turn of the event loop, so that other clients are answered in between."""
     loop = asyncio.get_running_loop()
     future = loop.create_future()
-    loop.call_soon(_end, future)
-    return future
-
-
-def _end(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
+    loop.call_soon(future.set_result, None)
+    return Until(future)
 
 
 def chunk(block: bytes) -> bytes:
-    """The block in the chunked coding; an empty one would be the last chunk."""
+    """A block, which is not empty, in the chunked coding."""
     return b"%x\r\n%b\r\n" % (len(block), block)
 
 

@@ -1,38 +1,41 @@
-"""What the server tells people about its requests: each of them if asked for, else the first miss and failure.
+"""The server's log on stderr: a line for each request with `--log`, else the first miss and the first failure.
 
-A line has the time, the status, what was answered and how long that took. Nothing of a key or another header is told;
-of what was asked only what a diagnosis shows, escaped.
+A line has the time, the status, the conversation and the duration. No key and no header is logged; of the messages only
+what a diagnosis shows, escaped. Logging never blocks: a pipe that is not read costs lines, which are counted.
 """
 
 import contextlib
-import re
+import logging
+import select
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 
 from mockchat.core.text import excerpt
 from mockchat.server.errors import UPSTREAM, ApiError, NotRecorded
 from mockchat.server.http import Answer, Part
 
-# The id of an answer, plain or streamed: that of the conversation, or what an upstream made up.
-_ID = re.compile(rb'\{"id": ?("(?:[^"\\]|\\.){1,200}")')
+_LONGEST_QUEUE = 10_000  # lines
+_LONGEST_LINE = 4000  # characters: a pipe that is writable takes 4,096 bytes without blocking (pipe(7))
 
 
-class Log:
-    """Where the answers of one server are taken down; with `each`, a line is printed on stderr for each of them."""
+class Log(logging.Handler):
+    """Logs the answers of one server, each of them if `each`; as a handler, also what `logging` is given."""
 
     def __init__(self, *, each: bool = False) -> None:
+        super().__init__()
         self.each = each
         self._misses = self._errors = 0
         self._told: set[object] = set()
+        self._queue: deque[str] = deque()
+        self._dropped = 0
 
     def watch(self, answer: Answer, asked: float) -> Answer:
-        """Take down an answer to what was `asked` at that moment of `time.monotonic()`; its parts tell how it ends.
+        """Count an answer, and log it when it ends; `asked` is the moment of its request (`time.monotonic()`).
 
-        Without `each`, those of status 200 need not be taken down.
+        Without `each`, answers of status 200 need not be watched.
         """
-        if answer.status is None:
-            return answer
         error = answer.error
         is_miss = isinstance(error, NotRecorded)
         self._misses += is_miss
@@ -42,41 +45,61 @@ class Log:
         return answer._replace(parts=self._watched(answer, asked)) if self.each else answer
 
     def summary(self, requests: int) -> str:
-        """What became of so many requests."""
+        """What so many requests were answered."""
         answered = requests - self._misses - self._errors
         others = f"not recorded {self._misses:,}, other errors {self._errors:,}"
         return f"Requests: {requests:,}; answered {answered:,}, {others}"
 
+    def tell(self, text: str) -> None:
+        """Print lines on stderr, now or once it is writable."""
+        for line in text.splitlines():
+            if len(self._queue) < _LONGEST_QUEUE:
+                self._queue.append(line)
+            else:
+                self._dropped += 1
+        self.flush()
+
+    def flush(self) -> None:
+        """Print the queued lines, as far as stderr is writable, and how many were dropped."""
+        with contextlib.suppress(OSError):
+            while self._queue and is_writable(sys.stderr):
+                print(self._queue.popleft()[:_LONGEST_LINE], file=sys.stderr, flush=True)
+            if self._dropped and not self._queue and is_writable(sys.stderr):
+                dropped, self._dropped = self._dropped, 0
+                print(f"Lines dropped, as stderr was not read: {dropped:,}", file=sys.stderr, flush=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print what was given to `logging`."""
+        self.tell(self.format(record))
+
     def _tell_first(self, error: ApiError) -> None:
-        """Tell the first miss, and the first failure of each status. What else a client does wrong, only it is told."""
+        """Log the first miss, and the first failure of each status; other errors concern the client alone."""
         kind = error.status, error.code
         is_failure = error.status >= 500 or error.code == UPSTREAM
         if (is_failure or isinstance(error, NotRecorded)) and kind not in self._told:
             self._told.add(kind)
-            _print(f"{error.status}: {_why(error)} (said once; --log tells each)")
+            self.tell(f"{error.status}: {excerpt(_why(error))} (said once; --log tells each)")
 
     def _watched(self, answer: Answer, asked: float) -> Iterator[Part]:
-        found, ended = b"", "cut off"
+        ended = "cut off"
         try:
-            for part in answer.parts:
-                if isinstance(part, bytes) and not found:
-                    found = part[:2000]
-                yield part
+            yield from answer.parts
             ended = ""
         finally:
             now, took = time.time(), time.monotonic() - asked
             clock = time.strftime("%H:%M:%S", time.localtime(now))
-            said = _ID.search(found)
-            what = _why(answer.error) if answer.error else said[1].decode(errors="replace") if said else "-"
+            what = excerpt(_why(answer.error) if answer.error else answer.id or "-")
             status = answer.fault or answer.status
-            line = f"{clock}.{int(now % 1 * 1000):03} {status} {excerpt(what)} {took * 1000:.1f} ms {ended}".rstrip()
-            _print(line)
+            self.tell(f"{clock}.{int(now % 1 * 1000):03} {status} {what} {took * 1000:.1f} ms {ended}".rstrip())
 
 
-def _print(line: str) -> None:
-    """Print it on stderr; who reads that may have gone, which is no reason not to answer."""
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+def is_writable(stream: object) -> bool:
+    """Whether a stream takes a line without blocking; true for one that is no file."""
+    try:
+        descriptor = stream.fileno()  # type: ignore[attr-defined]
+        return bool(select.select([], [descriptor], [], 0)[1])
+    except (AttributeError, OSError, ValueError):
+        return True
 
 
 def _why(error: ApiError) -> str:

@@ -27,6 +27,7 @@ _LAST_END = b'"}' + wire.CLOSING
 _OUR_KEY = secrets.token_hex(16)  # In place of `messages`. It is random, so that no body has it too.
 _EMPTIED = b'"%b":[]' % _OUR_KEY.encode()
 _CACHED_SIZE = 4096  # bytes
+_LONGEST_MODEL = 256  # characters: each event of a stream repeats the model's name
 LONG_BODY = 131072  # bytes: others should not have to wait until it is parsed,
 _LONGEST_IN_PLACE = 4 * 1024 * 1024  # bytes: nor until it is compared
 
@@ -58,15 +59,6 @@ def read_request(body: bytes, index: ResponseIndex) -> ChatRequest:
     where it has too many arrays and objects, and `NotRecorded` where no reply is recorded.
     """
     return in_place(body, index) or in_full(body, index)
-
-
-def read_to_the_end(body: bytes, index: ResponseIndex) -> ChatRequest:
-    """Like `in_full`, but diagnoses a miss at once."""
-    try:
-        return in_full(body, index)
-    except NotRecorded as error:
-        error.diagnosis()
-        raise
 
 
 def in_place(body: bytes, index: ResponseIndex) -> ChatRequest | None:
@@ -137,6 +129,8 @@ def read_settings(parameters: dict[str, Any]) -> Settings:
     options = _parameter(parameters, "stream_options", dict, "an object") or {}
     include_usage = _parameter(options, "include_usage", bool, "a boolean", "stream_options.")
     model = _parameter(parameters, "model", str, "a string")
+    if model is not None and len(model) > _LONGEST_MODEL:
+        raise ApiError(400, f"model must be a string of at most {_LONGEST_MODEL} characters", param="model")
     n = _parameter(parameters, "n", int, "a whole number from 1 to 128", least=1, most=128)
     return Settings(
         model=DEFAULT_MODEL if model is None else wire.text(model),

@@ -1,10 +1,9 @@
-"""The one route, `POST /v1/chat/completions`: from a request's head and body to its answer."""
+"""The one route, `POST /v1/chat/completions`: a request → its answer."""
 
 import asyncio
 import hmac
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from itertools import chain, islice
@@ -13,27 +12,25 @@ from random import Random
 from aiohttp.log import server_logger
 
 from mockchat.core.index import Reply, ResponseIndex
-from mockchat.core.text import excerpt
-from mockchat.server import completion
+from mockchat.server import completion, paths
 from mockchat.server.errors import ApiError, NotRecorded
-from mockchat.server.http import JSON, PLAIN_TEXT, Answer, AnswerWriter, HttpRequest, Part, next_turn
+from mockchat.server.http import ABORTED, Answer, AnswerWriter, At, HttpRequest, Never, Part, next_turn
 from mockchat.server.memory import MAX_MEMORY_MB, Memory
-from mockchat.server.request import LONG_BODY, ChatRequest, in_place, read_request, read_to_the_end
+from mockchat.server.paths import PATH
+from mockchat.server.request import LONG_BODY, ChatRequest, in_full, in_place, read_request
 from mockchat.server.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
 from mockchat.server.upstream import Upstream
 
-PATH = "/v1/chat/completions"
 MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
 Read = Callable[[bytes, ResponseIndex], ChatRequest]  # As `read_request` does.
-_MISS_HEADER = b"X-Mockchat-Miss"
 FAULT_TOLD = "A fault that was asked for"
 
 
 class ChatCompletions:
-    """What becomes of each request. It is answered by `answer` or refused by `refuse`; nothing else speaks to clients.
+    """The request handler: `answer` answers a request, `refuse` one that is not read to its end.
 
-    `max_body_size` is in bytes. While `closing` is set, no answer promises to keep its connection. Where the index
-    `grows` while it is served, no request is read by a thread: the index has no lock.
+    `max_body_size` is in bytes. Where the index `grows` while it is served, no request is read by a thread: the index
+    has no lock.
     """
 
     def __init__(
@@ -46,49 +43,59 @@ class ChatCompletions:
         max_memory_mb: int = MAX_MEMORY_MB,
         grows: bool = False,
     ) -> None:
-        self.closing = False
         self.upstream = upstream
         self.memory = Memory(max_memory_mb)
+        self.writer = AnswerWriter()
         self._grows = grows
         self._reader: ThreadPoolExecutor | None = None
+        self._is_reading = asyncio.Lock()
+        self._answering: set[asyncio.Task[Answer]] = set()  # Those of long bodies.
         self._index = index
         self._max_body_size = max_body_size
         self._api_keys = [key.encode() for key in api_keys]
         self._simulation = simulation
-        self._writer = AnswerWriter()
-        self._arrived: float | None = None  # When the requests that are read in this turn of the loop were there.
+        self._arrived: float | None = None  # When the requests of this turn of the loop were complete.
 
     @property
     def busy(self) -> bool:
-        """Whether something has to be finished beside the answers."""
+        """Whether something is still to be recorded."""
         return self.upstream is not None and self.upstream.busy
 
     async def close(self) -> int:
-        """Give up what is not finished, and return how much that is."""
+        """Cancel what is not finished; returns how many recordings that loses."""
+        for task in self._answering:
+            task.cancel()
         if self._reader is not None:
-            self._reader.shutdown(wait=False, cancel_futures=True)
+            self._reader.shutdown(wait=False)
         return await self.upstream.close() if self.upstream else 0
 
-    def answer(self, request: HttpRequest, body: bytes) -> Answer:
-        """Answer a request that is there to its end; every error is an answer too."""
+    def answer(self, request: HttpRequest, body: bytes) -> "Answer | asyncio.Future[Answer]":
+        """Answer a complete request, now or later; every error is an answer too."""
         try:
             self.check(request, len(body))
         except ApiError as error:
-            return self.error(request, error)
+            return self.writer.error(request, error)
         if len(body) > LONG_BODY and not (self._grows or self.upstream):
             return self._answer_long(request, body)
         return self._answer(request, body, read_request)
 
-    def _answer_long(self, request: HttpRequest, body: bytes) -> Answer:
+    def _answer_long(self, request: HttpRequest, body: bytes) -> "Answer | asyncio.Future[Answer]":
         """Answer a long request: at once if it can be read in place, else once a thread has read it."""
         try:
             asked = in_place(body, self._index)
         except ApiError as error:
-            return self.error(request, error)
-        return self._answer(request, body, lambda *_: asked) if asked else self._answer_later(request, body)
+            return self.writer.error(request, error)
+        if asked:
+            return self._answer(request, body, lambda *_: asked)
+        task = asyncio.create_task(self._answer_later(request, body, self._arrival()))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+        return task
 
-    def _answer(self, request: HttpRequest, body: bytes, read: Read, arrived: float | None = None) -> Answer:
-        """Answer a request; `arrived` is when it was there, if that was in another turn of the loop."""
+    def _answer(
+        self, request: HttpRequest, body: bytes, read: Read, arrived: float | None = None
+    ) -> "Answer | asyncio.Future[Answer]":
+        """Answer a request; `arrived` is when it was complete, if that was in another turn of the loop."""
         try:
             try:
                 if self._simulation is not None:
@@ -97,75 +104,58 @@ class ChatCompletions:
             except ApiError as error:
                 if self.upstream is None:
                     raise
-                return self.upstream.answer(self, request, body, error)
+                return self.upstream.answer(self.writer, self.memory, request, body, error)
             created = int(time.time())
+            replies = completion.choose(asked)
             if asked.settings.stream:
-                return self._stream(request, completion.stream(asked, created))
-            return self._writer.whole(request, 200, *completion.whole(asked, created), keep_alive=not self.closing)
+                return self._stream(request, completion.stream(asked, created, replies), replies)
+            answer_id = replies[0].conversation_id
+            return self.writer.whole(request, 200, *completion.whole(asked, created, replies), answer_id=answer_id)
         except ApiError as error:
-            return self.error(request, error)
-        except Exception as error:  # A bug of ours, logged and told.
+            return self.writer.error(request, error)
+        except Exception as error:  # A bug of ours.
             server_logger.error("Error handling a request", exc_info=error)
-            return self.error(request, ApiError(500, "The server failed; its log says how"), keep_alive=False)
+            return self.writer.error(request, ApiError(500, "The server failed: check its log"), keep_alive=False)
 
-    def _answer_later(self, request: HttpRequest, body: bytes) -> Answer:
-        """Have a long body read by a thread, one at a time, so that others are answered meanwhile."""
+    async def _answer_later(self, request: HttpRequest, body: bytes, arrived: float) -> Answer:
+        """Have a thread read a long body, one at a time, so that others are answered meanwhile.
+
+        A thread can't be cancelled: a task whose body is being read goes on, and holds the body until then.
+        """
         if self._reader is None:
             self._reader = ThreadPoolExecutor(1, "mockchat-reader")
-        arrived = self._arrival()
-        reading = asyncio.get_running_loop().run_in_executor(self._reader, read_to_the_end, body, self._index)
         self.memory.held += len(body)
-
-        def read(body: bytes, index: ResponseIndex) -> ChatRequest:
-            if reading.cancelled():
-                raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "The server was stopped before it had read the request")
-            return reading.result()
-
-        def parts() -> Iterator[Part]:
-            try:
-                yield reading
-            finally:
-                self.memory.held -= len(body)
-                reading.cancel()
-            yield self._answer(request, body, read, arrived)
-
-        return Answer(parts(), request.keep_alive, None)
+        try:
+            async with self._is_reading:
+                reading = asyncio.get_running_loop().run_in_executor(self._reader, _read_long, body, self._index)
+                try:
+                    await asyncio.wait([reading])
+                except asyncio.CancelledError:
+                    await asyncio.wait([reading])
+        except asyncio.CancelledError:
+            problem = "The server was stopped before it had read the request"
+            return self.writer.error(request, ApiError(HTTPStatus.SERVICE_UNAVAILABLE, problem))
+        finally:
+            self.memory.held -= len(body)
+        answer = self._answer(request, body, lambda body, index: reading.result(), arrived)
+        assert isinstance(answer, Answer)  # A server with an upstream reads no body later.
+        return answer
 
     def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
         """Answer a request of which the rest is not read; then the connection closes."""
-        return self.error(request, error, keep_alive=False)
+        return self.writer.error(request, error, keep_alive=False)
 
-    def error(self, request: HttpRequest, error: ApiError, keep_alive: bool = True) -> Answer:
-        """An error as OpenAI's object; a miss is plain text for a client that does not ask for JSON."""
-        body, content_type, headers = b"", JSON, b""
-        if isinstance(error, NotRecorded):
-            accepted = request.headers.get("Accept", "").lower()
-            if "json" not in accepted and "event-stream" not in accepted:
-                body, content_type = str(error).encode(), PLAIN_TEXT
-                why = excerpt(error.diagnosis().text).encode("ascii", "backslashreplace")
-                headers = b"%b: %b\r\n" % (_MISS_HEADER, why)
-        answer = self._writer.whole(
-            request,
-            error.status,
-            body or error.body(),
-            keep_alive=keep_alive and not self.closing,
-            content_type=content_type,
-            headers=headers,
-        )
-        return answer._replace(error=error)
+    def _stream(self, request: HttpRequest, events: Iterator[bytes], replies: Sequence[Reply]) -> Answer:
+        return self.writer.stream(request, events, completion.STREAM_END, replies[0].conversation_id)
 
-    def _stream(self, request: HttpRequest, events: Iterator[bytes]) -> Answer:
-        return self._writer.stream(request, events, completion.STREAM_END, keep_alive=not self.closing)
-
-    # What need not be read
+    # What is refused unread
 
     def check(self, request: HttpRequest, size: int) -> None:
         """Raise `ApiError` where a request need not be read, its body being `size` bytes or more."""
         if self._api_keys:
-            self._check_key(request.headers.get("Authorization", ""))
+            self._check_key(request.headers)
         if request.path != PATH:
-            problem = f"Unknown path {request.path[:200]}: this server has one route, POST {PATH}"
-            raise ApiError(HTTPStatus.NOT_FOUND, problem)
+            raise ApiError(HTTPStatus.NOT_FOUND, paths.unknown(request.path))
         if request.method != "POST":
             problem = f"Method {request.method} is not allowed on {PATH}: use POST"
             raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, problem)
@@ -178,14 +168,17 @@ class ChatCompletions:
             problem = f"The request body is larger than the {self._max_body_size} bytes that this server takes"
             raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem)
 
-    def _check_key(self, authorization: str) -> None:
-        scheme, _, key = authorization.partition(" ")
+    def _check_key(self, headers: Mapping[str, str]) -> None:
+        scheme, _, key = headers.get("Authorization", "").partition(" ")
         given = key.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""
-        # Every key is compared, each in constant time: how long it takes tells nothing.
+        # Every key is compared, each in constant time: how long it takes says nothing.
         matches = [hmac.compare_digest(given, expected) for expected in self._api_keys]
-        if not any(matches):
-            problem = "Incorrect API key provided" if given else "No API key provided: send Authorization: Bearer KEY"
-            raise ApiError(HTTPStatus.UNAUTHORIZED, problem, code="invalid_api_key")
+        if any(matches):
+            return
+        problem = "Incorrect API key provided" if given else "No API key provided: send Authorization: Bearer KEY"
+        if not given and (other := next((name for name in ("api-key", "x-api-key") if name in headers), None)):
+            problem += f", not {other}"
+        raise ApiError(HTTPStatus.UNAUTHORIZED, problem, code="invalid_api_key")
 
     def _check_encoding(self, request: HttpRequest) -> None:
         for name, harmless in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
@@ -199,10 +192,10 @@ class ChatCompletions:
     def _simulated(
         self, request: HttpRequest, body: bytes, read: Read, simulation: Simulation, arrived: float
     ) -> Answer:
-        """The answer at its time, or the failure that is due in its place."""
+        """The answer at its time, or the failure that is due instead."""
         named = request.fault
         if named is not None and not is_fault(named):
-            return self.error(request, ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}"))
+            return self.writer.error(request, ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}"))
         try:
             asked = read(body, self._index)
         except ApiError:
@@ -215,13 +208,14 @@ class ChatCompletions:
             return self._timed(request, asked, chance, simulation.moments(arrived, chance), simulation.timed)
         assert fault is not None
         if fault == STALL:
-            return Answer((math.inf,), False, 0, fault=fault)
+            return Answer((Never.STALL,), False, ABORTED, fault=fault)
         if fault != DISCONNECT:
-            return self.error(request, ApiError(int(fault), f"{FAULT_TOLD}: status {fault}"))._replace(fault=fault)
+            error = ApiError(int(fault), f"{FAULT_TOLD}: status {fault}")
+            return self.writer.error(request, error)._replace(fault=fault)
         if asked is None or (not named and chance.random() < 0.5):
-            return Answer((), False, 0, fault=fault)
+            return Answer((), False, ABORTED, fault=fault)
         answer = self._timed(request, asked, chance, simulation.moments(arrived, chance), simulation.timed)
-        return Answer(_first_half(answer.parts), False, 0, fault=fault)
+        return Answer(_first_half(answer.parts), False, ABORTED, fault=fault)
 
     def _timed(
         self, request: HttpRequest, asked: ChatRequest, chance: Random, moments: Iterator[float], by_piece: bool
@@ -231,15 +225,15 @@ class ChatCompletions:
         replies = completion.choose(asked, chance.random)
         if asked.settings.stream:
             events = completion.steps if by_piece else completion.stream
-            answer = self._stream(request, events(asked, created, replies))
-            return answer._replace(parts=chain.from_iterable(zip(moments, answer.parts, strict=False)))
+            answer = self._stream(request, events(asked, created, replies), replies)
+            return answer._replace(parts=chain.from_iterable(zip(map(At, moments), answer.parts, strict=False)))
         body = completion.whole(asked, created, replies)
-        answer = self._writer.whole(request, 200, *body, keep_alive=not self.closing)
-        end = _end_of_stream(moments, replies) if by_piece else islice(moments, 1)
+        answer = self.writer.whole(request, 200, *body, answer_id=replies[0].conversation_id)
+        end = _end_of_stream(moments, replies) if by_piece else (At(next(moments)),)
         return answer._replace(parts=chain(end, answer.parts))
 
     def _arrival(self) -> float:
-        """When this request was there to be read: of many that were at once, the last is as old as the first."""
+        """When this request was complete: of many that arrived at once, the last is as old as the first."""
         if self._arrived is None:
             self._arrived = time.monotonic()
             asyncio.get_running_loop().call_soon(self._forget_arrival)
@@ -249,8 +243,17 @@ class ChatCompletions:
         self._arrived = None
 
 
+def _read_long(body: bytes, index: ResponseIndex) -> ChatRequest:
+    """Like `in_full`, but diagnoses a miss at once."""
+    try:
+        return in_full(body, index)
+    except NotRecorded as error:
+        error.diagnosis()
+        raise
+
+
 def _end_of_stream(moments: Iterator[float], replies: Sequence[Reply]) -> Iterator[Part]:
-    """When the stream of the replies would have ended. A long one is gone through in steps, others in between."""
+    """Wait for when the stream of the replies would have ended. Long ones are counted in steps, others in between."""
     longest = 1
     for reply in {id(reply): reply for reply in replies}.values():
         count = 0
@@ -263,11 +266,11 @@ def _end_of_stream(moments: Iterator[float], replies: Sequence[Reply]) -> Iterat
         next(moments)
         if number % 4096 == 0:
             yield next_turn()
-    yield next(moments)
+    yield At(next(moments))
 
 
 def _first_half(parts: Iterable[Part]) -> Iterator[Part]:
-    """What is sent of an answer that breaks off in the middle; a long one does so early."""
+    """The first half of an answer, or of its first 100 parts."""
     some = list(islice(parts, 100))
     left = (sum(isinstance(part, bytes) for part in some) + 1) // 2
     for part in some:

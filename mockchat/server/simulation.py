@@ -1,7 +1,7 @@
-"""When answers come, and which of them fail, as asked for: timing and faults. No I/O, no clock.
+"""Simulated timing and faults. No I/O, no clock.
 
-Every random choice about a request is drawn from a generator of its own. With a seed that generator follows from the
-history and the attempt alone, so whatever order the requests arrive in, the same ones are slow and fail.
+Each request draws its random choices from a generator of its own. With `random_seed`, that depends on the history and
+the attempt alone: in whatever order requests arrive, the same ones are slow and fail.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class Fault(NamedTuple):
 
 
 class Simulation:
-    """What the server is asked to simulate. Raises `ValueError`, whose text is one line, where it makes no sense.
+    """What the server simulates. Raises `ValueError`, whose text is one line, for options that contradict each other.
 
     `ttft_ms` (time to first token) and `itl_ms` (inter-token latency) are in milliseconds; `jitter` is the coefficient
     of variation of both, log-normal. `faults` are what `read_fault` returns.
@@ -61,7 +61,7 @@ class Simulation:
         self._attempts: Counter[str] = Counter()
 
     def begin(self, history: bytes | None) -> tuple[random.Random, str | None]:
-        """An attempt at a history: what to draw its other choices from, and how it fails, if it does.
+        """Count an attempt at a history: its random generator, and how it fails or None.
 
         `history` is in wire form; None stands for all that are not recorded.
         """
@@ -70,7 +70,7 @@ class Simulation:
         self._attempts[name] += 1
         seed = self._random_seed
         chance = random.Random(random.random() if seed is None else f"{seed} {name} {attempt}")
-        drawn = chance.random()  # In any case: whether there are faults must not change the other choices.
+        drawn = chance.random()  # Drawn even without faults, which must not change the other choices.
         for kind, first, rate in self._faults:
             attempt -= first
             drawn -= rate
@@ -79,7 +79,7 @@ class Simulation:
         return chance, None
 
     def moments(self, start: float, chance: random.Random) -> Iterator[float]:
-        """The times at which the pieces of an answer are due that is asked for at `start`, in seconds; without end."""
+        """The due times of an answer's pieces, without end; `start` is when it was asked for, in seconds."""
         due = start + self._ttft * self._factor(chance)
         while True:
             yield due
@@ -90,12 +90,12 @@ class Simulation:
 
 
 def is_fault(kind: str) -> bool:
-    """Whether there is such a fault: `FAULTS` says which there are."""
+    """Whether this is one of `FAULTS`."""
     return kind in (DISCONNECT, STALL) or re.fullmatch("[45][0-9]{2}", kind) is not None
 
 
 def read_fault(text: str) -> Fault:
-    """The fault that a text describes: `KIND=RATE` (from 0 to 1), `KIND=first:N` (of each history), or `header`.
+    """Parse a fault: `KIND=RATE` (from 0 to 1), `KIND=first:N` (of each history), or `header`.
 
     Raises `ValueError` for any other text.
     """

@@ -23,7 +23,7 @@ from mockchat.core.entries import DatasetError
 from mockchat.core.index import ResponseIndex
 from mockchat.server import recorder
 from mockchat.server.errors import UPSTREAM, ApiError, NotRecorded
-from mockchat.server.http import LAST_CHUNK, Answer, HttpRequest, Part, Route, chunk, connection_header
+from mockchat.server.http import CLOSE, LAST_CHUNK, Answer, AnswerWriter, HttpRequest, Part, Until, chunk
 from mockchat.server.memory import Memory, too_much
 from mockchat.server.record_file import RecordFile
 from mockchat.server.recorder import NotRecordable
@@ -92,14 +92,16 @@ class Upstream:
         self.warnings: set[str] = set()  # Warnings logged.
         self.recorded = 0  # Answers recorded.
 
-    def answer(self, route: Route, request: HttpRequest, body: bytes, problem: ApiError) -> Answer:
+    def answer(
+        self, writer: AnswerWriter, memory: Memory, request: HttpRequest, body: bytes, problem: ApiError
+    ) -> "Answer | asyncio.Future[Answer]":
         """The upstream's answer to a request that can't be answered here because of `problem`.
 
-        Failures are errors of `route`: 502, 503, 504, or 508 for a request that this very server sent.
+        Failures are errors: 502, 503, 504, or 508 for a request that this very server sent.
         """
         if self._name in ",".join(request.headers.getall("Via", ())):
             looped = ApiError(508, "The upstream is this very server, or asks it: give it another base URL to ask")
-            return route.error(request, looped, keep_alive=True)
+            return writer.error(request, looped)
         try:
             parameters = ujson.loads(body)
         except ValueError:
@@ -113,13 +115,13 @@ class Upstream:
         except NotRecordable as reason:
             self._warn_once(f"Passed on but not recorded: {reason}")
         stream = isinstance(parameters, dict) and parameters.get("stream") is True
-        exchange = _Exchange(route.memory)
+        exchange = _Exchange(memory)
         task = asyncio.create_task(self._ask(exchange, request, body, stream, history))
         self._exchanges.add(task)
         task.add_done_callback(self._exchanges.discard)
         # Closing the connection is the only sign of a stream that broke off.
         keep_alive = not (stream or not request.keep_alive)
-        return Answer(_parts(exchange, route, request, keep_alive), keep_alive, None)
+        return asyncio.create_task(_answer(exchange, writer, request, keep_alive))
 
     async def _ask(
         self,
@@ -248,26 +250,28 @@ def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
     )
 
 
-def _parts(exchange: _Exchange, route: Route, request: HttpRequest, keep_alive: bool) -> Iterator[Part]:
-    """The answer of an exchange to one who asked, as soon as it is known which it is."""
+async def _answer(exchange: _Exchange, writer: AnswerWriter, request: HttpRequest, keep_alive: bool) -> Answer:
+    """The answer of an exchange, once its first block or its error is known."""
     while not (exchange.streamed or exchange.over):
-        yield exchange.news
-    keep_alive = keep_alive and not route.closing
+        await asyncio.wait([exchange.news])
+    keep_alive = keep_alive and not writer.closing
     if exchange.streamed:
-        yield Answer(_streamed(exchange, request, keep_alive), keep_alive, exchange.status)
-    elif exchange.error:
-        yield route.error(request, exchange.error, keep_alive)
-    else:
-        body = b"".join(exchange.blocks)
-        bodiless = exchange.status in (204, 304)
-        head = _head(exchange, request, keep_alive, None if bodiless else f"Content-Length: {len(body)}")
-        yield Answer((head + body,), keep_alive, exchange.status, exchange.refusal)
+        return Answer(_streamed(exchange, request, keep_alive), keep_alive, exchange.status, id=_ID)
+    if exchange.error:
+        return writer.error(request, exchange.error, keep_alive=keep_alive)
+    body = b"".join(exchange.blocks)
+    bodiless = exchange.status in (204, 304)
+    head = _head(exchange, keep_alive, None if bodiless else f"Content-Length: {len(body)}")
+    return Answer((head + body,), keep_alive, exchange.status, exchange.refusal, id=_ID)
+
+
+_ID = b"upstream"  # Stands for the id of a conversation that is not recorded yet.
 
 
 def _streamed(exchange: _Exchange, request: HttpRequest, keep_alive: bool) -> Iterator[Part]:
     """A stream, from its beginning."""
     chunked = request.is_http_1_1
-    yield _head(exchange, request, keep_alive, "Transfer-Encoding: chunked" if chunked else None)
+    yield _head(exchange, keep_alive, "Transfer-Encoding: chunked" if chunked else None)
     handed_on = 0
     while True:
         blocks = exchange.blocks[handed_on:]
@@ -275,7 +279,7 @@ def _streamed(exchange: _Exchange, request: HttpRequest, keep_alive: bool) -> It
         if block := b"".join(blocks):
             yield chunk(block) if chunked else block
         elif not exchange.over:
-            yield exchange.news
+            yield Until(exchange.news)
         else:
             break
     if exchange.error:
@@ -285,10 +289,10 @@ def _streamed(exchange: _Exchange, request: HttpRequest, keep_alive: bool) -> It
         yield LAST_CHUNK
 
 
-def _head(exchange: _Exchange, request: HttpRequest, keep_alive: bool, framing: str | None) -> bytes:
+def _head(exchange: _Exchange, keep_alive: bool, framing: str | None) -> bytes:
     lines = [f"HTTP/1.1 {exchange.status} {exchange.reason}"]
     lines += [f"{name}: {value}" for name, value in exchange.headers.items()]
     if framing:
         lines.append(framing)
     head = "\r\n".join([*lines, ""]).encode(errors="surrogateescape")
-    return b"%b%b\r\n" % (head, connection_header(request, keep_alive))
+    return b"%b%b\r\n" % (head, b"" if keep_alive else CLOSE)

@@ -1,12 +1,12 @@
-"""The server under gunicorn: as many processes as there are cores, which share the recordings.
+"""The server under gunicorn: several processes that share the recordings.
 
     gunicorn "mockchat.server:create_app('data/sample.json')" --worker-class mockchat.server.workers.Worker --preload
 
 Rules that hold here:
 
-- The recordings are read before gunicorn forks (`--preload`), by a process of their own, into a file in memory: so the
-  processes share them whatever they look up, and that process takes the holes in its memory with it.
-- A worker is replaced while its clients are busy, so none of them should notice: see `app.py`.
+- A process of its own reads the recordings into a file in memory, before gunicorn forks (`--preload`). Workers share
+  that file whatever they look up, and the memory that reading takes is freed with that process.
+- A worker may be replaced while its clients are busy, without losing a request: see `app.py`.
 
 What is used of aiohttp that its documentation does not promise: `AppRunner._make_server`, and what a runner does with
 the server that it gives. aiohttp's worker class takes a runner, and no documented one has connections of ours.
@@ -22,7 +22,7 @@ from gc import freeze
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, NoReturn
 
 from aiohttp import web
 from aiohttp.log import server_logger
@@ -44,22 +44,25 @@ MakeRunner = Callable[..., Awaitable[web.AppRunner]]
 
 
 class Worker(GunicornUVLoopWebWorker):
-    """aiohttp's worker, which also hands gunicorn's `--graceful-timeout` on to the server."""
+    """aiohttp's worker, with gunicorn's `--graceful-timeout` for the server."""
 
     wsgi: MakeRunner
 
     def run(self) -> None:
-        """Serve until gunicorn says otherwise."""
+        """Serve until gunicorn stops it."""
+        if getattr(self.wsgi, "__name__", "") == create_app.__name__:
+            _end(_COMMAND.format("create_app must be called"))
         self.wsgi = partial(self.wsgi, graceful_timeout=self.cfg.graceful_timeout)
         super().run()
 
 
 def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) -> MakeRunner:
-    """What gunicorn serves with a worker class of aiohttp's, or with `Worker`: all that server.py answers.
+    """The application for gunicorn, with the worker class `Worker` or one of aiohttp's. It answers as server.py does.
 
     `data` is a file of recordings or several; `given` are the options of server.py that shape the answers, named as
     there: `api_key=["a", "b"], ttft_ms=50`. Where it can't run, a line says why and gunicorn ends (`SystemExit`).
     """
+    check_worker()
     program.allow_descriptors()
     try:
         chosen = options.from_keywords(given)
@@ -67,8 +70,7 @@ def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) ->
         files = [recordings.named(name) for name in ([data] if isinstance(data, str | Path) else data)]
         index = read_shared(files or [recordings.default()], stitch=not chosen.no_stitch, ignore=chosen.ignore)
     except ProgramError as error:
-        print(f"create_app: {error}", file=sys.stderr)
-        raise SystemExit(_APP_LOAD_ERROR) from None
+        _end(str(error))
     except KeyboardInterrupt:
         raise SystemExit(program.INTERRUPTED) from None
 
@@ -78,6 +80,25 @@ def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) ->
         return Runner(server, shutdown_timeout=0.95 * graceful_timeout)  # Then gunicorn kills.
 
     return make_runner
+
+
+def check_worker() -> None:
+    """End gunicorn if it has another worker class, which would call as WSGI what `create_app` returns."""
+    if any(f"gunicorn.workers.{name}" in sys.modules for name in _OTHER_WORKERS):
+        _end(_COMMAND.format("it needs its own worker class"))
+
+
+def _end(problem: str) -> NoReturn:
+    """End this process, and so gunicorn, with a line."""
+    print(f"create_app: {problem}", file=sys.stderr)
+    raise SystemExit(_APP_LOAD_ERROR) from None
+
+
+# gunicorn imports the module of its worker class before the application's.
+_OTHER_WORKERS = ("sync", "gthread", "ggevent", "geventlet", "gtornado", "gasgi")
+_COMMAND = (
+    """{}: gunicorn "mockchat.server:create_app('FILE')" --worker-class mockchat.server.workers.Worker --preload"""
+)
 
 
 def read_shared(paths: Sequence[Path], *, stitch: bool = True, ignore: Sequence[str] = ()) -> ResponseIndex:

@@ -3,8 +3,9 @@
 A request is taken down before its client hears of the answer, so what a client has heard of is there.
 """
 
+import asyncio
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from mockchat.core.index import ResponseIndex
 from mockchat.server.errors import ApiError, NotRecorded
-from mockchat.server.http import Answer, HttpRequest, Part, Route
+from mockchat.server.http import ABORTED, Answer, AnswerWriter, HttpRequest
+from mockchat.server.memory import Memory
 from mockchat.server.request import ChatRequest, read_request
 from mockchat.server.route import FAULT_TOLD, ChatCompletions, Read
 from mockchat.server.upstream import Upstream
@@ -58,10 +60,10 @@ class WatchedChat(ChatCompletions):
         self.asked.add(asked.history)
         return asked
 
-    def answer(self, request: HttpRequest, body: bytes) -> Answer:
+    def answer(self, request: HttpRequest, body: bytes) -> "Answer | asyncio.Future[Answer]":
         self._offered = False
         answer = super().answer(request, body)
-        if self._offered and answer.fault is None:
+        if self._offered and not (isinstance(answer, Answer) and answer.fault):
             self.replies.use_up()
         try:
             parsed = ujson.loads(body)
@@ -72,48 +74,47 @@ class WatchedChat(ChatCompletions):
             known = CIMultiDict(headers)
             known["Content-Length"] = str(len(body))  # On a kept connection it may be that of an earlier request.
             headers = CIMultiDictProxy(known)
-        self._take_down(parsed, headers, answer)
+        if isinstance(answer, Answer):
+            self._take_down(parsed, headers, answer)
+        else:
+            self.requests.append(Request(parsed, headers, 0))
+            answer.add_done_callback(functools.partial(self._correct, len(self.requests) - 1))
         return answer
 
-    def _answer(self, request: HttpRequest, body: bytes, read: Read, arrived: float | None = None) -> Answer:
+    def _answer(
+        self, request: HttpRequest, body: bytes, read: Read, arrived: float | None = None
+    ) -> "Answer | asyncio.Future[Answer]":
         return super()._answer(request, body, self._read_or_reply, arrived)
+
+    def _correct(self, number: int, answered: "asyncio.Future[Answer]") -> None:
+        """Record the status and the error of an answer that comes later."""
+        if not answered.cancelled():
+            answer = answered.result()
+            error = str(answer.error) if answer.error else None
+            self.requests[number] = replace(self.requests[number], status=answer.status, error=error)
 
     def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
         answer = super().refuse(request, error)
         self._take_down(None, request.headers, answer)
         return answer
 
-    def correct(self, number: int, answer: Answer) -> None:
-        """Take down what became of a request of which that was not known at once."""
-        error = str(answer.error) if answer.error else None
-        self.requests[number] = replace(self.requests[number], status=answer.status or 0, error=error)
-
     def _take_down(self, body: Any, headers: Mapping[str, str], answer: Answer) -> None:
         error, is_miss = None, isinstance(answer.error, NotRecorded)
-        if answer.status == 0:
+        if answer.status == ABORTED:
             error = f"{FAULT_TOLD}: {answer.fault}"
         elif answer.error is not None:
             error = ujson.loads(answer.error.body())["error"]["message"]
             if is_miss and self.replies.count:
                 error += f"; replies were given, {self.replies.count} in all, and are used up"
-        self.requests.append(Request(body, headers, answer.status or 0, error, is_miss))
+        self.requests.append(Request(body, headers, answer.status, error, is_miss))
 
 
 class WatchedUpstream(Upstream):
-    """Has what another server answers be taken down too; an error that a test gave as a reply is not asked of it."""
+    """Asks another server, but not for an error that a test gave as a reply."""
 
-    def answer(self, route: Route, request: HttpRequest, body: bytes, problem: ApiError) -> Answer:
-        assert isinstance(route, WatchedChat)
+    def answer(
+        self, writer: AnswerWriter, memory: Memory, request: HttpRequest, body: bytes, problem: ApiError
+    ) -> "Answer | asyncio.Future[Answer]":
         if isinstance(problem, GivenError):
-            return route.error(request, problem)
-        answer = super().answer(route, request, body, problem)
-        number = len(route.requests)
-        return answer._replace(parts=_watched(answer.parts, functools.partial(route.correct, number)))
-
-
-def _watched(parts: Iterable[Part], tell: Callable[[Answer], object]) -> Iterator[Part]:
-    """The parts of an answer; `tell` is called with the answer that comes in its place."""
-    for part in parts:
-        if isinstance(part, Answer):
-            tell(part)
-        yield part
+            return writer.error(request, problem)
+        return super().answer(writer, memory, request, body, problem)

@@ -126,6 +126,8 @@ def _expected(data: bytes, recorded: Recorded) -> Any:
         settings.append(default if value is None else value)
         if value is not None and type(value) is not (int if name == "seed" else type(default)):
             return 400
+    if len(settings[0]) > 256:
+        return 400
     if not 1 <= settings[3] <= 128 or not -(2**63) <= (settings[4] or 0) < 2**63:
         return 400
     replies = recorded.replies.get(tuple((message["role"], message["content"]) for message in history))

@@ -338,7 +338,9 @@ def test_who_can_reach_it_is_told_of(arguments: tuple[str, ...], warned: bool, c
     with running_server(*arguments, env=ENV):
         pass
     printed = capfd.readouterr().err
-    assert printed == ("Who can reach 0.0.0.0 can read the recordings: --api-key asks for a key\n" if warned else "")
+    assert printed == (
+        "Anyone who can reach 0.0.0.0 can read the recordings: --api-key asks for a key\n" if warned else ""
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")

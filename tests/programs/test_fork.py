@@ -1,10 +1,9 @@
 """A test may fork: the child asks the server too, and ends as it would without one."""
 
 import os
+import signal
 import subprocess
 import sys
-
-import pytest
 
 from tests.programs import ROOT
 
@@ -47,7 +46,36 @@ main()
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
+DISCONNECTED = """
+import os, socket, time
+from mockchat.testing import serve
+
+with serve([], ttft_ms=300) as server:
+    port = int(server.base_url.split(":")[2].split("/")[0])
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.settimeout(30)
+        head = b"POST /v1/chat/completions HTTP/1.1\\r\\nHost: x\\r\\n"
+        client.sendall(head + b"Content-Length: 2\\r\\n\\r\\n{}")
+        client.recv(1000)  # The server has accepted the connection, which the child then has open too.
+        if not os.fork():
+            time.sleep(60)
+            os._exit(0)
+        client.sendall(head + b"X-Mockchat-Fault: disconnect\\r\\nContent-Length: 2\\r\\n\\r\\n{}")
+        print("closed" if client.recv(1000) == b"" else "open", flush=True)
+os._exit(0)
+"""
+
+
+def test_a_disconnect_is_seen_though_a_child_has_the_connection_open() -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", DISCONNECTED]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout
+        try:
+            assert process.stdout.readline() == "closed\n"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def test_children_of_a_process_with_a_server() -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)

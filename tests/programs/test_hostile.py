@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import os
 import resource
 import signal
 import socket
@@ -181,6 +182,41 @@ async def test_when_descriptors_run_out_it_says_so_once_and_goes_on(recordings: 
     assert process.returncode == 0
     (line,) = (told + capfd.readouterr().err).splitlines()
     assert line.startswith("All 64 file descriptors are in use: ")
+
+
+async def ask_often(port: int, count: int, body: bytes = GOOD) -> None:
+    """Ask so often on one connection, which gets as many answers."""
+    async with connection(port) as (reader, writer):
+        for _ in range(count // 100):
+            writer.write(post(body) * 100)
+            for _ in range(100):
+                await reader.readuntil(b"x-request-id")
+        async with asyncio.timeout(PATIENCE):
+            await reader.readuntil(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+async def test_a_log_that_is_not_read_holds_up_nobody(recordings: Path, is_read: bool) -> None:
+    """A pipe takes some 2,000 lines, the queue 10,000; the rest is dropped, which the next reader is told."""
+    reading, writing = os.pipe()
+    count = 15_000
+    options = ("--data", str(recordings), "--log")
+    with running_server(*options, preexec_fn=lambda: os.dup2(writing, 2) and None) as (base_url, process):
+        os.close(writing)
+        async with asyncio.timeout(2 * PATIENCE):
+            await ask_often(port_of(base_url), count)
+            if is_read:
+                async with connection(port_of(base_url)):  # While one is open, the log is looked after.
+                    with open(reading, errors="replace", closefd=False) as file:
+                        lines = []
+                        while not (lines and lines[-1].startswith("Lines dropped")):
+                            lines.append(await asyncio.to_thread(file.readline))
+                dropped = int(lines.pop().rpartition(" ")[2].replace(",", ""))
+                assert dropped > 0
+                assert len(lines) + dropped == count
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, PATIENCE) == 0
+    os.close(reading)
 
 
 # Stopping

@@ -65,6 +65,24 @@ def test_each_target_installs_what_it_needs(arguments: list[str], extras: set[st
     assert "--editable ." in told
 
 
+def test_an_extra_that_does_not_exist_is_an_error(make: Make, tmp_path: Path) -> None:
+    """pip and uv only warn."""
+    stamp = tmp_path / ".venv" / "installed"
+    stamp.parent.mkdir()
+    stamp.write_text("python3\n")
+    stamp.touch()
+    for name in ("nope", "options.extras_require", "aiohttp", "install_requires"):
+        ended = make("install", f"EXTRAS={name}")
+        assert ended.returncode == 2
+        assert ended.stderr.startswith(f"setup.cfg has no extra '{name}': see [options.extras_require] there\n")
+
+
+@pytest.mark.parametrize("arguments", [["serve"], ["serve", "WORKERS=2"]])
+def test_a_signal_for_make_reaches_the_server(arguments: list[str], make: Make) -> None:
+    """make hands a signal on to the shell that it started, which the server has to replace."""
+    assert any(line.startswith("exec ") for line in make("-n", *arguments).stdout.splitlines())
+
+
 def test_what_is_there_stays_until_setup_cfg_or_the_python_is_another(make: Make, tmp_path: Path) -> None:
     stamp = tmp_path / ".venv" / "installed"
     stamp.parent.mkdir()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,26 @@ def test_and_gunicorn_ends(preload: bool) -> None:
         command.remove("--preload")
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
     assert (ended.returncode, ended.stderr) == (4, "create_app: missing.json: No such file or directory\n")
+
+
+@pytest.mark.parametrize(
+    ("application", "options", "problem"),
+    [
+        ("create_app('sample')", [], "it needs its own worker class"),
+        ("create_app('sample')", ["--preload"], "it needs its own worker class"),
+        ("create_app('sample')", ["--worker-class", "gthread"], "it needs its own worker class"),
+        ("create_app", [], "it needs its own worker class"),
+        ("create_app", ["--worker-class", "mockchat.server.workers.Worker"], "create_app must be called"),
+    ],
+)
+def test_what_gunicorn_can_not_serve_ends_with_the_line_to_type(
+    application: str, options: list[str], problem: str
+) -> None:
+    command = [sys.executable, "-m", "gunicorn", f"mockchat.server:{application}", "--pythonpath", str(ROOT), *options]
+    command += ["--bind", "127.0.0.1:0", "--no-control-socket", "--error-logfile", "/dev/null"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    line = """gunicorn "mockchat.server:create_app('FILE')" --worker-class mockchat.server.workers.Worker --preload"""
+    assert (ended.returncode, ended.stderr) == (4, f"create_app: {problem}: {line}\n")
 
 
 def test_options_may_be_python_s_own(capfd: Any) -> None:

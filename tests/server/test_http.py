@@ -5,7 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from mockchat.server.http import Answer, AnswerWriter, HttpRequest, chunk, in_blocks, known_head
+from mockchat.core.diagnosis import Diagnosis
+from mockchat.server.errors import ApiError, NotRecorded
+from mockchat.server.http import Answer, AnswerWriter, HttpRequest, chunk, in_blocks
+from mockchat.server.parser import known_head
 
 HEAD = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: %b\r\nX: y\r\n\r\n"
 
@@ -81,24 +84,52 @@ def sent(answer: Answer) -> bytes:
     return b"".join(part for part in answer.parts if isinstance(part, bytes))
 
 
-@pytest.mark.parametrize(
-    ("keep_alive", "is_http_1_1", "header"),
-    [(True, True, None), (False, True, b"close"), (True, False, b"keep-alive"), (False, False, b"close")],
-)
-def test_the_connection_header_says_what_the_version_does_not(
-    keep_alive: bool, is_http_1_1: bool, header: bytes | None
-) -> None:
-    asked = PLAIN._replace(is_http_1_1=is_http_1_1)
-    answer = AnswerWriter().whole(asked, 200, b"body", keep_alive=keep_alive)
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("keep_alive", [True, False])
+@pytest.mark.parametrize("closing", [True, False])
+def test_the_connection_header_says_when_it_closes(asked: bool, keep_alive: bool, closing: bool) -> None:
+    writer = AnswerWriter()
+    writer.closing = closing
+    answer = writer.whole(PLAIN._replace(keep_alive=asked), 200, b"body", keep_alive=keep_alive)
     head, _, body = sent(answer).partition(b"\r\n\r\n")
-    lines = [line for line in head.split(b"\r\n") if line.startswith(b"Connection: ")]
-    assert lines == ([b"Connection: " + header] if header else [])
-    assert (answer.persistent, answer.status, body) == (keep_alive, 200, b"body")
+    is_kept = asked and keep_alive and not closing
+    assert (b"Connection: close" in head.split(b"\r\n")) is not is_kept
+    assert (answer.persistent, answer.status, body) == (is_kept, 200, b"body")
 
 
 def test_head_has_the_length_of_the_answer_to_post() -> None:
     head = sent(AnswerWriter().whole(request(method="HEAD"), 405, b"12345"))
     assert head.endswith(b"\r\nContent-Length: 5\r\n\r\n")
+
+
+class _Diagnosed(NotRecorded):
+    def __init__(self, text: str) -> None:
+        ApiError.__init__(self, 404, "not recorded")
+        self._found = Diagnosis("messages[0]", text)
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/plain"])
+@pytest.mark.parametrize(
+    ("text", "size"), [("\U0001f600" * 5000, 2000), ("\r\nX: y" * 5000, 1342), ("x" * 1000, 1000), ("short", 5)]
+)
+def test_the_header_of_a_miss_has_2000_bytes_at_most(text: str, size: int, accept: str) -> None:
+    head = sent(AnswerWriter().error(request(("Accept", accept)), _Diagnosed(text))).split(b"\r\n\r\n")[0]
+    (line,) = [line for line in head.split(b"\r\n") if line.startswith(b"X-")]
+    assert line.startswith(b"X-Mockchat-Miss: ")
+    assert len(line) - len(b"X-Mockchat-Miss: ") == size
+    assert line.decode("ascii").isprintable()
+
+
+def test_an_error_keeps_no_frame() -> None:
+    """Their locals would be the request's body, until the garbage collector comes."""
+    try:
+        try:
+            raise ValueError
+        except ValueError:
+            raise ApiError(400, "no JSON") from None
+    except ApiError as error:
+        AnswerWriter().error(PLAIN, error)
+        assert (error.__traceback__, error.__context__) == (None, None)
 
 
 def test_each_answer_has_an_id_of_its_own() -> None:
@@ -108,7 +139,7 @@ def test_each_answer_has_an_id_of_its_own() -> None:
 
 
 def test_the_last_chunk_goes_out_with_the_last_block() -> None:
-    parts = list(AnswerWriter().stream(PLAIN, iter([b"one", b"two end"]), b"end").parts)
+    parts = list(AnswerWriter().stream(PLAIN, iter([b"one", b"two end"]), b"end", b'"id"').parts)
     assert parts[0].endswith(b"\r\n\r\n3\r\none\r\n")  # type: ignore[union-attr]
     assert parts[1] == chunk(b"two end") + b"0\r\n\r\n"
 

@@ -1,11 +1,15 @@
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+import threading
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient as Client
 
 from mockchat.server.memory import Memory
+from mockchat.server.parser import RequestParser
+from mockchat.server.request import read_request
 from tests.helpers import Connect, conversation, index_of, request_body
 from tests.serving import GOOD, HEAD, PATIENCE, STREAMED_BIG, MockServer, content, post
 
@@ -79,3 +83,154 @@ async def test_a_long_body_that_waits_to_be_read_is_held(client: Client[Any, Any
     status, _, body = await raw.answer()
     assert (status, b"messages[0] differs at character 0: sent" in body) == (404, True)
     assert content((await raw.answer())[2]) == "hello"
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def head(size: int) -> bytes:
+    """A head that is not complete, of about this size."""
+    return HEAD + b"".join([b"X-%d: %b\r\n" % (number, b"x" * 3990) for number in range(size // 4000)])
+
+
+@pytest.mark.parametrize("begun", [b"", post(GOOD), post(GOOD) + b"\r\n"])
+@pytest.mark.parametrize("end", [b"", b"Content-Length: 2\r\n\r\n{}"])
+async def test_a_head_of_more_than_64_kb_is_refused(
+    client: Client[Any, Any], connect: Connect, begun: bytes, end: bytes
+) -> None:
+    for size, status in ((60_000, 400), (120_000, 431), (480_000, 431)):
+        raw = await connect(client)
+        if begun:
+            await raw.send(begun)
+            assert (await raw.answer())[0] == 200
+        raw.writer.write(head(size) + end)
+        if not end:
+            await asyncio.sleep(0.05)
+            raw.writer.write(b"X: y\r\n" if status == 431 else b"Content-Length: 2\r\n\r\n{}")
+        answered, headers, body = await raw.answer()
+        assert (answered, headers["connection"]) == (status, "close")
+        assert (b"larger than the 65536 bytes" in body) == (status == 431)
+        assert await raw.closed()
+
+
+async def test_a_connection_is_kept_only_after_a_head_of_16_kb(client: Client[Any, Any], connect: Connect) -> None:
+    """What was parsed of it stays in memory until the next request."""
+    for size, connection in ((8000, None), (15_000, None), (20_000, "close")):
+        raw = await connect(client)
+        await raw.send(head(size) + b"Content-Length: %d\r\n\r\n%b" % (len(GOOD), GOOD))
+        status, headers, _ = await raw.answer()
+        assert (status, headers.get("connection")) == (200, connection)
+
+
+@pytest.mark.parametrize("begun", [b"", post(GOOD)])
+async def test_heads_and_queued_requests_are_counted(client: Client[Any, Any], connect: Connect, begun: bytes) -> None:
+    memory = of(client).chat.memory = Memory(64)
+    pipeline = post(STREAMED_BIG) + post(GOOD) * 500
+    for sent, least in ((head(40_000), 30_000), (post(GOOD)[:-1], 100), (pipeline, 2_000_000)):
+        raw = await connect(client)
+        await raw.send(begun + sent)
+        await raw.arrived()
+        assert memory.held >= least
+        await raw.close()
+        await until(lambda: memory.held == 0)
+
+
+async def test_small_requests_in_two_pieces_are_answered_when_it_is_full(
+    client: Client[Any, Any], connect: Connect
+) -> None:
+    full, small = await connect(client), await connect(client)
+    of(client).chat.memory.held += 2_000_000
+    await small.send(post(GOOD)[:-5])
+    await small.arrived()
+    await small.send(GOOD[-5:])
+    assert (await small.answer())[0] == 200
+    await full.send(post(b" " * 100_000)[:-5])
+    assert (await full.answer())[0] == 503
+    of(client).chat.memory.held -= 2_000_000
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def alive(kind: type) -> int:
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
+
+
+@pytest.mark.usefixtures("without_collector")
+@pytest.mark.parametrize(
+    "sent",
+    [
+        post(b" " * 500_000)[:-1],
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n7a120\r\n" + b" " * 400_000,
+        head(60_000),
+        head(120_000),
+        b"no HTTP\r\n\r\n",
+        post(GOOD) + post(b" " * 500_000)[:-1],
+        post(STREAMED_BIG) + post(GOOD) * 100,
+    ],
+    ids=lambda sent: repr(sent[:60]),
+)
+@pytest.mark.parametrize("aborts", [True, False])
+async def test_what_is_begun_is_freed_with_its_connection(
+    client: Client[Any, Any], connect: Connect, sent: bytes, aborts: bool
+) -> None:
+    """At once: uploads that were aborted one after the other took 1.5 GB until the garbage collector came."""
+    before = alive(RequestParser)
+    raw = await connect(client)
+    raw.writer.write(sent)
+    await until(lambda: alive(RequestParser) > before or of(client).chat_server.requests_count)
+    await asyncio.sleep(0.05)
+    if aborts:
+        raw.reset()
+    else:
+        raw.writer.close()
+    await until(lambda: not of(client).chat_server.connections)
+    await asyncio.sleep(0.01)
+    assert alive(RequestParser) == before
+
+
+@pytest.mark.usefixtures("without_collector")
+async def test_a_refused_body_is_freed_though_its_client_stays(client: Client[Any, Any], connect: Connect) -> None:
+    held = await connect(client)
+    await held.send(post(b" " * 1_500_000)[:1_000_000])
+    await held.arrived()
+    refused = await connect(client)
+    await refused.send(post(b" " * 1_500_000)[:600_000])
+    assert (await refused.answer())[0] == 503
+    assert len(of(client).chat_server.connections) == 2
+    assert sum(len(thing) for thing in gc.get_objects() if isinstance(thing, bytearray)) < 100_000
+    assert alive(RequestParser) == 1
+
+
+async def test_long_bodies_whose_clients_have_gone_are_freed_but_for_the_one_that_is_read(
+    client: Client[Any, Any], connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = of(client).chat.memory = Memory(64)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def read(*arguments: Any) -> Any:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        return read_request(*arguments)
+
+    monkeypatch.setattr("mockchat.server.route._read_long", read)
+    body = request_body(("user", "long " * 400_000))
+    clients = [await connect(client) for _ in range(4)]
+    for raw in clients:
+        await raw.send(post(body))
+        await raw.arrived()
+    assert await asyncio.to_thread(begun.wait, PATIENCE)
+    assert memory.held == 4 * len(body)
+    for raw in clients:
+        raw.reset()  # A client that only closes may be waiting for its answer.
+    await until(lambda: memory.held == len(body))
+    go_on.set()
+    await until(lambda: memory.held == 0)

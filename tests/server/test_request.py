@@ -310,6 +310,20 @@ def test_include_usage_must_be_a_boolean() -> None:
     assert caught.value.param == "stream_options.include_usage"
 
 
+@pytest.mark.parametrize("spaces", [None, 1])
+@pytest.mark.parametrize(("name", "is_read"), [("é" * 256, True), ("m" * 257, False), ("m" * 4_000_000, False)])
+def test_a_model_s_name_has_256_characters_at_most(name: str, is_read: bool, spaces: int | None) -> None:
+    """Each event of a stream repeats it: one request of 4 MB with n=128 took 2.5 GB."""
+    given = json.loads(request_body(HI)) | {"model": name, "n": 128, "stream": True}
+    body = json.dumps(given, indent=spaces, ensure_ascii=False).encode()
+    if is_read:
+        assert read_request(body, INDEX).settings.model.decode() == f'"{name}"'
+        return
+    with pytest.raises(ApiError, match="model must be a string of at most 256 characters") as caught:
+        read_request(body, INDEX)
+    assert (caught.value.status, caught.value.param) == (400, "model")
+
+
 def test_null_and_unknown_parameters_are_as_absent() -> None:
     nulls = dict.fromkeys(("model", "stream", "stream_options", "n", "seed"))
     request = read_request(request_body(HI, **nulls, temperature=99, tools="x"), INDEX)

@@ -80,7 +80,35 @@ async def test_the_header_of_a_miss_is_one_line_of_ascii(client: Client) -> None
     async with client.post(PATH, data=body) as response:
         told = response.headers["X-Mockchat-Miss"]
     assert "hi\\r\\nX: \\xe9\\U0001f600 \\x00" in told
-    assert len(told) < 2000
+    assert len(told) <= 2000
+
+
+@pytest.mark.parametrize("text", ["\U0001f600" * 2000, "é" * 4000, "\x1b" * 3000])
+@pytest.mark.parametrize("accept", ["application/json", "text/plain"])
+async def test_every_client_gets_the_header_of_a_miss_in_2000_bytes(client: Client, accept: str, text: str) -> None:
+    """aiohttp's clients refuse an answer with a header of more than 8,190 bytes."""
+    for asked in (
+        request_body(("user", "hi"), ("assistant", text)),
+        request_body(("user", text)),
+        request_body(("user", "hi"), ("user", text)),
+    ):
+        async with client.post(PATH, data=asked, headers={"Accept": accept}) as response:
+            told = response.headers["X-Mockchat-Miss"]
+            assert told.startswith("messages[")
+            assert len(told) <= 2000
+            assert told.isascii()
+            assert told.isprintable()
+
+
+@pytest.mark.parametrize("name", ["api-key", "X-API-Key"])
+async def test_a_key_in_another_header_is_told(aiohttp_client: Any, name: str) -> None:
+    client = await aiohttp_client(MockServer(api_keys=["k"]))
+    async with client.post(PATH, data=GOOD, headers={name: "k"}) as response:
+        message = (await response.json())["error"]["message"]
+    assert (response.status, message) == (
+        401,
+        f"No API key provided: send Authorization: Bearer KEY, not {name.lower()}",
+    )
 
 
 @pytest.mark.parametrize("accept", ["application/json", "Application/JSON, text/plain", "application/problem+json"])
@@ -409,7 +437,7 @@ async def test_while_a_long_body_is_read_others_are_answered(
         assert go_on.wait(PATIENCE)
         return read_request(body, index)
 
-    monkeypatch.setattr("mockchat.server.route.read_to_the_end", read)
+    monkeypatch.setattr("mockchat.server.route._read_long", read)
     client = await aiohttp_client(MockServer(max_body_size=2**22))
     long, short, gone = [await connect(client) for _ in range(3)]
     await long.send(post(longer(GOOD)))
@@ -433,7 +461,7 @@ async def test_long_bodies_that_are_not_read_when_the_server_stops_are_told(
         assert go_on.wait(PATIENCE)
         return read_request(body, index)
 
-    monkeypatch.setattr("mockchat.server.route.read_to_the_end", read)
+    monkeypatch.setattr("mockchat.server.route._read_long", read)
     server = MockServer(max_body_size=2**22)
     client = await aiohttp_client(server)
     first, second = await connect(client), await connect(client)

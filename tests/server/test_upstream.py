@@ -168,7 +168,7 @@ async def test_a_stream_to_http_1_0(recorder: Recorder, connect: Connect) -> Non
 async def test_a_stream_that_nobody_asked_for_is_whole(recorder: Recorder, connect: Connect) -> None:
     recorder.handler = says(streamed({"content": "a"}), **{"Content-Type": EVENTS})
     raw: Raw = await connect(recorder)
-    for version, connection in (("1.1", None), ("1.0", "keep-alive")):
+    for version, connection in (("1.1", None), ("1.0", "close")):
         await raw.send(post(request_body(("user", version)), "Connection: keep-alive\r\n", version))
         status, headers, body = await raw.answer()
         assert (status, headers.get("connection"), body) == (200, connection, streamed({"content": "a"}))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tests.helpers import entry
-from tests.serving import GOOD, post
+from tests.serving import GOOD, HEAD, post
 
 MB = 1_000_000
 RECORDED = [
@@ -16,14 +16,33 @@ RECORDED = [
 ]
 
 
+MAX_MEMORY_MB = 1024  # The server's default.
+
+
 class Attack(NamedTuple):
-    """`connections` clients that send a request again and again; those that do not read only send it once."""
+    """`connections` clients that send a request again and again; those that do not read send it once.
+
+    With `hangs_up`, they read nothing, disconnect once all is sent, and begin anew. `largest_mb` is the size of the
+    largest body that the server reads, which may take `READING` times its size.
+    """
 
     name: str
     make: Callable[[], bytes]
     connections: int
     reads: bool = True
     options: tuple[str, ...] = ()
+    hangs_up: bool = False
+    largest_mb: int = 64
+
+    @property
+    def allowed_mb(self) -> int:
+        """How much memory the server may take: its limit, and what one body takes to be read."""
+        limit = int(self.options[1]) if self.options[:1] == ("--max-memory-mb",) else MAX_MEMORY_MB
+        return limit + READING * self.largest_mb + _BESIDE
+
+
+READING = 25
+_BESIDE = 32  # MB: connections, their sockets' buffers as Python has them, what malloc keeps
 
 
 def asking(text: str, **parameters: Any) -> bytes:
@@ -54,6 +73,11 @@ def image(size: int) -> bytes:
     return with_messages({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "A" * size}}]})
 
 
+def unfinished_head(size: int) -> bytes:
+    return HEAD + b"".join([b"X-%d: %b\r\n" % (number, b"x" * 8000) for number in range(size // 8000)])
+
+
+LITTLE = ("--max-memory-mb", "64")
 PACED = ("--itl-ms", "0.0001", "--jitter", "0.5")
 ATTACKS = [
     Attack("none", lambda: post(GOOD), 0),
@@ -75,6 +99,28 @@ ATTACKS = [
     Attack("nested 5 million times", lambda: post(b"[" * (5 * MB)), 2),
     Attack("30 bodies of 60 MB, not whole", lambda: post(b" " * (60 * MB))[:-1], 30, reads=False),
     Attack("10,000 requests at once", lambda: post(GOOD) * 10_000, 4, reads=False),
+    Attack("refused bodies", lambda: post(b" " * (60 * MB))[:-1], 60, reads=False, options=LITTLE, largest_mb=4),
+    Attack("aborted uploads", lambda: post(b" " * (30 * MB))[:-1], 1, options=LITTLE, hangs_up=True, largest_mb=4),
+    Attack(
+        "long bodies, client away", lambda: asking("x y" * (5 * MB)), 4, options=LITTLE, hangs_up=True, largest_mb=15
+    ),
+    Attack("heads of 960 kB", lambda: unfinished_head(960_000), 1000, reads=False, options=LITTLE, largest_mb=4),
+    Attack("heads of 60 kB", lambda: unfinished_head(60_000), 1000, reads=False, options=LITTLE, largest_mb=4),
+    Attack(
+        "heads behind a request",
+        lambda: post(GOOD) + unfinished_head(60_000),
+        1000,
+        reads=False,
+        options=LITTLE,
+        largest_mb=4,
+    ),
+    Attack("unread pipelines", lambda: post(GOOD) * 3000, 50, reads=False, options=LITTLE, largest_mb=4),
+    Attack(
+        "a model's name of 4 MB",
+        lambda: asking("write a lot", model="m" * (4 * MB), n=128, stream=True),
+        2,
+        options=LITTLE,
+    ),
 ]
 
 
@@ -95,6 +141,10 @@ async def run(attack: Attack, port: int, seconds: float) -> dict[str, int]:
                     if not attack.reads:
                         await asyncio.sleep(left)
                         return
+                    if attack.hangs_up:
+                        await writer.drain()
+                        statuses["hung up"] = statuses.get("hung up", 0) + 1
+                        continue
                     status = (await reader.readline()).split()[1].decode()
                     statuses[status] = statuses.get(status, 0) + 1
             except (OSError, TimeoutError, IndexError):

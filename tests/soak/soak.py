@@ -1,8 +1,8 @@
 """make soak: the server under attacks, stopped under load and killed while it records, for a bounded time.
 
 Each attack runs against a server of its own, while a proper client asks 100 times a second and verifies every answer.
-Prints a row for each, and ends with status 1 where a proper client got a wrong answer, the server failed, or a file of
-recordings was damaged. Times and sizes are for you to judge.
+Prints a row for each, and ends with status 1 where a proper client got a wrong answer, the server failed or took more
+memory than `Attack.allowed_mb`, or a file of recordings was damaged. The times are for you to judge.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from tests.soak.attacks import ATTACKS, RECORDED, Attack, run
 
 WATCHED = ("-m", "tests.soak.watched")
 RATE = 100  # requests a second of the proper client
-COLUMNS = "{:<34}{:>10}{:>12}{:>12}{:>9}{:>9}{:>9}  {}"
+COLUMNS = "{:<34}{:>14}{:>12}{:>12}{:>9}{:>9}{:>9}  {}"
 
 
 def memory_mb(process: "subprocess.Popen[str]", which: str) -> int:
@@ -39,7 +39,7 @@ class Attacked(NamedTuple):
     """What an attack did: how much memory the server took for it, and how long it held its loop at most.
 
     `statuses` are those that the attackers were answered, `proper` is the report of the proper client, if there was
-    one, and `well` whether that got right answers alone, and the server ended well.
+    one, and `well` whether that got right answers alone, the memory was enough, and the server ended well.
     """
 
     memory_mb: int
@@ -67,6 +67,7 @@ def under(attack: Attack, seconds: float, folder: Path, *, asking: bool = True) 
         assert process.stdout
         hold = float(process.stdout.read().split()[-1])
         well = well and process.wait() in (0, 1)  # 1: who did not read was cut.
+        well = well and grown <= attack.allowed_mb
     return Attacked(grown, hold, statuses, json.loads(found.read_text()) if asking else {}, well)
 
 
@@ -74,7 +75,7 @@ def under_attack(attack: Attack, seconds: float, folder: Path) -> bool:
     """Print what an attack does; returns whether all went well."""
     found = under(attack, seconds, folder)
     latency = found.proper["latency_ms"] or {"p50": 0, "p99": 0}
-    row = f"{found.memory_mb} MB", f"{found.hold_ms:.1f} ms", found.proper["passed"]
+    row = f"{found.memory_mb}/{attack.allowed_mb} MB", f"{found.hold_ms:.1f} ms", found.proper["passed"]
     row += f"{latency['p50']:.1f}", f"{latency['p99']:.0f}", "yes" if found.well else "NO"
     answered = ", ".join(f"{count} x {status}" for status, count in sorted(found.statuses.items()))
     print(COLUMNS.format(attack.name, *row, answered or "-"), flush=True)

@@ -18,7 +18,8 @@ CALLED_BY_THE_LOOP = (
     "eof_received",
     "resume_writing",
     "connection_lost",
-    "_go_on",
+    "_resume",
+    "_answered",
     "_wake",
     "watch",
 )

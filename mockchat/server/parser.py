@@ -1,0 +1,267 @@
+"""A client's bytes as requests, read with aiohttp's parser. No I/O, no limits but that of a head.
+
+What is used of aiohttp that its documentation does not promise (setup.cfg bounds its version for that reason):
+`HttpRequestParser` and `HttpProcessingError` (aiohttp.http), a parser in C that has seen more attacks than one of ours
+ever would. It asks of its protocol `connected`, `_reading_paused`, `pause_reading` and `resume_reading`;
+`set_upgraded(False)` makes it read on after an upgrade was declined.
+"""
+
+import asyncio
+import re
+from typing import NamedTuple, Protocol
+
+from aiohttp import HttpVersion11, web
+from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
+
+from mockchat.server.errors import ApiError
+from mockchat.server.http import HttpRequest
+from mockchat.server.simulation import FAULT_HEADER
+
+MAX_HEAD_SIZE = 65536  # bytes
+MAX_KEPT_HEAD_SIZE = 16384  # bytes: what an idle connection may hold of its last request
+_READ_SIZE = 65536  # bytes
+_COMPARED = 32  # bytes
+
+
+class Body(Protocol):
+    """A request body that is still arriving."""
+
+    def is_eof(self) -> bool:
+        """Whether all of it has arrived."""
+
+    def read_nowait(self) -> bytes:
+        """What has arrived since the last call."""
+
+    def exception(self) -> BaseException | None:
+        """Why the rest can't be read."""
+
+
+class Incoming:
+    """A request whose body may still be arriving; `arrived` is None until some of it was taken."""
+
+    def __init__(self, request: HttpRequest, body: Body) -> None:
+        self.request = request
+        self.body = body
+        self.arrived: bytearray | None = None
+
+    def take(self) -> int:
+        """Take what has arrived, and return the body's size so far."""
+        if self.arrived is None:
+            self.arrived = bytearray()
+        self.arrived += self.body.read_nowait()
+        return len(self.arrived)
+
+    def whole(self) -> bytes:
+        """The body, which is at its end."""
+        if self.arrived is None:
+            return self.body.read_nowait()
+        self.take()
+        return bytes(self.arrived)
+
+
+class RequestParser:
+    """Reads the requests of one connection.
+
+    `malformed` says why nothing more can be read. `known` is the cached head of the last request; while there is one,
+    the parser has no part of another request buffered.
+    """
+
+    def __init__(self) -> None:
+        self.known: KnownHead | None = None
+        self.malformed: ApiError | None = None
+        self._parser = HttpRequestParser(
+            _NO_FLOW_CONTROL,  # type: ignore[arg-type]
+            asyncio.get_running_loop(),
+            _READ_SIZE,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,
+        )
+        self._is_new = True
+        self._body: Body | None = None  # That of the last request.
+        self._head_size = 0  # Bytes of a head that is not complete.
+        self._received = b""  # The last bytes received,
+        self._request_end = b""  # and the last bytes of the last request.
+
+    def feed(self, data: bytes) -> list[Incoming]:
+        """The requests whose heads are complete with these bytes."""
+        body = self._body
+        if isinstance(body, _PlainBody) and not body.is_eof():
+            rest = body.feed(data)
+            self._note(data[: len(data) - len(rest)])
+            return self.feed(rest) if rest else []
+        if self.known is not None:
+            start, size = self.known.match(data)
+            if start and len(data) - start <= size:
+                self._note(data)
+                self._body = body = _PlainBody(size)
+                body.feed(data[start:])
+                return [Incoming(self.known.request._replace(body_size=size), body)]
+        is_certain = self._is_new or self.known is not None
+        self._is_new, self.known = False, None
+        requests = self._parse(data)
+        if is_certain and len(requests) == 1 and requests[0].body.is_eof():
+            self.known = known_head(data, requests[0].request)
+        return requests
+
+    def _parse(self, data: bytes) -> list[Incoming]:
+        self._note(data)
+        requests: list[Incoming] = []
+        is_in_head = self._body is None or self._body.is_eof()
+        size, is_upgraded = len(data), True
+        try:
+            while is_upgraded:  # An upgrade is declined, and what follows is read as HTTP.
+                messages, is_upgraded, data = self._parser.feed_data(data)
+                requests += [Incoming(_read_head(message), body) for message, body in messages]
+                if is_upgraded:
+                    self._parser.set_upgraded(False)
+        except HttpProcessingError as error:
+            self._refuse(error.message)
+        if requests:
+            self._body = requests[-1].body
+        self._head_size = self._head_size + size if is_in_head and not requests else 0
+        if self._head_size > MAX_HEAD_SIZE and not self.malformed:
+            self.malformed = too_large_head()
+        return requests
+
+    def _refuse(self, reason: str) -> None:
+        first_line = reason.partition("\n")[0].partition(": b'")[0].rstrip(":")
+        self.malformed = ApiError(400, f"The request is not well-formed HTTP: {first_line}")
+
+    def _note(self, data: bytes) -> None:
+        self._received = (self._received + data[-_COMPARED:])[-_COMPARED:]
+
+    def ended(self, body: bytes) -> None:
+        """Note the end of the last request, whose body is this."""
+        self._request_end = body[-_COMPARED:]
+
+    def check(self, body: Body) -> None:
+        """Raise `ApiError` if the rest of a body can't be read."""
+        if not self.malformed and body.exception():
+            self._refuse("its body")
+        if self.malformed:
+            raise self.malformed
+
+    def is_between(self) -> bool:
+        """False if a part of a request is buffered; true if the bytes received end as the last request does.
+
+        Empty lines between requests are no part of one (RFC 9112, section 2.2).
+        """
+        if self.malformed or not (self._body is None or self._body.is_eof()):
+            return False
+        if self.known is not None:
+            return True
+        received, end = self._received.rstrip(b"\r\n"), self._request_end.rstrip(b"\r\n")
+        return self._received.endswith(b"\r\n\r\n") or received[-len(end) :] == end[-len(received) :]
+
+
+class _PlainBody:
+    """A body behind a known head, of so many bytes: the parser is not needed for it."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._arrived = bytearray()
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what belongs to the body, and return the rest."""
+        rest = data[self._left :]
+        self._arrived += data[: self._left]
+        self._left -= len(data) - len(rest)
+        return rest
+
+    def is_eof(self) -> bool:
+        return not self._left
+
+    def read_nowait(self) -> bytes:
+        arrived, self._arrived = bytes(self._arrived), bytearray()
+        return arrived
+
+    def exception(self) -> None:
+        return None
+
+
+class _NoFlowControl:
+    """What a body of aiohttp's asks of its protocol. It never pauses: bodies are taken from it as they arrive.
+
+    One object serves all parsers: so a parser refers to no connection, and no garbage collector has to free them.
+    """
+
+    connected = True
+    _reading_paused = False
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        pass
+
+
+_NO_FLOW_CONTROL = _NoFlowControl()
+
+
+def too_large_head() -> ApiError:
+    """The error of a request whose head is larger than this server reads."""
+    return ApiError(431, f"The request head is larger than the {MAX_HEAD_SIZE} bytes that this server reads")
+
+
+def _read_head(message: RawRequestMessage) -> HttpRequest:
+    size = len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)
+    is_http_1_1 = message.version >= HttpVersion11
+    return HttpRequest(
+        message.method,
+        message.url.path,
+        message.headers,
+        is_http_1_1,
+        # Kept alive are only clients of HTTP/1.1, and only where little of their last request stays in memory.
+        is_http_1_1 and not message.should_close and size <= MAX_KEPT_HEAD_SIZE,
+        message.chunked,
+        message.url.raw_query_string,
+        message.headers.get(FAULT_HEADER),
+        size,
+        int(message.headers.get("Content-Length", 0)),
+    )
+
+
+class KnownHead(NamedTuple):
+    """A cached request head, for requests that differ from it in their Content-Length alone.
+
+    A client sends the same head with each request on a connection: it is parsed once. `before` and `after` are its
+    bytes on either side of the length's digits.
+    """
+
+    before: bytes
+    after: bytes
+    request: HttpRequest
+
+    def match(self, data: bytes) -> tuple[int, int]:
+        """Where the body starts in data that begin with this head, and its size; 0 and 0 if they do not."""
+        before, after, _ = self
+        if not data.startswith(before):
+            return 0, 0
+        end = data.find(b"\r", len(before), len(before) + _MOST_DIGITS + 1)
+        digits = data[len(before) : max(end, 0)]
+        if not digits.isdigit() or not data.startswith(after, end):
+            return 0, 0
+        return end + len(after), int(digits)
+
+
+def known_head(data: bytes, request: HttpRequest) -> KnownHead | None:
+    """The head of a request that was read from these data; None if it is not safe to cache.
+
+    Safe is one that the data hold with its whole body and nothing else, with one plain Content-Length, and without
+    `Expect` or `Upgrade`, which concern the connection. Each of its lines must end in CR LF.
+    """
+    size = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
+    head, headers = data[:size], request.headers
+    if request.method != "POST" or request.is_chunked or any(name in headers for name in ("Expect", "Upgrade")):
+        return None
+    lengths = list(_LENGTH.finditer(head))
+    if len(headers.getall("Content-Length", ())) != 1 or len(lengths) != 1 or head.count(b"\n") != head.count(b"\r\n"):
+        return None
+    digits = lengths[0]
+    if size + int(digits[1]) != len(data):
+        return None
+    return KnownHead(head[: digits.start(1)], head[digits.end(1) :], request)
+
+
+_LENGTH = re.compile(rb"\r\nContent-Length: *([0-9]{1,18})(?=\r\n)", re.IGNORECASE)
+_MOST_DIGITS = 18

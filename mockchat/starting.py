@@ -1,0 +1,34 @@
+"""Importing a program, which takes a moment in which Ctrl-C must not end in a traceback."""
+
+import os
+import signal
+from collections.abc import Callable
+from importlib import import_module
+
+INTERRUPTED = 130
+
+
+def load(module: str) -> Callable[..., int]:
+    """The `main` of a module. Ctrl-C during the import ends the process with 130.
+
+    A `KeyboardInterrupt` would not do: where an import calls back, it is printed and ignored.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    try:
+        main: Callable[..., int] = import_module(module).main
+    finally:
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, before)
+    return main
+
+
+def server() -> int:
+    """The command `mockchat-server`."""
+    return load("mockchat.server.cli")()
+
+
+def requester() -> int:
+    """The command `mockchat-requester`."""
+    return load("mockchat.requester.cli")()
