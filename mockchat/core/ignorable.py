@@ -7,6 +7,7 @@ of tools and keys are never touched. Patterns are those of https://docs.python.o
 import json
 import re
 from collections.abc import Sequence
+from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
 from mockchat.core import wire
@@ -27,6 +28,7 @@ _SUGGESTED = {
 }
 _ANY_SUGGESTED = re.compile("|".join(_SUGGESTED))
 _HINT = re.compile(rb"[0-9]|day|/tmp/|/var/")  # One of them is in all of these, and it is found faster.
+_FEW = 8  # repetitions
 _AROUND = 64  # bytes
 _LONGEST = 65536  # bytes of two messages together: others should not wait until longer ones are looked through
 
@@ -39,6 +41,26 @@ def check(pattern: str) -> None:
         raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
     if found:
         raise ValueError(f"{pattern!r} matches the empty text: give one that matches what is to be left out")
+    if _nests(_parser.parse(pattern)):
+        raise ValueError(
+            f"{pattern!r} repeats what repeats, which can take for ever: make the inner repetition possessive, as in ++"
+        )
+
+
+def _nests(parsed: Any, repeated: bool = False) -> bool:
+    """Whether a parsed pattern, or a part of one, has a repetition inside of a repetition.
+
+    Python's `re` tries all ways to divide a text between the two, and can't be stopped. It does not divide what a
+    possessive repetition or an atomic group has matched.
+    """
+    if isinstance(parsed, tuple) and str(parsed[0]) in ("MAX_REPEAT", "MIN_REPEAT"):
+        often = parsed[1][1] > _FEW
+        if repeated and often:
+            return True
+        repeated = repeated or often
+    elif isinstance(parsed, tuple) and str(parsed[0]) == "ATOMIC_GROUP":
+        repeated = False
+    return isinstance(parsed, tuple | list | _parser.SubPattern) and any(_nests(each, repeated) for each in parsed)
 
 
 class LeavingOut:

@@ -26,6 +26,20 @@ def test_what_matches_the_empty_text(pattern: str) -> None:
         ignorable.check(pattern)
 
 
+@pytest.mark.parametrize("pattern", [r"(\w+\s?)+:\d+", r"(?:a*b?)*c", r"((a|b+)+)x", r"(\d{1,99})+!", r"(?=(a+)+b)c"])
+def test_what_could_take_for_ever(pattern: str) -> None:
+    with pytest.raises(ValueError, match="repeats what repeats, which can take for ever: make the inner repetition"):
+        ignorable.check(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"(?:\w++\s?)+:\d+", r"(?:(?>\d+)\.)+", r"(?:\d{1,3}\.){3}\d+", r"a+b+", r"(ab)?c+"]
+)
+def test_what_can_not(pattern: str) -> None:
+    ignorable.check(pattern)
+    re.sub(pattern, "", "a" * 48 + ":")
+
+
 def call(arguments: str) -> bytes:
     return read(
         {"role": "assistant", "tool_calls": [{"function": {"name": "2026-11-25", "arguments": arguments}}]}
