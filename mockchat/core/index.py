@@ -78,18 +78,16 @@ class ResponseIndex:
         return joined if self.ignore is None else wire.join(map(self.ignore, wire.split(joined)))
 
     def replies(self, history: bytes) -> Sequence[Reply]:
-        """The replies recorded after a history, each with its conversation: none, one, or several in `Replies`."""
-        key = history + _REPLY_FOLLOWS if history else wire.ASSISTANT
+        """The replies recorded after a history, each with its conversation."""
         recordings = self.recordings
-        first = self.before(key)
-        if first == len(recordings) or not recordings[first].startswith(key):
+        first = self.before(history)
+        if first == len(recordings) or not recordings[first].startswith(history):
             return ()
-        end = first + 1
-        if end < len(recordings) and recordings[end].startswith(key):
-            end = self.before(_behind(key))
-        if end - first > 1 or self.details[first]:
-            return Replies(self, history, range(first, end))
-        return (self.reply(first, history),)
+        alone = first + 1 == len(recordings) or not recordings[first + 1].startswith(history)
+        if alone and recordings[first].startswith(_REPLY_FOLLOWS, len(history)) and not self.details[first]:
+            return (self.reply(first, history),)
+        key = history + _REPLY_FOLLOWS if history else wire.ASSISTANT
+        return Replies(self, history, range(self.before(key), self.before(_behind(key))))
 
     def reply(self, position: int, history: bytes) -> Reply:
         """The reply that a recording, given by its position, has after this history."""
