@@ -1,12 +1,12 @@
-"""Tool calls: what an assistant message calls, and which call a tool's message answers.
+"""Tool calls, and which call a tool message answers.
 
 Follows https://platform.openai.com/docs/guides/function-calling. Rules that hold here:
 
-- Arguments are compared as JSON values, since clients spell them anew: the order of keys, spaces and escapes are no
-  matter, numbers are doubles as in JavaScript, and no arguments are `{}`. What is no JSON is compared as it is.
-- Ids are compared with each other only: clients that got no usable one invent one. A tool's message answers the call
-  that has its id, or else the first one that is not answered yet; what is compared is the place of that call.
-- Several tool messages in a row are in the order of their calls: tools that run at the same time may end in any order.
+- Arguments are compared as JSON values: clients change the order of keys, spaces and escapes. Integers are exact up to
+  64 bits, `1.0` is 1, and missing arguments are `{}`. Arguments that are not JSON are compared as text.
+- Ids only pair calls and answers: clients without a usable id invent one. A tool message answers the call with its id,
+  or else the first pending call; the place of that call is compared.
+- Tool messages in a row are sorted by their calls: tools that run at the same time end in any order.
 """
 
 from collections import deque
@@ -16,15 +16,14 @@ from typing import Any, NamedTuple
 from mockchat.core import wire
 
 FUNCTION, CUSTOM, LEGACY = "function", "custom", "function_call"
-# By type, the key of the text that is given to what is called.
+# By type, the key of the arguments or the input.
 TEXT_KEYS = {FUNCTION: "arguments", CUSTOM: "input", LEGACY: "arguments"}
 
 
 class Call(NamedTuple):
-    """A call: its id (empty if it has none), its type, what is called, and the arguments or the input as they are.
+    """A call: its id, or an empty text; its type; the name of the tool; its arguments or input as text.
 
-    The type is `function` or `custom`; or `function_call`, for the call that stands under this key of a message, as
-    before there were tools.
+    The type is `function`, `custom`, or `function_call` for the API's older key of that name.
     """
 
     id: str
@@ -33,7 +32,7 @@ class Call(NamedTuple):
     text: str
 
     def normal(self) -> bytes:
-        """What counts when calls are compared, as a JSON object."""
+        """The JSON object by which calls are compared."""
         name = wire.text(self.name)
         if self.type != CUSTOM:
             try:
@@ -45,16 +44,16 @@ class Call(NamedTuple):
 
     @property
     def text_key(self) -> str:
-        """The key of the text that is given to what is called."""
+        """The key of the arguments or the input."""
         return TEXT_KEYS[self.type]
 
     def spelled(self, text: str | None = None) -> bytes:
-        """What stands under the call's type; with another text, if given."""
+        """The JSON object under the call's type; with another text, if given."""
         said = self.text if text is None else text
         return b'{"name":%b,"%b":%b}' % (wire.text(self.name), self.text_key.encode(), wire.text(said))
 
     def as_json(self, text: str | None = None) -> bytes:
-        """The call as a client and a model spell it, with another text, if given: a JSON object."""
+        """The call as the API's JSON object; with another text, if given."""
         if self.type == LEGACY:
             return self.spelled(text)
         kind = self.type.encode()
@@ -101,7 +100,7 @@ def _read(call: Any, place: str) -> Call:
 
 
 def read_text(text: str) -> list[Call]:
-    """The calls in the text of a ShareGPT message `function_call`; none where it is no JSON of that form.
+    """The calls in the text of a ShareGPT message `function_call`; empty if it has another form.
 
     It is one object or a list of them, `{"name": "get_weather", "arguments": {"city": "Zürich"}}`, as in LLaMA-Factory:
     https://llamafactory.readthedocs.io/en/latest/getting_started/data_preparation.html
@@ -117,9 +116,9 @@ def read_text(text: str) -> list[Call]:
 
 
 class Answered(NamedTuple):
-    """A tool's message: its number in its row, the id of the call that it answers, None where none is left.
+    """A tool message: its number in its row, and the id of the call that it answers, None if no call is pending.
 
-    `out_of_turn` is the number of that call, unless it is the next one.
+    `out_of_turn` is the number of that call, or None if it is the next one.
     """
 
     number: int
@@ -128,17 +127,17 @@ class Answered(NamedTuple):
 
 
 class Pairing:
-    """Pairs calls and tools' messages, message by message of a history."""
+    """Pairs calls and tool messages, message by message of a history."""
 
     def __init__(self) -> None:
-        self._ids: list[str] = []  # Of the calls that may be answered: those of messages that follow each other.
-        self._answered: set[int] = set()  # The numbers of those that are.
-        self._left: deque[int] = deque()  # Those that may be left, and the same by id.
+        self._ids: list[str] = []  # The calls of the last messages that called, by number.
+        self._answered: set[int] = set()  # Numbers of calls.
+        self._left: deque[int] = deque()  # Numbers of calls that may be pending; then the same by id.
         self._left_by_id: dict[str, deque[int]] = {}
         self._calling = False  # Whether the last message had calls.
 
     def call(self, ids: Sequence[str]) -> None:
-        """Advance past a message that is not a tool's; `ids` are those of its calls."""
+        """Advance past a non-tool message, whose calls have these ids."""
         if ids:
             if not self._calling:
                 self._ids, self._answered, self._left, self._left_by_id = [], set(), deque(), {}
@@ -149,7 +148,7 @@ class Pairing:
         self._calling = bool(ids)
 
     def answer(self, row: Sequence[str | None]) -> list[Answered]:
-        """Advance past tool messages in a row, which name these ids; returns them in the order of their calls."""
+        """Advance past a row of tool messages that name these ids. Returns them in the order of their calls."""
         self._calling = False
         place = len(self._answered)
         found = [self._take(self._left_by_id.get(call_id)) if call_id else None for call_id in row]

@@ -1,15 +1,15 @@
-"""Files of recordings → conversations in wire form.
+"""Read files of recordings: conversations in wire form.
 
-A file is a JSON array of entries, JSON lines (an entry a line, as in OpenAI's fine-tuning files), or one entry; UTF-8,
-in any layout, gzipped or not. Its first bytes say which of these it is, its name does not matter. What an entry may
-look like, `core/entries.py` says.
+A file is a JSON array of entries, JSON lines (one entry a line, as in OpenAI's fine-tuning files), or a single entry;
+UTF-8, in any layout, gzipped or not. Its first bytes decide which it is, not its name. `core/entries.py` reads an
+entry.
 
 Rules that hold here:
 
-- A big array is parsed block by block, so that never all of it is in memory as Python objects. The result is that of
-  parsing the whole file: a block is taken only if it is a JSON array once it has brackets around it, and such arrays,
-  joined by commas, are the array that was cut.
-- Nothing is skipped in silence. A file that can't be used ends in a `DatasetError` of one line.
+- An array is parsed block by block, so that not all of it is in memory as Python objects. The result is that of parsing
+  the whole file: a block counts only if it is a JSON array once it is in brackets, and such arrays, joined by commas,
+  are the whole array.
+- Nothing is skipped in silence. A file that can't be read raises a `DatasetError` of one line.
 """
 
 import gc
@@ -37,11 +37,10 @@ File = io.BufferedReader | gzip.GzipFile
 
 @dataclass(slots=True)
 class Dataset:
-    """What the files hold: conversations in the order of their first pieces, and how they were made.
+    """The conversations of files, in the order of their first pieces, and counts.
 
-    `entries` is the number of entries in the files, `repeated` the number of those that an earlier one says word for
-    word, `joined` the number of those that were joined on to an earlier piece of their conversation, `misaligned` the
-    number of joined pieces that do not line up with it.
+    `entries` counts the entries in the files; `repeated`, those that are the same as an earlier one; `joined`, those
+    that continue an earlier piece of their conversation; `misaligned`, those of them that do not line up with it.
     """
 
     conversations: list[Conversation]
@@ -52,7 +51,7 @@ class Dataset:
 
     @property
     def replies(self) -> int:
-        """The number of replies: of assistant messages that answer their history."""
+        """The number of replies."""
         return sum(conversation.count_replies() for conversation in self.conversations)
 
     @property
@@ -69,12 +68,11 @@ def load(
 ) -> Dataset:
     """Read files of recordings as one dataset.
 
-    With `stitch`, entries of a file whose ids end in `_<digits>`, and are the same but for that, are joined in file
-    order. An entry with another id is a whole conversation; where another one of the file has both the same id and the
-    same messages, they count once. Without `stitch` every entry is a conversation of its own. One without an id is
-    called `entry 3`, by its position from 0, and of several files `entry 3 of chats.jsonl`. `progress` is called with
-    the number of bytes that each read took from a file. Raises `DatasetError` where a file can't be read or is not such
-    a file, or none holds an assistant message.
+    With `stitch`, entries of a file whose ids differ only in a final `_<digits>` are joined, in file order. An entry
+    with another id is a whole conversation; entries with the same id and the same messages count once. Without `stitch`
+    each entry is a conversation. An entry without an id is called `entry 3`, by its position from 0; of several files,
+    `entry 3 of chats.jsonl`. `progress` is called after each read with its size in bytes. Raises `DatasetError` if a
+    file can't be read, or no file has a reply.
     """
     dataset = Dataset([])
     collecting = gc.isenabled()
@@ -100,7 +98,7 @@ def load(
 
 
 class _WatchedFile(io.FileIO):
-    """A file that tells how much of it is read, whoever reads."""
+    """A file that reports the size of each read."""
 
     def __init__(self, path: Path, progress: Callable[[int], object]) -> None:
         super().__init__(path)
@@ -121,16 +119,16 @@ def _open(path: Path, progress: Callable[[int], object]) -> io.BufferedReader:
 
 @dataclass(slots=True)
 class _Pieces:
-    """A conversation that may go on: its pieces, the number of its messages, and where the next piece lines up."""
+    """A conversation and its pieces; the number of its messages, and the least position of the next piece."""
 
     conversation: Conversation
     recordings: list[bytes]
     size: int
     next_position: int = 0
-    waiting: int = 0  # Bytes that are not joined to the first of the pieces yet.
+    waiting: int = 0  # Bytes of all pieces but the first.
 
     def add(self, piece: Entry) -> None:
-        """Add a piece. Where the conversation was cut, some files have the last message again."""
+        """Append a piece, without its first message if that repeats the last one."""
         recording, start = piece.recording, 0
         last = self.recordings[-1].rpartition(wire.BETWEEN)[2]
         if last and recording.startswith(last):
@@ -144,7 +142,7 @@ class _Pieces:
         self.size += piece.size - start
 
     def join(self, *, at_last: bool) -> None:
-        """Join the pieces; but not `at_last` only if they are many, so that the time stays linear in their size."""
+        """Join the pieces: `at_last`, or if they are long enough to keep the time linear in the size of all."""
         if self.waiting and (at_last or 8 * self.waiting > len(self.recordings[0])):
             self.recordings = [wire.NEXT.join(filter(None, self.recordings))]
             self.waiting = 0
@@ -152,15 +150,15 @@ class _Pieces:
 
 
 class _Stitching:
-    """Joins the pieces of conversations, in file order, as they are added to a dataset."""
+    """Joins the pieces of conversations in file order."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._begun: dict[str, _Pieces] = {}  # The conversations that may go on, by id.
+        self._begun: dict[str, _Pieces] = {}  # By the conversation's id.
         self._last: _Pieces | None = None
 
     def add(self, name: str, position: int, piece: Entry) -> None:
-        """Add the piece of a conversation whose first message has this position in it."""
+        """Add a piece; `position` is that of its first message in the conversation."""
         pieces = self._begun.get(name)
         if pieces is None:
             conversation = Conversation(name, piece.recording, piece.details)
@@ -172,18 +170,18 @@ class _Stitching:
             pieces.add(piece)
         pieces.next_position = position + piece.size - 1
         if self._last is not None and self._last is not pieces:
-            self._last.join(at_last=False)  # Its pieces are freed before others come: memory keeps fewer holes.
+            self._last.join(at_last=False)  # Pieces that are freed early leave fewer holes in memory.
         self._last = pieces
 
     def end(self) -> None:
-        """Make all conversations whole."""
+        """Join all pieces that are left."""
         for pieces in self._begun.values():
             pieces.join(at_last=True)
 
 
 def _add(dataset: Dataset, lines_and_entries: Iterator[tuple[int, Any]], stitch: bool, of_file: str) -> None:
-    """Add the entries of one file, pieces of a conversation joined; `of_file` ends the names of those without an id."""
-    whole: set[object] = set()  # The conversations that are an entry each: id, messages and details.
+    """Add the entries of one file; `of_file` is the end of the names of entries without an id."""
+    whole: set[object] = set()  # Entries that are whole conversations: id, messages and details.
     stitching = _Stitching(dataset)
     for number, (line, entry) in enumerate(lines_and_entries):
         try:
@@ -199,7 +197,7 @@ def _add(dataset: Dataset, lines_and_entries: Iterator[tuple[int, Any]], stitch:
                 continue
             known = len(whole)
             whole.add((name, read.recording, tuple(read.details.items())))
-            if len(whole) == known:  # It was recorded twice, or two files were put together.
+            if len(whole) == known:  # It is there already.
                 dataset.repeated += 1
                 continue
         dataset.conversations.append(Conversation(name, read.recording, read.details))
@@ -207,9 +205,9 @@ def _add(dataset: Dataset, lines_and_entries: Iterator[tuple[int, Any]], stitch:
 
 
 def split_id(entry_id: str) -> tuple[str, int | None]:
-    """Split `dcTB2RK_57` into the conversation's id and the position in it of this piece's first message.
+    """Split `dcTB2RK_57`, the id of a piece, into the conversation's id and the position of the piece's first message.
 
-    An id that does not end so is the conversation's own, and there is no position.
+    The position is None if the id does not end in `_<digits>`: then it is the conversation's own.
     """
     name, mark, digits = entry_id.rpartition("_")
     if not (mark and digits.isascii() and digits.isdigit()):
@@ -218,7 +216,7 @@ def split_id(entry_id: str) -> tuple[str, int | None]:
 
 
 def _place(number: int, line: int, entry: Any) -> str:
-    """Which entry it is, in words; `line` is 0 in an array."""
+    """Name an entry for an error; `line` is 0 in an array."""
     entry_id = entry.get("id") if isinstance(entry, dict) else None
     called = f"id {_short(str(entry_id))}" if type(entry_id) in (str, int) else "without id"
     return f"entry {number} (line {line}, {called})" if line else f"entry {number} ({called})"
@@ -247,7 +245,7 @@ def _entries(plain: io.BufferedReader, block_size: int) -> Iterator[tuple[int, A
 
 
 def _read_lines(file: File, first: int) -> Iterator[tuple[int, Any]]:
-    """The entries of a file that is no array, each with the number of its line; the next one to read is `first`."""
+    """The entries of JSON lines, each with its line number; `first` is that of the next line."""
     for number, line in enumerate(file, first):
         if line.isspace():
             continue
@@ -264,10 +262,10 @@ def _read_lines(file: File, first: int) -> Iterator[tuple[int, Any]]:
 
 
 def _read_array(file: File, line: int, block_size: int) -> Iterator[list[Any]]:
-    """The entries of an array that begins on this line: a list of them for each block of about that size.
+    """The entries of an array that begins on this line, in lists: one for each block of about `block_size` bytes.
 
-    A block ends where an entry seems to begin. Where there is no such place in it, or what stands before the place is
-    not made of whole entries, the block grows: if need be, to the rest of the file.
+    A block ends where an entry seems to begin. If there is no such place, or the block is not a list of whole entries,
+    it grows, up to the rest of the file.
     """
     pending, column = b"", 1
     size = block_size
@@ -299,9 +297,9 @@ _MOST_LAYOUT = 64  # Bytes from one entry's end to the next one's first key; mor
 
 
 def _entry_boundary(block: bytes) -> int:
-    """The position of the last comma that seems to stand between two entries, 0 if there is none.
+    """The position of the last comma that seems to separate two entries, or 0.
 
-    An entry seems to begin where an object follows another and has the same first key as the block's first entry.
+    An entry seems to begin where an object follows another one and has the same first key as the block's first entry.
     """
     if first := _FIRST_KEY.match(block):
         key = len(block)
@@ -312,10 +310,10 @@ def _entry_boundary(block: bytes) -> int:
 
 
 def _refuse_syntax(rest: bytes, line: int, column: int, error: ValueError, remedy: str) -> NoReturn:
-    """Raise a `DatasetError` that says where `rest`, which begins at this place of the file, stops being JSON.
+    """Raise a `DatasetError` that names the place of a syntax error in `rest`, which begins at this place of the file.
 
-    `error` is ujson's, which does not say where: so Python's own parser is asked. `strict=False` lets it take control
-    characters in texts, as ujson does.
+    `error` is ujson's, which names no place: Python's own parser does. `strict=False` allows control characters in
+    texts, as ujson does.
     """
 
     def place(position: int) -> str:

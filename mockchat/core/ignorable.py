@@ -1,7 +1,7 @@
-"""What varies from run to run, and can be left out of messages before they are compared.
+"""Remove what varies from run to run before messages are compared, such as dates.
 
-A pattern leaves out what it matches in texts, in the answers of tools, and in the texts and numbers of arguments. Names
-of tools and keys are never touched. Patterns are those of https://docs.python.org/3/library/re.html
+Patterns are those of https://docs.python.org/3/library/re.html. They apply to texts, to tools' answers, and to the
+texts and numbers in arguments; not to keys and names of tools.
 """
 
 import json
@@ -15,7 +15,7 @@ from mockchat.core.index import ResponseIndex
 from mockchat.core.text import common_length
 
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*"
-# What is known to vary, and how to match it.
+# Patterns for a suggestion after a miss, and what they match.
 _SUGGESTED = {
     r"\d{4}-\d\d-\d\d": "a date",
     r"\d{1,2}[./]\d{1,2}[./]\d{4}": "a date",
@@ -27,14 +27,14 @@ _SUGGESTED = {
     r"(?:/private)?/(?:tmp|var/folders)/[\w./+-]+": "a temporary path",
 }
 _ANY_SUGGESTED = re.compile("|".join(_SUGGESTED))
-_HINT = re.compile(rb"[0-9]|day|/tmp/|/var/")  # One of them is in all of these, and it is found faster.
+_HINT = re.compile(rb"[0-9]|day|/tmp/|/var/")  # A faster test: each match of the above has one of these.
 _FEW = 8  # repetitions
 _AROUND = 64  # bytes
-_LONGEST = 65536  # bytes of two messages together: others should not wait until longer ones are looked through
+_LONGEST = 65536  # bytes of two messages together: longer ones would hold up other clients
 
 
 def check(pattern: str) -> None:
-    """Raise `ValueError`, which says why, where a pattern can't be used."""
+    """Raise `ValueError` with the reason if a pattern can't be used."""
     try:
         found = re.compile(pattern).search("")
     except (re.error, RecursionError, OverflowError) as error:
@@ -48,10 +48,10 @@ def check(pattern: str) -> None:
 
 
 def _nests(parsed: Any, repeated: bool = False) -> bool:
-    """Whether a parsed pattern, or a part of one, has a repetition inside of a repetition.
+    """True if a parsed pattern, or a part of one, has a repetition inside a repetition.
 
-    Python's `re` tries all ways to divide a text between the two, and can't be stopped. It does not divide what a
-    possessive repetition or an atomic group has matched.
+    `re` tries each way to divide a text between the two, and can't be stopped. Possessive repetitions and atomic groups
+    are not divided.
     """
     if isinstance(parsed, tuple) and str(parsed[0]) in ("MAX_REPEAT", "MIN_REPEAT"):
         often = parsed[1][1] > _FEW
@@ -64,16 +64,16 @@ def _nests(parsed: Any, repeated: bool = False) -> bool:
 
 
 class LeavingOut:
-    """Makes of a message in wire form the one without all that these patterns match."""
+    """Removes matches of patterns from a message in wire form."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self._patterns = [re.compile(pattern) for pattern in patterns]
 
     def __call__(self, message: bytes) -> bytes:
-        """The message that is compared in place of this one."""
+        """The message without matches."""
         try:
             return self._without(message)
-        except RecursionError:  # Arguments that are nested so deeply are compared as they are.
+        except RecursionError:  # Deeply nested arguments are compared as they are.
             return message
 
     def _without(self, message: bytes) -> bytes:
@@ -107,10 +107,7 @@ class LeavingOut:
 
 
 def suggestion(index: ResponseIndex, history: bytes, messages: Sequence[bytes]) -> str | None:
-    """What to ignore so that messages are found that are not recorded after a history; None where that does not help.
-
-    There must be a reply after them.
-    """
+    """A sentence that names patterns with which a reply to these messages is found after a history; None if none help."""
     needed: dict[str, None] = {}
     for message in messages:
         alike = _alike(index, history, message)
@@ -127,7 +124,7 @@ def suggestion(index: ResponseIndex, history: bytes, messages: Sequence[bytes]) 
 
 
 def _alike(index: ResponseIndex, history: bytes, message: bytes) -> tuple[bytes, list[str]] | None:
-    """A message recorded after a history that is the same, or the same but for what varies; and patterns for that."""
+    """A message recorded after a history that equals this one after these patterns."""
     among, start = index.following(history), len(wire.before_next(history))
     neighbours = [recorded for recorded, _ in index.neighbours(among, start, message)]
     if message in neighbours:
@@ -141,7 +138,7 @@ def _alike(index: ResponseIndex, history: bytes, message: bytes) -> tuple[bytes,
 
 
 def _varying(one: bytes, other: bytes) -> list[str]:
-    """The patterns that match in each place where two messages differ; none where one of these is something else."""
+    """The patterns that match wherever two messages differ; empty if they differ elsewhere too."""
     needed: dict[str, None] = {}
     while one != other and len(one) + len(other) < _LONGEST:
         position = common_length(one, other)
@@ -157,7 +154,7 @@ def _varying(one: bytes, other: bytes) -> list[str]:
 
 
 def _end(pattern: str, text: bytes, position: int) -> int:
-    """Where a match of a pattern ends that has this position in it, or ends there; 0 if there is none."""
+    """The end of a pattern's match at this position, 0 if it does not match there."""
     start = max(0, position - _AROUND)
     for match in re.finditer(pattern.encode(), text[start : position + _AROUND]):
         if start + match.start() <= position <= start + match.end():
@@ -166,7 +163,7 @@ def _end(pattern: str, text: bytes, position: int) -> int:
 
 
 def may_be_alike(one: bytes, other: bytes) -> bool:
-    """Whether something that varies is where two messages part: most do not, and are not looked at any further."""
+    """True if a pattern matches near the first difference of two messages: a fast test that most misses fail."""
     position = common_length(one, other)
     around = slice(max(0, position - _AROUND), position + _AROUND)
     return all(

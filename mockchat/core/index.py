@@ -1,14 +1,12 @@
-"""The lookup: the recordings are a sorted list of byte strings, and a history is found in it by bisection.
+"""The lookup: the recordings are a sorted list of byte strings, searched by bisection.
 
-Rules that hold here:
+- A recording is a conversation in wire form (see `core/wire.py`): its messages as in a client's request.
+- Recordings that begin with a history stand side by side. `bisect` with the history and `,{"role":"assistant"` behind
+  it finds the first one that continues with a reply, and once more the end of their range.
+- No text has these bytes in it, so each recording of the range has a reply at this position, up to the next separator.
+- The two neighbours of a history share the longest prefix with it: after a miss, they are the closest recordings.
 
-- A recording is a conversation in wire form (see `core/wire.py`): its messages as they stand in a client's array.
-- All recordings that begin with a history stand side by side. So `bisect` with the history and `,{"role":"assistant"`
-  behind it finds the first recording that goes on with a reply, and once more the end of that range.
-- These bytes occur in no text: each recording in the range has a reply at this very position, up to the next separator.
-- The two neighbours of a history have the longest beginning in common with it: of a miss, they tell what is closest.
-
-For example, after `a` two replies are recorded, `x` and `y`; the range of `a` is 1 to 2, that of `b` is empty:
+For example, the range of the history `a` is 1 to 2, with the replies `x` and `y`; that of `b` is empty:
 
     0   a
     1   a x
@@ -40,11 +38,9 @@ class Reply(NamedTuple):
 
 
 class ResponseIndex:
-    """History → the replies recorded after that very history.
+    """Finds the replies recorded after a history, which is given in wire form, as `wire.join` returns it.
 
-    A lookup costs a few comparisons of the history's bytes, whatever the number of recordings. Histories are given in
-    wire form, as `wire.join` makes them. Where there is something to `ignore`, it makes of a message the one that is
-    compared in its place, and a history is given as `compared` makes it.
+    With `ignore`, messages are compared after this function; then pass what `compared` returns of a history.
     """
 
     def __init__(self, conversations: Iterable[Conversation], ignore: Callable[[bytes], bytes] | None = None) -> None:
@@ -53,17 +49,16 @@ class ResponseIndex:
         compared = [self.compared(each.recording) for each in given]
         order = sorted(range(len(given)), key=compared.__getitem__)
         self.recordings = [compared[number] for number in order]
-        # Beside each recording: the same as it was said, its conversation's id, the details of its messages, and how
-        # many conversations were given before it.
+        # In the same order: the recording before `ignore`, the conversation's id, its details, and its number.
         self.said = self.recordings if ignore is None else [given[number].recording for number in order]
         self.ids = [_id(given[number]) for number in order]
         self.details = [given[number].details for number in order]
         self.numbers = order
-        self._long_replies: dict[tuple[int, int], bytes] = {}  # Those that were asked for, by number and position.
+        self._long_replies: dict[tuple[int, int], bytes] = {}  # By the conversation's number and the reply's position.
         self.before: Callable[[bytes], int] = partial(bisect_left, self.recordings)
 
     def add(self, conversation: Conversation) -> None:
-        """Insert one more conversation: the index becomes what it would be had this been the last of those given."""
+        """Insert a conversation."""
         compared = self.compared(conversation.recording)
         position = bisect_right(self.recordings, compared)
         self.recordings.insert(position, compared)
@@ -74,7 +69,7 @@ class ResponseIndex:
         self.numbers.insert(position, len(self.numbers))
 
     def compared(self, joined: bytes) -> bytes:
-        """The history that is compared in place of this one."""
+        """The history after `ignore`."""
         return joined if self.ignore is None else wire.join(map(self.ignore, wire.split(joined)))
 
     def replies(self, history: bytes) -> Sequence[Reply]:
@@ -90,24 +85,24 @@ class ResponseIndex:
         return Replies(self, history, range(self.before(key), self.before(_behind(key))))
 
     def reply(self, position: int, history: bytes) -> Reply:
-        """The reply that a recording, given by its position, has after this history."""
+        """The reply after a history in the recording at this position."""
         said, details, reply_id = self.said[position], self.details[position], self.ids[position]
         if self.ignore is not None:
             history = wire.join(wire.split(said)[: len(wire.split(history))])
         start = len(history) + len(wire.NEXT) if history else 0
         message = wire.first(said, start)
-        if len(message) > _LONG:  # Clients that do not read it would have as many copies in memory.
+        if len(message) > _LONG:  # Else each client that does not read it would hold a copy.
             message = self._long_replies.setdefault((self.numbers[position], start), message)
         if not details:
             return Reply(message, reply_id)
         number = len(wire.split(history))
         if start + len(message) + 1 < len(said) and not wire.is_plain(message):
-            # Clients that know a message by the id of its answer, as LangChain.js does, would mix them up.
+            # LangChain.js takes two answers with the same id for one message.
             reply_id = b'%b_%d"' % (reply_id[:-1], number)
         return Reply(message, reply_id, details.get(number))
 
     def recorded(self, history: bytes) -> int:
-        """How many bytes of a history, in whole messages, a recording begins with."""
+        """The size in bytes of the longest recorded prefix of a history, in whole messages."""
         position = self.before(history)
         around = range(max(0, position - 1), min(len(self.recordings), position + 1))
         shared = max((common_length(history, self.recordings[each]) for each in around), default=0)
@@ -116,17 +111,17 @@ class ResponseIndex:
         return history.rfind(wire.BETWEEN, 0, shared + len(wire.NEXT)) + 1
 
     def following(self, history: bytes) -> range:
-        """The positions of the recordings that go on after a history."""
+        """The positions of the recordings that continue after a history."""
         key = wire.before_next(history)
         if not key:
             return range(self.before(b"\0"), len(self.recordings))
         return range(self.before(key), self.before(_behind(key)))
 
     def neighbours(self, among: range, start: int, message: bytes) -> list[tuple[bytes, int]]:
-        """The messages at a place of some recordings between which `message` would stand, each with its position.
+        """The one or two recorded messages closest to `message`, each with the position of its recording.
 
-        One of them has the longest beginning in common with `message`. `among` is what `following` returned for a
-        history, and `start` is where the next message begins.
+        One of them shares the longest prefix with `message`. `among` is the result of `following` for a history, and
+        `start` is the size of what precedes the next message.
         """
         key = message + b"}"
         part = itemgetter(slice(start, start + len(key)))
@@ -135,21 +130,20 @@ class ResponseIndex:
         return [(wire.first(self.recordings[each], start), each) for each in around]
 
     def conversation_id(self, position: int) -> str:
-        """The id of the conversation to which a recording, given by its position, belongs."""
+        """The id of the conversation at this position."""
         conversation_id: str = wire.loads(self.ids[position])
         return conversation_id
 
     @property
     def ambiguous(self) -> int:
-        """The number of histories after which several replies are recorded that are not the same."""
+        """The number of histories with different replies."""
         histories = set(self._partings())
         return sum(len({reply.message for reply in self.replies(each)}) > 1 for each in histories)
 
     def _partings(self) -> Iterator[bytes]:
-        """The histories after which two neighbours go on with assistant messages that are not the same."""
+        """The histories after which two neighbours have different assistant messages."""
         for number in range(1, len(self.recordings)):
             one, other = self.recordings[number - 1], self.recordings[number]
-            # Nearly all part in the first message, which is found out soonest.
             shared = other[: common_length(one, other)]
             start = shared.rfind(wire.BETWEEN) + 1
             behind = start + len(wire.NEXT) if start else 0
@@ -158,17 +152,17 @@ class ResponseIndex:
 
 
 def _id(conversation: Conversation) -> bytes:
-    """A conversation's id as JSON. It is copied, since orjson's own result keeps a kilobyte of memory."""
+    """A conversation's id as JSON; a copy, because orjson's result occupies a kilobyte."""
     return b'"%b"' % wire.text(conversation.id)[1:-1]
 
 
 def _behind(key: bytes) -> bytes:
-    """The least byte string that sorts behind all that begin with `key`, which ends with a quote."""
+    """The least byte string greater than all that begin with `key`, which ends with a quote."""
     return key[:-1] + b"#"
 
 
 class Replies(Sequence[Reply]):
-    """Several replies recorded after a history, in the order of the index; each is cut out when it is asked for."""
+    """The replies after a history, in the order of the index. Each is cut out of its recording when it is read."""
 
     def __init__(self, index: ResponseIndex, history: bytes, positions: range) -> None:
         self._index = index

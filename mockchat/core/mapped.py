@@ -1,8 +1,7 @@
-"""The index in memory that forked processes share, whatever they look up.
+"""An index that forked processes share.
 
-Python counts references beside an object's content, so looking at an object writes there, and a forked process gets a
-copy of its own of the page. So the recordings and ids are put into a file that every process maps, and what is looked
-at is copied out of it. What is left of the index is small.
+Reading a Python object writes its reference count, so a forked process gets a copy of the object's page. Recordings
+and ids are therefore in a file that each process maps, and copied out of it when read. The rest of the index is small.
 """
 
 import mmap
@@ -17,7 +16,7 @@ _HEAD = 256  # bytes
 
 
 class Mapped(Sequence[bytes]):
-    """Byte strings in a file; none can be looked at before `map`."""
+    """Byte strings in a file. Call `map` before reading any."""
 
     def __init__(self, strings: Sequence[bytes], file: BinaryIO) -> None:
         self._starts = array("Q", [file.tell()])
@@ -28,7 +27,7 @@ class Mapped(Sequence[bytes]):
         file.flush()
 
     def map(self, memory: memoryview) -> None:
-        """Look them up in this memory, which is that of the file."""
+        """Read from this memory, which is that of the file."""
         self._memory = memory
 
     def __len__(self) -> int:
@@ -42,7 +41,7 @@ class Mapped(Sequence[bytes]):
         return self._memory[start : min(end, start + _HEAD)].tobytes()
 
     def before(self, key: bytes) -> int:
-        """`bisect_left` in sorted strings: by their first bytes, and then in what is left, for each look is a copy."""
+        """`bisect_left`: first by the first bytes, then by whole strings, each of which is copied to be compared."""
         head, numbers = key[:_HEAD], range(len(self))
         low = bisect_left(numbers, head, key=self._head)
         high = bisect_right(numbers, head, lo=low, key=self._head)
@@ -50,7 +49,7 @@ class Mapped(Sequence[bytes]):
 
 
 def share(index: ResponseIndex, file: BinaryIO) -> None:
-    """Move what an index has of each recording to a file. It can't grow any more, nor be asked before `map_file`."""
+    """Move the recordings and ids of an index to a file. It can't grow any more. Call `map_file` before a lookup."""
     plain = index.said is index.recordings
     index.recordings = recordings = Mapped(index.recordings, file)  # type: ignore[assignment]
     index.said = recordings if plain else Mapped(index.said, file)  # type: ignore[assignment]
@@ -60,7 +59,7 @@ def share(index: ResponseIndex, file: BinaryIO) -> None:
 
 
 def map_file(index: ResponseIndex, file: BinaryIO) -> None:
-    """Look up in the file what was moved there; for each process that did not inherit a mapped index."""
+    """Map the file of a shared index; forked processes inherit the mapping."""
     memory = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     for column in (index.recordings, index.said, index.ids):
         column.map(memory)  # type: ignore[attr-defined]

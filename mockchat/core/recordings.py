@@ -1,6 +1,6 @@
-"""The recordings as both programs have them: read, altered if asked for, indexed, and summed up in a line.
+"""Load recordings for either program: read, seed errors if asked to, build the index, print a summary.
 
-The sample is in `data/` of a clone, and in the package where that is installed.
+The sample is in `data/` of a clone, or in the installed package.
 """
 
 import gc
@@ -25,7 +25,7 @@ SAMPLE = "sample"
 
 
 def default() -> Path:
-    """The recordings where none are named: the big file if it is there, else the sample. Raises `DatasetError`."""
+    """The default recordings: the big file if it is there, else the sample. Raises `DatasetError`."""
     for path in DATASETS:
         if os.path.exists(path):
             return path
@@ -33,23 +33,22 @@ def default() -> Path:
 
 
 def named(name: str | os.PathLike[str]) -> Path:
-    """The file that is meant by this name: the word `sample` means the sample, and `./sample` a file of that name."""
+    """The path for a name: `sample` is the sample, `./sample` a file of that name."""
     return DATASETS[-1] if name == SAMPLE else Path(name)
 
 
 def index_of(conversations: Iterable[Conversation], ignore: Sequence[str] = ()) -> ResponseIndex:
-    """The index of conversations, in which what these patterns match is no matter."""
+    """The index of conversations, compared without what these patterns match."""
     return ResponseIndex(conversations, LeavingOut(ignore) if ignore else None)
 
 
 def load(
     paths: Sequence[Path], *, stitch: bool = True, ignore: Sequence[str] = (), quiet: bool = False
 ) -> tuple[Dataset, ResponseIndex]:
-    """Read the files, alter messages if the environment variable `SEED_ERRORS` says so, and index the conversations.
+    """Read files of recordings and build their index, after `SEED_ERRORS` if that is set in the environment.
 
-    What the patterns `ignore` match is left out of messages when they are compared. Unless `quiet`, prints what the
-    files hold. Raises `DatasetError`. It is meant for a program that keeps the recordings to its end: all objects that
-    exist now are never looked at again by the garbage collector.
+    Messages are compared without what the patterns `ignore` match. Prints a summary unless `quiet`. Raises
+    `DatasetError`. All existing objects are exempt from garbage collection afterwards: the recordings stay until exit.
     """
 
     def tell(line: str) -> None:

@@ -1,4 +1,4 @@
-"""SEED_ERRORS, the check on the checker: alter a few messages, so that a replay must find them."""
+"""SEED_ERRORS: alter a few messages, which a replay must then report."""
 
 import random
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def seed_errors(conversations: Sequence[Conversation], seed: str) -> int:
-    """Alter 1 % of the messages in place, each by one character of its text or arguments, and return how many.
+    """Alter 1 % of the messages in place, each by one character of its text or arguments. Returns their number.
 
-    At least one user message and one assistant message are altered, as far as there are any. `seed` is the value of the
-    environment variable `SEED_ERRORS`: any word, or empty or `0` to alter nothing. The same seed and conversations give
-    the same alterations everywhere.
+    At least one user message and one assistant message are altered, if there are any. `seed` is the value of the
+    environment variable `SEED_ERRORS`: any word; empty or `0` alters nothing. The same seed and conversations give the
+    same alterations.
     """
     if seed in ("", "0"):
         return 0
@@ -41,7 +41,7 @@ def seed_errors(conversations: Sequence[Conversation], seed: str) -> int:
 
 
 def _alter(conversation: Conversation, number: int, message: bytes, chance: random.Random) -> bytes:
-    """A message of a conversation altered, and its details with it."""
+    """Alter a message and its details; returns the message."""
     details = conversation.details.get(number)
     if details is None:
         return wire.with_text(message, alter(wire.content_of(message), chance))
@@ -51,7 +51,7 @@ def _alter(conversation: Conversation, number: int, message: bytes, chance: rand
 
 
 def _alter_detailed(message: bytes, details: Details, chance: random.Random) -> tuple[bytes, Details]:
-    """The message with its text altered or, where it has none, the arguments of a call or the parts."""
+    """Alter the text of a message or, if it has none, the arguments of a call or the parts."""
     said, answered = as_object(details.sent), as_object(details.answered or details.sent)
     if isinstance(said["content"], list):
         said["content"] = answered["content"] = [*said["content"], {"type": "text", "text": chance.choice(LETTERS)}]
@@ -65,7 +65,7 @@ def _alter_detailed(message: bytes, details: Details, chance: random.Random) -> 
 
 
 def _alter_calls(said: dict[str, Any], chance: random.Random) -> Any:
-    """The calls of a message with other arguments: not only spelled otherwise, but of another value."""
+    """The calls of a message with other arguments, which differ as JSON values."""
     while True:
         altered = deepcopy(said)
         call = chance.choice(altered["tool_calls"])
@@ -76,7 +76,7 @@ def _alter_calls(said: dict[str, Any], chance: random.Random) -> Any:
 
 
 def alter(text: str, chance: random.Random) -> str:
-    """A copy of the text with one character inserted, dropped or replaced: never the same text."""
+    """The text with one character inserted, dropped or replaced; it always differs."""
     position = chance.randrange(len(text) + 1)
     edit = chance.choice(("insert", "drop", "replace")) if position < len(text) else "insert"
     new = {

@@ -1,4 +1,4 @@
-"""Texts as people are shown them: where two of them part, and the beginning of a long one."""
+"""Texts for messages to people: where two differ, and excerpts."""
 
 from typing import AnyStr
 
@@ -7,7 +7,7 @@ _EXCERPT = 1000  # characters
 
 
 def common_length(one: AnyStr, other: AnyStr) -> int:
-    """The number of characters (of bytes) with which both begin; logarithmically many comparisons."""
+    """The length of the common prefix; it takes logarithmically many comparisons."""
     low, high = 0, 32
     while high < len(one) and other.startswith(one[low:high], low):
         low, high = high, 2 * high
@@ -22,9 +22,9 @@ def common_length(one: AnyStr, other: AnyStr) -> int:
 
 
 def difference(sent: str, recorded: str, verb: str = "sent") -> str:
-    """Where the sent text leaves the recorded one, and both around it.
+    """Say where two texts begin to differ, with an excerpt of both.
 
-    What can't be seen is escaped, and the two characters are named, so that look-alikes are told apart.
+    Invisible characters are escaped, and the two characters are named: some look alike.
     """
     position = common_length(sent, recorded)
     here, there = (_character(text, position) for text in (sent, recorded))
@@ -35,7 +35,7 @@ def difference(sent: str, recorded: str, verb: str = "sent") -> str:
 
 
 def around(text: str, position: int) -> str:
-    """What stands around a position of a text, as a Python literal; an ellipsis is where there is more."""
+    """An excerpt around a position, as a Python literal, with an ellipsis where the text continues."""
     start, end = max(0, position - AROUND), position + AROUND
     return f"{'…' if start else ''}{text[start:end]!r}{'…' if end < len(text) else ''}"
 
@@ -45,7 +45,7 @@ def _character(text: str, position: int) -> str:
 
 
 def excerpt(text: str | bytes) -> str:
-    """The beginning of a text, as it can be printed on one line: as it is, or as a Python literal in ASCII."""
+    """The beginning of a text on one printable line: as it is, or as a Python literal in ASCII."""
     if isinstance(text, bytes):
         text = text[: 2 * _EXCERPT].decode(errors="replace")
     short = text if len(text) <= _EXCERPT else text[:_EXCERPT] + "…"

@@ -1,22 +1,21 @@
-"""The wire form: messages as the very bytes in which clients send them.
+"""The wire form: messages as the bytes in which clients send them.
 
-A message is what stands between `{"role":"` and `}` in compact JSON, role first, non-ASCII text unescaped:
+A message is the part between `{"role":"` and `}` of compact JSON, role first, non-ASCII text unescaped:
 `user","content":"Hello"`. OpenAI's Python SDK, `JSON.stringify` and `orjson.dumps` write exactly these bytes. A
-recording, or a history, is what stands between `[{"role":"` and `]`: messages with `},{"role":"` between them, and the
-last brace.
+recording, or a history, is the part between `[{"role":"` and `]`:
 
     user","content":"Hello"},{"role":"assistant","content":"Hi"}
 
-Three rules make it work:
+Rules that hold here:
 
-- In valid JSON a quote inside a string is escaped, so `},{"role":"` occurs in no text: it always separates messages.
+- JSON escapes a quote inside a string. So `},{"role":"` occurs in no text, and always separates messages.
 - A text has one wire form. A lone surrogate, which UTF-8 can't express, is the escape that `JSON.stringify` writes
-  (`\\ud800`); a pair of them is the character that they encode together.
-- What a message says beside its text (see `core/message.py`) is JSON in a JSON string, behind a zero byte, which no
-  JSON has: so it has no separator in it, and such a message equals no part of a request's body.
+  (`\\ud800`); a pair of them is the character that they encode.
+- What a message says beside its text (see `core/message.py`) follows a zero byte, as JSON in a JSON string. So it has
+  no separator in it, and equals no part of a request: JSON has no zero byte.
 
-JSON is read and written by orjson, which follows RFC 8259 to the letter. ujson reads what orjson refuses and people
-have: lone surrogates, NaN, control characters in texts. It is asked second, by `loads`.
+orjson reads and writes JSON, strictly by RFC 8259. ujson reads what orjson refuses and people have: lone surrogates,
+NaN, control characters in texts.
 """
 
 import json
@@ -38,7 +37,7 @@ TOOL = b'tool"'
 
 API_ROLES = ("user", "assistant", "system", "function", "tool")
 
-MOST_CONTAINERS = 1_000_000  # Arrays and objects in a body: each takes up to 250 bytes of memory once it is read.
+MOST_CONTAINERS = 1_000_000  # arrays and objects, of up to 250 bytes each once they are parsed
 
 _BEFORE_TEXT = b'","content":'
 _BEFORE_MORE = b"\0"
@@ -48,7 +47,7 @@ _BEFORE_MORE = b"\0"
 
 
 def loads(data: bytes) -> Any:
-    """The value of JSON, or of what `ujson.loads` takes for JSON. Raises `ValueError`."""
+    """Parse JSON, or what `ujson.loads` accepts. Raises `ValueError`."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -56,10 +55,10 @@ def loads(data: bytes) -> Any:
 
 
 def parse(data: bytes) -> Any:
-    """The value of JSON as https://www.rfc-editor.org/rfc/rfc8259 has it. Raises `ValueError` for all else."""
+    """Parse JSON strictly by https://www.rfc-editor.org/rfc/rfc8259. Raises `ValueError`."""
     try:
         return orjson.loads(data)
-    except orjson.JSONDecodeError:  # It also refuses lone surrogates, which are JSON.
+    except orjson.JSONDecodeError:  # It refuses lone surrogates, which are JSON.
         pass
     try:
         return _STRICT_DECODER.decode(data.decode())
@@ -68,7 +67,7 @@ def parse(data: bytes) -> Any:
 
 
 def text(value: str) -> bytes:
-    """A text as a JSON string literal, its quotes included. Any `str` has one."""
+    """A text as a JSON string, with its quotes."""
     try:
         return orjson.dumps(value)
     except TypeError:  # It has lone surrogates.
@@ -76,7 +75,7 @@ def text(value: str) -> bytes:
 
 
 def json_of(value: Any) -> bytes:
-    """Any value as compact JSON, its texts as `text` has them. Raises `ValueError` where it is nested too deeply."""
+    """A value as compact JSON. Raises `ValueError` if it is nested too deeply."""
     try:
         return orjson.dumps(value)
     except TypeError:  # Lone surrogates, integers beyond 64 bits, or depth.
@@ -84,11 +83,10 @@ def json_of(value: Any) -> bytes:
 
 
 def canonical(value_as_json: str) -> bytes:
-    """The one spelling of all that is the same JSON value: compact, keys sorted, whole numbers without a fraction.
+    """The same JSON value in canonical form: compact, keys sorted, whole numbers without a fraction.
 
-    Integers are exact up to 64 bits, all other numbers are doubles. Raises `ValueError` where it is not JSON, has a
-    number that no double can express, is nested too deeply (254 levels), or has more than `MOST_CONTAINERS` arrays and
-    objects.
+    Integers are exact up to 64 bits, other numbers are doubles. Raises `ValueError` if it is not JSON, has a number
+    beyond the range of doubles, more than 254 levels, or more than `MOST_CONTAINERS` arrays and objects.
     """
     if has_too_many_containers(data := value_as_json.encode(errors="surrogatepass")):
         raise ValueError(f"has more than {MOST_CONTAINERS:,} arrays and objects")
@@ -107,7 +105,7 @@ def canonical(value_as_json: str) -> bytes:
 
 
 def has_too_many_containers(data: bytes) -> bool:
-    """Whether JSON may have more than `MOST_CONTAINERS` arrays and objects; brackets in texts count too."""
+    """True if JSON has more than `MOST_CONTAINERS` opening brackets and braces, in texts or not."""
     return len(data) > MOST_CONTAINERS and data.count(b"[") + data.count(b"{") > MOST_CONTAINERS
 
 
@@ -120,7 +118,7 @@ def _encoded(value: Any, encoder: json.JSONEncoder) -> bytes:
     return joined.encode("utf-8", "backslashreplace")
 
 
-_NOT_EXACT = re.compile(rb"[0-9](?:[.eE]|[0-9]{18})")  # What may be a number that orjson does not read as an integer.
+_NOT_EXACT = re.compile(rb"[0-9](?:[.eE]|[0-9]{18})")  # Perhaps a number that is not an exact integer.
 
 
 def _number(spelled: str) -> float | int:
@@ -154,22 +152,22 @@ def message(role: str, content: str) -> bytes:
 
 
 def from_parts(role: bytes, content: bytes) -> bytes:
-    """A message of this role, with this JSON as its content, and whatever follows that."""
+    """A message of this role; `content` is JSON."""
     return role + _BEFORE_TEXT + content
 
 
 def with_more(message: bytes, more: bytes) -> bytes:
-    """A message that says more than `message`, as a JSON object."""
+    """Add a JSON object to what a message says."""
     return message + _BEFORE_MORE + text(more.decode())
 
 
 def is_plain(message: bytes) -> bool:
-    """Whether a text is all that a message, or each of several, says."""
+    """True if a message, or each of several, has nothing but its text."""
     return _BEFORE_MORE not in message
 
 
 def more_of(message: bytes) -> dict[str, Any]:
-    """What a message says beside its text."""
+    """What a message says beside its text; empty if nothing."""
     more: dict[str, Any] = {}
     for each in message.split(_BEFORE_MORE)[1:]:
         more |= loads(loads(each).encode())
@@ -177,12 +175,12 @@ def more_of(message: bytes) -> dict[str, Any]:
 
 
 def without_more(message: bytes) -> bytes:
-    """The message that says the text alone."""
+    """The message with nothing but its text."""
     return message.partition(_BEFORE_MORE)[0]
 
 
 def is_assistant(message: bytes) -> bool:
-    """Whether the model wrote the message."""
+    """True for a message of the assistant."""
     return message.startswith(ASSISTANT)
 
 
@@ -217,22 +215,22 @@ def content_of(message: bytes) -> str:
 
 
 def first(joined: bytes, start: int = 0) -> bytes:
-    """The message that begins at a position of a recording or a history."""
+    """The message that starts at a position of a recording or a history."""
     return joined[start : joined.find(BETWEEN, start)]  # Where it is the last one, -1 leaves out the last brace.
 
 
 def append(history: bytes, message: bytes) -> bytes:
-    """The history with a message behind it."""
+    """The history and one more message."""
     return b"%b%b}" % (before_next(history), message)
 
 
 def before_next(history: bytes) -> bytes:
-    """What stands before the message that follows a history."""
+    """All that precedes the next message after a history."""
     return history + NEXT if history else history
 
 
 def join(messages: Iterable[bytes]) -> bytes:
-    """The messages as a recording or a history: what stands between `[{"role":"` and `]`; empty if there are none."""
+    """The messages as a history; empty if there are none."""
     joined = BETWEEN.join(messages)
     return joined + b"}" if joined else b""
 
@@ -243,7 +241,7 @@ def split(joined: bytes) -> list[bytes]:
 
 
 def array(joined: bytes) -> bytes:
-    """The JSON array of a history: what a client sends as `messages`."""
+    """The JSON array of a history, as a client sends it."""
     return b"%b%b%b" % (OPENING, joined, CLOSING) if joined else b"[]"
 
 

@@ -1,12 +1,11 @@
-"""The body of a request: what is asked, and which replies are recorded for it. No I/O.
+"""Read the body of a request, and find the replies recorded for it. No I/O.
 
-Follows https://platform.openai.com/docs/api-reference/chat/create. A request is anything that `wire.loads` accepts and
-that has usable `messages`. There are two ways to read one, and they are the same function of the body:
+Follows https://platform.openai.com/docs/api-reference/chat/create. `wire.loads` decides what is JSON. A body is read in
+one of two ways, with the same result:
 
-- in place: the messages are cut out of the body as they stand, in wire form, and looked up. Where a reply is recorded,
-  they are known to be messages: their bytes are the recorded ones. Only what stands around them is parsed.
-- in full: everything is parsed, and the messages are spelled anew, in wire form. So is every request where something is
-  to be ignored.
+- in place: cut the messages out as they stand, and look them up. If a reply is recorded, they are valid messages in
+  wire form, since their bytes are the recorded ones. Only the rest of the body is parsed.
+- in full: parse everything, and write the messages anew in wire form. So is each request read where `ignore` is set.
 """
 
 import secrets
@@ -24,16 +23,16 @@ DEFAULT_MODEL = b'"mockchat"'  # As JSON.
 _KEY = b'"messages":'
 _ARRAY = _KEY + wire.OPENING
 _LAST_END = b'"}' + wire.CLOSING
-_OUR_KEY = secrets.token_hex(16)  # In place of `messages`. It is random, so that no body has it too.
+_OUR_KEY = secrets.token_hex(16)  # Replaces `messages`. It is random, so no body has it.
 _EMPTIED = b'"%b":[]' % _OUR_KEY.encode()
 _CACHED_SIZE = 4096  # bytes
 _LONGEST_MODEL = 256  # characters: each event of a stream repeats the model's name
-LONG_BODY = 131072  # bytes: others should not have to wait until it is parsed,
-_LONGEST_IN_PLACE = 4 * 1024 * 1024  # bytes: nor until it is compared
+LONG_BODY = 131072  # bytes: to parse more would hold up other clients,
+_LONGEST_IN_PLACE = 4 * 1024 * 1024  # bytes: and so would comparing more
 
 
 class Settings(NamedTuple):
-    """The parameters that matter beside the messages; `model` is a JSON string."""
+    """The parameters that matter beside the messages; `model` is JSON."""
 
     model: bytes = DEFAULT_MODEL
     stream: bool = False
@@ -43,8 +42,7 @@ class Settings(NamedTuple):
 
 
 class ChatRequest(NamedTuple):
-    """What was asked: the replies recorded after the history; the history as it was compared, and the size in bytes of
-    the messages as they were sent, both in wire form; the settings."""
+    """A request: the replies recorded for it, its history as it was compared, its size in bytes as sent, settings."""
 
     replies: Sequence[Reply]
     history: bytes
@@ -55,14 +53,14 @@ class ChatRequest(NamedTuple):
 def read_request(body: bytes, index: ResponseIndex) -> ChatRequest:
     """Read the body of `POST /v1/chat/completions`.
 
-    Raises `ApiError` 400 where it is not JSON, has no usable messages or a parameter of the wrong type or range, 413
-    where it has too many arrays and objects, and `NotRecorded` where no reply is recorded.
+    Raises `ApiError`: 400 for what is not JSON, for bad messages or parameters, 413 for too many arrays and objects;
+    and `NotRecorded` if no reply is recorded.
     """
     return in_place(body, index) or in_full(body, index)
 
 
 def in_place(body: bytes, index: ResponseIndex) -> ChatRequest | None:
-    """Read a request whose messages are in wire form and have a recorded reply; None for any other, good or bad."""
+    """Read a request in wire form for which a reply is recorded; None for any other, valid or not."""
     start = body.find(_ARRAY)
     if start < 0 or index.ignore is not None or len(body) > _LONGEST_IN_PLACE:
         return None
@@ -79,10 +77,9 @@ def in_place(body: bytes, index: ResponseIndex) -> ChatRequest | None:
 
 
 def _read_around(around: bytes) -> Settings | None:
-    """The settings in a body whose messages have made room for a list under `_OUR_KEY`.
+    """The settings in a body whose messages were replaced by `_EMPTIED`.
 
-    None where they were not the messages of the body itself (they may be nested in it, or come twice), and where the
-    body is not JSON.
+    None if the body is not JSON, or these were not its messages: they may be nested in it, or given twice.
     """
     try:
         parameters = wire.loads(around)
@@ -92,11 +89,11 @@ def _read_around(around: bytes) -> Settings | None:
     return read_settings(parameters) if whole else None
 
 
-_known_around = lru_cache(maxsize=256)(_read_around)  # A client sends the same settings always.
+_known_around = lru_cache(maxsize=256)(_read_around)  # A client's settings rarely change.
 
 
 def in_full(body: bytes, index: ResponseIndex) -> ChatRequest:
-    """Read a request in any spelling; raises as `read_request` does."""
+    """Read a request in any spelling. Raises like `read_request`."""
     if wire.has_too_many_containers(body):
         most = wire.MOST_CONTAINERS
         raise ApiError(413, f"The request body has more than the {most:,} arrays and objects that this server reads")
@@ -125,7 +122,7 @@ def in_full(body: bytes, index: ResponseIndex) -> ChatRequest:
 
 
 def read_settings(parameters: dict[str, Any]) -> Settings:
-    """The settings in a request's parameters; raises `ApiError` where one has the wrong type or range."""
+    """The settings in a request's parameters. Raises `ApiError` for a wrong type or range."""
     options = _parameter(parameters, "stream_options", dict, "an object") or {}
     include_usage = _parameter(options, "include_usage", bool, "a boolean", "stream_options.")
     model = _parameter(parameters, "model", str, "a string")
@@ -144,7 +141,7 @@ def read_settings(parameters: dict[str, Any]) -> Settings:
 def _parameter(
     parameters: dict[str, Any], name: str, kind: type, expected: str, place: str = "", least: int = 0, most: int = 0
 ) -> Any:
-    """A parameter of the type that it must have; null counts as absent. `least` and `most` are those of a number."""
+    """Check a parameter's type, and the range of a number; null counts as absent."""
     value = parameters.get(name)
     right = value is None or type(value) is kind
     if right and (kind is not int or value is None or least <= value <= most):
@@ -153,7 +150,7 @@ def _parameter(
 
 
 def _read_message(given: Any, place: str) -> Message:
-    """A message in any spelling; what is none is refused."""
+    """Read a message. Raises `ApiError`, which names its place."""
     if not isinstance(given, dict):
         raise ApiError(400, f"{place} must be an object with role and content", param=place)
     try:
