@@ -107,7 +107,7 @@ class LeavingOut:
 
 
 def suggestion(index: ResponseIndex, history: bytes, messages: Sequence[bytes]) -> str | None:
-    """A sentence that names patterns with which a reply to these messages is found after a history; None if none help."""
+    """A sentence that names patterns with which a reply to these messages is found after a history, or None."""
     needed: dict[str, None] = {}
     for message in messages:
         alike = _alike(index, history, message)

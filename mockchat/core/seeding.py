@@ -29,20 +29,19 @@ def seed_errors(conversations: Sequence[Conversation], seed: str) -> int:
         of_this_role = [place for place, role_there in enumerate(roles) if role_there == role]
         if of_this_role and chosen.isdisjoint(of_this_role):
             chosen.add(chance.choice(of_this_role))
-    place = 0
+    first = 0
     for conversation in conversations:
         messages = conversation.messages
-        for number, message in enumerate(messages):
-            if place in chosen:
-                messages[number] = _alter(conversation, number, message, chance)
-            place += 1
-        conversation.recording = wire.join(messages)
+        for place in sorted(chosen.intersection(range(first, first + len(messages)))):
+            messages[place - first] = _alter(conversation, place - first, chance)
+            conversation.recording = wire.join(messages)
+        first += len(messages)
     return len(chosen)
 
 
-def _alter(conversation: Conversation, number: int, message: bytes, chance: random.Random) -> bytes:
-    """Alter a message and its details; returns the message."""
-    details = conversation.details.get(number)
+def _alter(conversation: Conversation, number: int, chance: random.Random) -> bytes:
+    """Alter the details of a message, if it has any; returns the altered message."""
+    message, details = conversation.messages[number], conversation.details.get(number)
     if details is None:
         return wire.with_text(message, alter(wire.content_of(message), chance))
     altered, changed = _alter_detailed(message, details, chance)
