@@ -127,6 +127,12 @@ def test_a_message_of_weight_0_is_no_reply_and_the_last_one_ends_as_is_said() ->
     assert [len(index.replies(history)) for history in histories] == [0, 0, 1, 1, 0]
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_json_has_not_is_answered_as_null(number: float) -> None:
+    talk = entries.conversation({"messages": [{"role": "assistant", "content": "x"}], "usage": {"n": number}}, "c")
+    assert talk.details[0].usage == b'{"n":null}'
+
+
 # Ids
 
 

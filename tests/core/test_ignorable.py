@@ -59,6 +59,13 @@ def test_texts_and_what_is_in_arguments_are_left_out() -> None:
     assert leave_out(call("on 2026-11-25")) == leave_out(call("on 2026-11-26"))
 
 
+@pytest.mark.parametrize("depth", [250, 600])
+def test_deeply_nested_arguments_are_compared(depth: int) -> None:
+    nested = call('{"a":' * depth + '"on 2026-11-25"' + "}" * depth)
+    LeavingOut([DATE])(nested)
+    assert ResponseIndex([], LeavingOut([DATE])).compared(wire.join([nested]))
+
+
 def test_texts_between_other_parts_are_left_out_too() -> None:
     image = {"type": "image_url", "image_url": {"url": "http://x/2026-11-25"}}
     messages = [

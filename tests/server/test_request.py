@@ -224,6 +224,15 @@ def test_no_content_is_the_empty_text(content: Any) -> None:
             "must be an object with a type",
             "messages[0].content[0]",
         ),
+        *[
+            (
+                b'{"messages": [{"role": "assistant", "tool_calls": [{"type": %b, "function": {"name": "f"}}]}]}'
+                % kind,
+                "tool_calls[0].type must be function or custom",
+                "messages[0].tool_calls[0].type",
+            )
+            for kind in (b'["function"]', b'{"a": 1}', b"true", b'"x"')
+        ],
         (
             b'{"messages": [{"role": "tool", "content": "x", "tool_call_id": 3}]}',
             "tool_call_id must be a string",
