@@ -86,7 +86,7 @@ def canonical(value_as_json: str) -> bytes:
     """The same JSON value in canonical form: compact, keys sorted, whole numbers without a fraction.
 
     Integers are exact up to 64 bits, other numbers are doubles. Raises `ValueError` if it is not JSON, has a number
-    beyond the range of doubles, more than 254 levels, or more than `MOST_CONTAINERS` arrays and objects.
+    beyond the range of doubles, more than about 250 levels, or more than `MOST_CONTAINERS` arrays and objects.
     """
     if has_too_many_containers(data := value_as_json.encode(errors="surrogatepass")):
         raise ValueError(f"has more than {MOST_CONTAINERS:,} arrays and objects")

@@ -105,7 +105,7 @@ def test_too_many_containers_are_counted_in_texts_too() -> None:
         wire.canonical("[" + "[]," * most + "[]]")
 
 
-@pytest.mark.parametrize("depth", [255, 600, 100_000])
+@pytest.mark.parametrize("depth", [300, 600, 100_000])
 def test_what_is_nested_too_deeply_is_no_value(depth: int) -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
         wire.canonical("[" * depth + "]" * depth)
