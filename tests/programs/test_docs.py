@@ -199,6 +199,11 @@ def test_the_tables_name_every_option() -> None:
         assert set(re.findall(r"--[a-z-]+", parser.format_help())) - {"--help", "--version"} - there == set(), page
 
 
+def test_the_readme_shows_what_a_fresh_machine_needs() -> None:
+    commands = "".join(block.text for block in blocks(ROOT / "README.md") if block.language == "sh")
+    assert re.findall(r"^make (bench|test)$", commands, re.M) == ["bench", "test"]
+
+
 def test_the_plan_of_the_house_has_every_room() -> None:
     plan = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
     modules = [file.name for file in (ROOT / "mockchat").rglob("*.py") if file.name != "__init__.py"]
