@@ -35,15 +35,15 @@ def parser() -> ArgumentParser:
     add = parser.add_argument
     add("--host", type=_host, default="127.0.0.1", help="address to listen on (default %(default)s)")
     add("--port", type=_port, default=8000, help="0 picks a free one (default %(default)s)")
-    finishing = "for what has begun to be finished after a signal (default %(default)g s)"
+    finishing = "finish open requests for up to S seconds after a signal (default %(default)g)"
     add("--shutdown-timeout", **option(arguments.positive_number, "S", finishing, default=SHUTDOWN_TIMEOUT))
     add("--log", action="store_true", help="print a line on stderr for each request")
     _add_limits(parser)
     _add_simulation(parser)
     add = parser.add_argument_group("recording (both are needed)").add_argument
     asked = "base URL of a server to ask for what is not recorded, with the client's Authorization"
-    file = "append its answers to this file, which is read beside --data, or alone where there is none"
-    waited = "for an answer to begin, and between its parts (default %(default)g s)"
+    file = "append its answers to this file, which is also read, beside --data if that is given"
+    waited = "seconds for its answer to begin, and between chunks (default %(default)g)"
     add("--upstream", **option(arguments.upstream_url, "URL", asked))
     add("--record", **option(Path, "FILE", file))
     add("--upstream-timeout", **option(arguments.positive_number, "S", waited, default=upstream.TIMEOUT))
@@ -54,16 +54,16 @@ def _add_limits(parser: ArgumentParser) -> None:
     """Add what the server takes, and what counts in it."""
     add, megabytes = parser.add_argument, arguments.positive_whole_number
     add("--max-body-mb", **option(megabytes, "N", "refuse larger requests (default %(default)s)", default=64))
-    memory = "of what clients send and do not read, all together (default %(default)s)"
+    memory = "memory for unread requests and unsent answers of all clients (default %(default)s)"
     add("--max-memory-mb", **option(megabytes, "N", memory, default=MAX_MEMORY_MB))
-    keys = "ask for this key; repeatable (default: none is needed)"
+    keys = "require this key; repeatable (default: no key is needed)"
     add("--api-key", **option(arguments.api_key, "KEY", keys, action="append", default=[]))
     add("--ignore", **arguments.IGNORE)
 
 
 def _add_simulation(parser: ArgumentParser) -> None:
     """Add what is simulated: the names in `_SIMULATED`."""
-    group = parser.add_argument_group("what is simulated (default: nothing; every answer at once, and right)")
+    group = parser.add_argument_group("delays and faults (default: none)")
     add, number = group.add_argument, arguments.number
     add("--ttft-ms", **option(number, "MS", "time to first token"))
     add("--itl-ms", **option(number, "MS", "inter-token latency"))
