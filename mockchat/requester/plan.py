@@ -129,25 +129,20 @@ def questions(asked: Iterator[Place], index: ResponseIndex, model: str | None, s
 
 
 class Schedule:
-    """What is to be asked next, and when. Moments are seconds of one clock, whichever it is.
+    """The next request, and when it is due. Moments are seconds of any one clock.
 
-    Without a rate, everything is due from the beginning. At a rate, the request with the number n is due n / rate
-    seconds after the start; processes take turns at the numbers.
+    Without a rate, everything is due from the start. At a rate, request n is due n / rate seconds after the start;
+    processes take turns at the numbers.
     """
 
-    def __init__(self, asked: Iterator[Question], load: Load, process: int = 0) -> None:
+    def __init__(self, asked: Iterator[Question], load: Load, started: float, process: int = 0) -> None:
         self._asked = asked
-        self._next: Question | None = None  # Known before it is due: that there is none is no reason to wait.
+        self._next: Question | None = None  # Taken early: the end need not wait until it would be due.
         self._rate = load.rate
         self._number, self._step = process, load.processes
         self._duration = math.inf if load.duration is None else load.duration
-        self.is_over = False  # Nothing is left, or the time is.
-        self.start(0.0)
-
-    def start(self, moment: float) -> None:
-        """Count from this moment."""
-        self.started = self._last_sent = moment
-        self._end = moment + self._duration
+        self.started = self._last_sent = started
+        self.is_over = False  # No request is left, or no time.
 
     def due(self) -> float:
         """The moment at which the next request is due."""
@@ -158,7 +153,7 @@ class Schedule:
         due = self.due() if self._rate else now
         if self._next is None:
             self._next = next(self._asked, None)
-        if self._next is None or max(due, now) >= self._end:
+        if self._next is None or max(due, now) >= self.started + self._duration:
             self.is_over = True
         if self._next is None or self.is_over or due > now:
             return None
@@ -168,10 +163,10 @@ class Schedule:
         return question, due
 
     def sending(self, elapsed: float) -> float:
-        """In how many seconds the requests were sent, when so many have passed since the start.
+        """Seconds spent sending, of `elapsed`.
 
-        At full speed these are all, up to the duration. At a rate, the last request ends them, if nothing else was left
-        to send; but each takes its 1 / rate, so that n requests which were sent in time took n / rate seconds.
+        At full speed these are all, up to the duration. At a rate they end with the last request if none was left. But
+        each request takes 1 / rate, so n requests that were sent in time took n / rate seconds.
         """
         sending = min(elapsed, self._duration)
         if not self._rate:

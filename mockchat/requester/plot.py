@@ -19,15 +19,6 @@ COLOURS = {
 }
 
 
-def is_possible() -> bool:
-    """True if matplotlib is installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def draw(result: Result, title: str, path: Path) -> None:
     """Write the picture, in the format of the path's suffix.
 

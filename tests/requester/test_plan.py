@@ -127,9 +127,7 @@ def taken(schedule: Schedule, *moments: float) -> list[float | None]:
 
 
 def scheduled(count: int = 100, process: int = 0, **options: Any) -> Schedule:
-    schedule = Schedule(iter(asked() * count), Load(concurrency=1, **options), process)
-    schedule.start(10.0)
-    return schedule
+    return Schedule(iter(asked() * count), Load(concurrency=1, **options), 10.0, process)
 
 
 def test_at_full_speed_everything_is_due_at_once() -> None:
