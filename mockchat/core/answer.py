@@ -7,7 +7,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-
 
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import ujson
@@ -82,12 +82,12 @@ def endpoint(base_url: str) -> str:
     return base_url.rstrip("/") + "/chat/completions"
 
 
-def read(answer: bytes, known: Sequence[bytes] = ()) -> Completion:
+def read(answer: bytes, known: bytes = b"") -> Completion:
     """Read an answer of OpenAI's shape, or of the original program's (`{"message": …}`). Raises `BadAnswer`.
 
-    `known` are texts as JSON string literals. A content with the bytes of one of them becomes `KNOWN`.
+    A content with the bytes of `known`, a text as a JSON string literal, is not decoded: it becomes `KNOWN`.
     """
-    parsed = _parse(_without(known, answer), answer)
+    parsed = _parse(_without(known, answer) if known else answer, answer)
     if isinstance(parsed, dict) and parsed.get("error"):
         beside = "beside" if "choices" in parsed or "message" in parsed else "in place of"
         raise ErrorSent(f"an error {beside} a message", error_message(answer))
@@ -101,20 +101,18 @@ def read(answer: bytes, known: Sequence[bytes] = ()) -> Completion:
     raise BadAnswer("an answer without choices[0].message", answer)
 
 
-def _without(known: Sequence[bytes], answer: bytes) -> bytes:
-    """Replace each content that has the bytes of a known text with `KNOWN`.
+def _without(known: bytes, answer: bytes) -> bytes:
+    """Replace each content that has the bytes of a known text.
 
-    `"content":` is always a key: inside of a string its quotes would be escaped.
+    `"content":` is always a key: inside a string its quotes would be escaped.
     """
     parts: list[bytes] = []
     start = end = 0
     while (key := answer.find(_CONTENT_KEY, end)) >= 0:
         end = key + len(_CONTENT_KEY)
-        for text in known:
-            if answer.startswith(text, end):
-                parts += (answer[start:end], _KNOWN_TEXT)
-                start = end = end + len(text)
-                break
+        if answer.startswith(known, end):
+            parts += (answer[start:end], _KNOWN_TEXT)
+            start = end = end + len(known)
     return b"".join([*parts, answer[start:]])
 
 

@@ -32,10 +32,9 @@ def test_a_question_for_every_assistant_message_in_order() -> None:
             {"role": "user", "content": "how are you?"},
         ]
     }
-    assert [reply.message for reply in all_asked[0].expected] == [
-        wire.message("assistant", "hello"),
-        wire.message("assistant", "good day"),
-    ]
+    first, *others = (reply.message for reply in all_asked[0].expected)
+    assert first == wire.message("assistant", "hello")
+    assert set(others) == {first, wire.message("assistant", "good day")}
     assert json.loads(all_asked[3].body) == {"messages": []}
 
 
