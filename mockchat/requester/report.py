@@ -150,9 +150,7 @@ def _failures(failures: Sequence[Failure]) -> Iterator[str]:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The nearest-rank percentile of ordered values; 0 without values."""
-    if not ordered:
-        return 0.0
+    """The nearest-rank percentile of at least one value, in ascending order."""
     rank = -(-len(ordered) * percent // 100)
     return ordered[max(0, int(rank) - 1)]
 

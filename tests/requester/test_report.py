@@ -217,7 +217,6 @@ def test_percentiles() -> None:
     ordered = list(range(1, 101))
     assert [percentile(ordered, percent) for percent in (0, 1, 50, 99, 100)] == [1, 1, 50, 99, 100]
     assert percentile([7.0], 50) == 7.0
-    assert percentile([], 99) == 0
 
 
 @given(st.lists(st.floats(0, 100), min_size=1), st.integers(0, 100))
