@@ -23,7 +23,7 @@ _KNOWN_TEXT = b'"%b"' % KNOWN.encode()
 _CONTENT_KEY = b'"content":'
 _NOT_ASKED_FOR = "a choice that was not asked for"
 _IN_PIECES = {*TEXTS, *TEXT_KEYS.values()}  # The keys of the texts that a stream has in pieces.
-BROKE_OFF = "a stream that broke off"  # How the cause of each incomplete stream begins.
+BROKE_OFF = "a stream that broke off"  # The beginning of the cause of each incomplete stream.
 
 # Lines end in CR LF, LF or CR; CR LF is one end, not two.
 BLANK_LINE = re.compile(rb"\n(?:\r\n?|\n)|\r\n(?:\r\n?|\n)|\r\r\n?")
@@ -40,17 +40,17 @@ class BadAnswer(Exception):
 
 
 class ErrorSent(BadAnswer):
-    """An error, despite status 200, in place of an answer or of the rest of a stream."""
+    """An error with status 200, in place of an answer or of the rest of a stream."""
 
 
 class LaxJson(BadAnswer):
-    """An answer that only lax parsers take for JSON."""
+    """An answer that only lax parsers accept as JSON."""
 
 
 class Completion(NamedTuple):
     """The first choice of an answer: its message as the API's object, its finish_reason, and the answer's usage.
 
-    `flaw` names a defect of an answer whose meaning is still clear.
+    `flaw` names a defect that does not hide what the model said.
     """
 
     message: dict[str, Any]
@@ -67,7 +67,7 @@ class Completion(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """The completion that a stream's events make; `whole` is True if it ended with `[DONE]`.
+    """The completion of a stream; `whole` is True if it ended with `[DONE]`.
 
     `arrivals` are the end positions of the events that have a piece of the message.
     """

@@ -33,25 +33,21 @@ def _run(chosen: argparse.Namespace) -> int:
     files.check([path for path in (chosen.json, chosen.plot) if path], chosen.data)
     if chosen.plot and not find_spec("matplotlib"):
         raise ProgramError("--plot needs matplotlib: pip install matplotlib, or '.[plot]' in a clone")
+    headers = _headers(chosen)
     with files.standard_output_kept(chosen.json):
-        result, conversations, load = _ask(chosen)
-        _tell(result, conversations, load, quiet=chosen.quiet)
-    _write(result, conversations, load, chosen)
+        stitch, ignore, quiet = not chosen.no_stitch, chosen.ignore, chosen.quiet
+        dataset, index = recordings.load(chosen.data, stitch=stitch, ignore=ignore, quiet=quiet)
+        conversations = dataset.conversations
+        if dataset.unanswered and not quiet:
+            print(f"{dataset.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
+        load = _load_for(dataset.replies, chosen)
+        asking = partial(replay, conversations, index, chosen.base_url, model=chosen.model, headers=headers)
+        result = program.run_on_loop(_replay(asking, dataset.replies, load, quiet=quiet))
+        _tell(result, len(conversations), load, quiet=quiet)
+    _write(result, len(conversations), load, chosen)
     if result.interrupted:
         return program.INTERRUPTED
     return program.FAILED if result.failures or result.lost or not result.passed else program.OK
-
-
-def _ask(chosen: argparse.Namespace) -> tuple[Result, int, Load]:
-    """Read the recordings and replay them; returns the result, the number of conversations and the load."""
-    headers = _headers(chosen)
-    dataset, index = recordings.load(chosen.data, stitch=not chosen.no_stitch, ignore=chosen.ignore, quiet=chosen.quiet)
-    if dataset.unanswered and not chosen.quiet:
-        print(f"{dataset.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
-    load = _load_for(dataset.replies, chosen)
-    asking = partial(replay, dataset.conversations, index, chosen.base_url, model=chosen.model, headers=headers)
-    result = program.run_on_loop(_replay(asking, dataset.replies, load, quiet=chosen.quiet))
-    return result, len(dataset.conversations), load
 
 
 def _headers(chosen: argparse.Namespace) -> CIMultiDict[str]:

@@ -107,8 +107,6 @@ class Client:
         url = self._url.with_user(None)  # Errors quote it: without the password.
         headers = CIMultiDict(self._session.headers)
         if self._url.user is not None:
-            if "Authorization" in headers:
-                raise ValueError("the URL names a user, and there is a header Authorization too")
             user = aiohttp.encode_basic_auth(self._url.user, self._url.password or "", "latin1")
             headers["Authorization"] = user
         request = aiohttp.ClientRequest("POST", url, headers=headers, session=self._session)

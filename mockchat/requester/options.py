@@ -51,13 +51,13 @@ def _add_load(parser: ArgumentParser) -> None:
     in_flight = f"requests in flight at most (default: CPUs; with --rate {IN_FLIGHT_AT_A_RATE:,})"
     add("--concurrency", **option(count, "N", in_flight))
     add("--rate", **option(arguments.positive_number, "R", "requests a second, each due at its time"))
-    add("--duration", **option(seconds, "S", "go round and round for S seconds"))
+    add("--duration", **option(seconds, "S", "repeat everything for S seconds"))
     add("--limit", **option(count, "N", "only the first N requests"))
     add("--shuffle", action="store_true", help="in random order")
     add("--random-seed", **option(arguments.random_seed, "N", "shuffle, and the same way again"))
     add("--stream", action="store_true", help="ask for streams, and time their tokens")
     add("--timeout", **option(seconds, "S", "of an attempt (default %(default)g s)", default=ATTEMPT_TIMEOUT))
-    add("--retries", **option(arguments.whole_number, "N", "further attempts at what may pass (default 0)", default=0))
+    add("--retries", **option(arguments.whole_number, "N", "retry a request up to N times (default 0)", default=0))
     add("--processes", **option(count, "N", "share all this among N processes (default 1)", default=1))
     add("--keep-going", action="store_true", help="count failures instead of stopping at the first")
 

@@ -11,7 +11,7 @@ from mockchat.requester.verify import Problem
 
 
 class Failure(NamedTuple):
-    """A failed request: due `at` so many seconds from the start, failed `latency` seconds later."""
+    """A failed request: due `at` seconds after the start, failed `latency` seconds later."""
 
     conversation_id: str
     message_index: int
@@ -26,7 +26,7 @@ class Failure(NamedTuple):
 
 
 def place(conversation_id: str, message_index: int) -> str:
-    """The place of a message, printable whatever characters the conversation's id has."""
+    """The place of a message, on one printable line."""
     return f"conversation {excerpt(conversation_id)}, message {message_index}"
 
 
