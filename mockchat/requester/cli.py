@@ -38,8 +38,9 @@ def _run(chosen: argparse.Namespace) -> int:
         stitch, ignore, quiet = not chosen.no_stitch, chosen.ignore, chosen.quiet
         dataset, index = recordings.load(chosen.data, stitch=stitch, ignore=ignore, quiet=quiet)
         conversations = dataset.conversations
-        if dataset.unanswered and not quiet:
-            print(f"{dataset.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
+        unanswered = dataset.unanswered
+        if unanswered and not quiet:
+            print(f"{unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
         load = _load_for(dataset.replies, chosen)
         asking = partial(replay, conversations, index, chosen.base_url, model=chosen.model, headers=headers)
         result = program.run_on_loop(_replay(asking, dataset.replies, load, quiet=quiet))
