@@ -127,8 +127,8 @@ class _Run:
                 worker.task = asyncio.create_task(self._ask_in_turn(worker, *taken))
                 self._workers.add(worker)
                 self._result.most_in_flight = max(self._result.most_in_flight, len(self._workers))
-        for _ in range(1, self._load.concurrency):  # One is acquired already.
-            await self._semaphore.acquire()
+        while self._workers:
+            await asyncio.wait([next(iter(self._workers)).task])
 
     async def _ask_in_turn(self, worker: _Worker, question: Question, due: float) -> None:
         taken: tuple[Question, float] | None = (question, due)

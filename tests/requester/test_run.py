@@ -54,7 +54,7 @@ async def run(
         return await replay(CONVERSATIONS, INDEX, base_url, load, headers=headers, progress=progress)
 
 
-@pytest.mark.parametrize(("concurrency", "stream"), [(1, False), (3, True), (100, False)])
+@pytest.mark.parametrize(("concurrency", "stream"), [(1, False), (3, True), (100, False), (10**9, False)])
 async def test_the_sample_is_verified(concurrency: int, stream: bool) -> None:
     conversations = dataset.load(SAMPLE).conversations
     index = ResponseIndex(conversations)
