@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from mockchat.core import arguments, program
 from mockchat.core.program import ProgramError
-from mockchat.programs import REPLAY, ServerFailed, environment, running_server
+from mockchat.programs import REPLAY, environment, running_server
 from mockchat.requester import options as of_requester
 from mockchat.server import options as of_server
 
@@ -29,14 +29,16 @@ def share(given: Sequence[str]) -> tuple[list[str], list[str]]:
         if argument.startswith("--") or not options:
             options.append([])
         options[-1].append(argument)
-    shares: tuple[list[str], list[str]] = ([], [])
+    served: list[str] = []
+    replayed: list[str] = []
     for option in options:
-        owners = [not parser.parse_known_args(option)[1] for parser in (of_server.parser(), of_requester.parser())]
-        if not any(owners):
+        shares = ((served, of_server), (replayed, of_requester))
+        taking = [share for share, program in shares if not program.parser().parse_known_args(option)[1]]
+        if not taking:
             raise ProgramError(f"neither the server nor the requester takes {' '.join(option)}: see their --help")
-        for share, owns in zip(shares, owners, strict=True):
-            share += option if owns else []
-    return shares
+        for share in taking:
+            share += option
+    return served, replayed
 
 
 def _run(given: Sequence[str] | None) -> int:
@@ -47,12 +49,7 @@ def _run(given: Sequence[str] | None) -> int:
     served, replayed = share(others)
     signal.signal(signal.SIGINT, lambda number, frame: None)  # Ctrl-C reaches both programs, and they report.
     if os.environ.get("SEED_ERRORS", "0") not in ("", "0"):
-        print(
-            "SEED_ERRORS alters what the requester reads, and nothing on the server: the replay must fail", flush=True
-        )
-    try:
-        with running_server(*served, workers=chosen.workers, env=environment(), echo=True) as (base_url, _):
-            print(flush=True)
-            return subprocess.call([sys.executable, *REPLAY, "--base-url", base_url, *replayed])
-    except ServerFailed as error:
-        return error.status
+        print("SEED_ERRORS alters what the requester reads, not the server: the replay must fail", flush=True)
+    with running_server(*served, workers=chosen.workers, env=environment(), echo=True) as (base_url, _):
+        print(flush=True)
+        return subprocess.call([sys.executable, *REPLAY, "--base-url", base_url, *replayed])

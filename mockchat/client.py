@@ -1,7 +1,6 @@
-"""What any client of the API needs: bodies unpacked up to a limit, and errors explained. No I/O.
+"""HTTP client helpers of the requester and of the server's proxy: decode bodies, explain errors. No I/O.
 
-The server (which asks its upstream) and the requester both use it. Content codings:
-https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1
+Content codings: https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1
 """
 
 import zlib
@@ -34,14 +33,11 @@ def explain(error: Exception) -> NoAnswer:
             return NoAnswer(error.cause, error.detail)
         case TimeoutError():
             return NoAnswer("no answer in time", str(error))
-        case aiohttp.ClientConnectorSSLError():
-            detail = (
-                f"to {error.host}:{error.port} by https ({error.strerror or error}): if it serves http, try http://"
-            )
-            return NoAnswer("no connection", detail)
         case aiohttp.ClientConnectorError():
             detail = f"to {error.host}:{error.port} ({error.strerror or error})"
-            if isinstance(error.os_error, ConnectionRefusedError):
+            if isinstance(error, aiohttp.ClientConnectorSSLError):
+                detail += ": if it serves http, try http://"
+            elif isinstance(error.os_error, ConnectionRefusedError):
                 detail += ": does a server listen there?"
             return NoAnswer("no connection", detail)
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | ConnectionResetError():
@@ -52,10 +48,7 @@ def explain(error: Exception) -> NoAnswer:
 
 
 class Decoder:
-    """Decodes one body with the content coding `coding`, of at most `max_mb` megabytes, packed and unpacked.
-
-    No more than the limit is ever unpacked.
-    """
+    """Decodes one body with the content coding `coding`, of at most `max_mb` megabytes, packed and unpacked."""
 
     def __init__(self, coding: str | None, max_mb: int = MAX_ANSWER_MB) -> None:
         self._coding = (coding or "identity").strip().lower()

@@ -1,4 +1,4 @@
-"""The server and the requester as processes of their own, for the commands that need both."""
+"""The server and the requester as processes, for the commands that need both."""
 
 import os
 import re
@@ -12,14 +12,6 @@ from typing import Any
 
 SERVE, REPLAY = ("-m", "mockchat", "serve"), ("-m", "mockchat", "replay")
 STOP_TIMEOUT = 30  # seconds
-
-
-class ServerFailed(Exception):
-    """The server ended before it served; `status` is its exit status."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"the server ended with exit status {status}")
-        self.status = status
 
 
 def environment(seed: str = "") -> dict[str, str]:
@@ -36,9 +28,10 @@ def running_server(
     program: Sequence[str] = SERVE,
     **options: Any,
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run a server on a free port; gives its base URL and its process, and stops it in the end.
+    """Run a server on a free port and stop it in the end; yields its base URL and its process.
 
-    With `workers` it is gunicorn, with `more` of its own options. `options` go to `Popen`. Raises `ServerFailed`.
+    With `workers` it is gunicorn, with `more` of its own options. `options` go to `Popen`. If the server ends before it
+    serves, this program ends with its exit status.
     """
     single = [sys.executable, *program, "--port", "0", *arguments]
     command = [*gunicorn(arguments, workers), *more] if workers else single
@@ -51,7 +44,7 @@ def running_server(
                 if found := re.search(r"(?:Serving|Listening at:) (http://[^/ ]+)", line):
                     break
             else:
-                raise ServerFailed(process.wait(STOP_TIMEOUT))
+                raise SystemExit(process.wait(STOP_TIMEOUT))
             if workers:
                 wait_for_workers(found[1], workers)
             yield f"{found[1]}/v1", process
@@ -79,7 +72,7 @@ def gunicorn(arguments: Sequence[str], workers: int) -> list[str]:
 
 
 def wait_for_workers(base_url: str, count: int) -> None:
-    """Wait until each worker has answered, told by the first part of its request ids.
+    """Wait until each worker has answered; the beginning of a request id identifies its worker.
 
     gunicorn forwards no signal to a worker that is still starting, and kills it after half a minute.
     """

@@ -7,7 +7,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-
 
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import ujson
@@ -22,7 +22,8 @@ KNOWN = secrets.token_hex(16)
 _KNOWN_TEXT = b'"%b"' % KNOWN.encode()
 _CONTENT_KEY = b'"content":'
 _NOT_ASKED_FOR = "a choice that was not asked for"
-BROKE_OFF = "a stream that broke off"  # How the cause of each incomplete stream begins.
+_IN_PIECES = {*TEXTS, *TEXT_KEYS.values()}  # The keys of the texts that a stream has in pieces.
+BROKE_OFF = "a stream that broke off"  # The beginning of the cause of each incomplete stream.
 
 # Lines end in CR LF, LF or CR; CR LF is one end, not two.
 BLANK_LINE = re.compile(rb"\n(?:\r\n?|\n)|\r\n(?:\r\n?|\n)|\r\r\n?")
@@ -39,17 +40,17 @@ class BadAnswer(Exception):
 
 
 class ErrorSent(BadAnswer):
-    """An error, despite status 200, in place of an answer or of the rest of a stream."""
+    """An error with status 200, in place of an answer or of the rest of a stream."""
 
 
 class LaxJson(BadAnswer):
-    """An answer that only lax parsers take for JSON."""
+    """An answer that only lax parsers accept as JSON."""
 
 
 class Completion(NamedTuple):
     """The first choice of an answer: its message as the API's object, its finish_reason, and the answer's usage.
 
-    `flaw` names a defect of an answer whose meaning is still clear.
+    `flaw` names a defect that does not hide what the model said.
     """
 
     message: dict[str, Any]
@@ -66,7 +67,7 @@ class Completion(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """The completion that a stream's events make; `whole` is True if it ended with `[DONE]`.
+    """The completion of a stream; `whole` is True if it ended with `[DONE]`.
 
     `arrivals` are the end positions of the events that have a piece of the message.
     """
@@ -81,12 +82,12 @@ def endpoint(base_url: str) -> str:
     return base_url.rstrip("/") + "/chat/completions"
 
 
-def read(answer: bytes, known: Sequence[bytes] = ()) -> Completion:
+def read(answer: bytes, known: bytes = b"") -> Completion:
     """Read an answer of OpenAI's shape, or of the original program's (`{"message": …}`). Raises `BadAnswer`.
 
-    `known` are texts as JSON string literals. A content with the bytes of one of them becomes `KNOWN`.
+    A content with the bytes of `known`, a text as a JSON string literal, is not decoded: it becomes `KNOWN`.
     """
-    parsed = _parse(_without(known, answer), answer)
+    parsed = _parse(_without(known, answer) if known else answer, answer)
     if isinstance(parsed, dict) and parsed.get("error"):
         beside = "beside" if "choices" in parsed or "message" in parsed else "in place of"
         raise ErrorSent(f"an error {beside} a message", error_message(answer))
@@ -100,20 +101,18 @@ def read(answer: bytes, known: Sequence[bytes] = ()) -> Completion:
     raise BadAnswer("an answer without choices[0].message", answer)
 
 
-def _without(known: Sequence[bytes], answer: bytes) -> bytes:
-    """Replace each content that has the bytes of a known text with `KNOWN`.
+def _without(known: bytes, answer: bytes) -> bytes:
+    """Replace each content that has the bytes of a known text.
 
-    `"content":` is always a key: inside of a string its quotes would be escaped.
+    `"content":` is always a key: inside a string its quotes would be escaped.
     """
     parts: list[bytes] = []
     start = end = 0
     while (key := answer.find(_CONTENT_KEY, end)) >= 0:
         end = key + len(_CONTENT_KEY)
-        for text in known:
-            if answer.startswith(text, end):
-                parts += (answer[start:end], _KNOWN_TEXT)
-                start = end = end + len(text)
-                break
+        if answer.startswith(known, end):
+            parts += (answer[start:end], _KNOWN_TEXT)
+            start = end = end + len(known)
     return b"".join([*parts, answer[start:]])
 
 
@@ -152,36 +151,23 @@ def read_stream(answer: bytes) -> Stream:
 
 
 class _Message:
-    """The message that a stream's deltas make: texts are joined, of other values the last one counts."""
+    """The message that a stream's deltas make."""
 
     def __init__(self) -> None:
         self.flaw: str | None = None
         self._values: dict[str, Any] = {"role": "assistant", "content": ""}
-        self._texts: dict[str, list[str]] = {}
         self._calls: list[dict[str, Any]] = []
         self._numbers: dict[Any, int] = {}  # By index: the number of the newest call that has it.
 
     def add(self, delta: dict[str, Any]) -> bool:
         """Add a delta; True if it has a piece of what the model says."""
-        said = False
-        for key, value in delta.items():
-            if key in TEXTS:
-                if isinstance(value, str):
-                    self._texts.setdefault(key, []).append(value)
-                    said = said or value != ""
-                elif isinstance(value, list):
-                    self._values[key] = value
-            elif key == "tool_calls" and isinstance(value, list):
-                said = said or bool(value)
-                for call in value:
-                    if isinstance(call, dict):
-                        self._add_call(call)
-            elif key == "function_call" and isinstance(value, dict):
-                said = True
-                _join(self._values, {key: value})
-            elif value is not None:
-                self._values[key] = value
-        return said
+        _add(self._values, delta)
+        calls = delta.get("tool_calls")
+        for call in calls if isinstance(calls, list) else ():
+            if isinstance(call, dict):
+                self._add_call(call)
+        said = any(isinstance(delta.get(key), str) and delta[key] for key in TEXTS)
+        return said or bool(calls or delta.get("function_call"))
 
     def _add_call(self, call: dict[str, Any]) -> None:
         """Add a call's delta to the call with its index. Without an index, an id begins a new call."""
@@ -198,17 +184,14 @@ class _Message:
             number = len(self._calls)
             self._calls.append({})
         self._numbers[index] = number
-        _join(self._calls[number], call)
+        _add(self._calls[number], call)
 
     def whole(self) -> dict[str, Any]:
         """The message."""
-        texts = {key: "".join(pieces) for key, pieces in self._texts.items()}
-        message = self._values | {key: text for key, text in texts.items() if text or not self._values.get(key)}
+        message = {key: _joined(value) for key, value in self._values.items()}
         if self._calls:
-            calls = [{key: _whole(value) for key, value in call.items() if key != "index"} for call in self._calls]
+            calls = [{key: _joined(value) for key, value in call.items() if key != "index"} for call in self._calls]
             message["tool_calls"] = calls
-        if "function_call" in message:
-            message["function_call"] = _whole(message["function_call"])
         if not message["content"] and any(message.get(key) for key in ("tool_calls", "function_call", "refusal")):
             message["content"] = None
         return message
@@ -218,32 +201,35 @@ class _Pieces(list[str]):
     """The pieces of a streamed text, joined once: to join each time would be quadratic."""
 
 
-def _join(call: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Add a delta to a call, in which arguments are collected as pieces."""
+def _add(values: dict[str, Any], delta: dict[str, Any]) -> None:
+    """Add a delta: texts are collected as pieces, of other values the last one counts."""
     for key, value in delta.items():
+        called = values.get(key)
         if key in TEXT_KEYS and isinstance(value, dict):
-            called = call.get(key)
             if not isinstance(called, dict):
-                called = call[key] = {}
+                called = values[key] = {}
             for name, part in value.items():
                 _put(called, name, part)
         else:
-            _put(call, key, value)
+            _put(values, key, value)
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
-    if key in TEXT_KEYS.values() and isinstance(value, str):
-        if not isinstance(values.get(key), _Pieces):
-            values[key] = _Pieces()
-        values[key].append(value)
-    elif value not in (None, "") or key not in values:
+    known = values.get(key)
+    if value in (None, "") and key in values:
+        return
+    if key in _IN_PIECES and isinstance(value, str):
+        if not isinstance(known, _Pieces):
+            known = values[key] = _Pieces()
+        known.append(value)
+    elif not isinstance(known, _Pieces):
         values[key] = value
 
 
-def _whole(value: Any) -> Any:
-    """A value of a call with its pieces joined."""
+def _joined(value: Any) -> Any:
+    """A value with its pieces joined, or those of its members."""
     if isinstance(value, dict):
-        return {name: "".join(part) if isinstance(part, _Pieces) else part for name, part in value.items()}
+        return {key: "".join(part) if isinstance(part, _Pieces) else part for key, part in value.items()}
     return "".join(value) if isinstance(value, _Pieces) else value
 
 

@@ -4,10 +4,10 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
-from typing import Any
+from importlib.util import find_spec
 
 from multidict import CIMultiDict
 from tqdm import tqdm
@@ -31,26 +31,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(chosen: argparse.Namespace) -> int:
     chosen.data = chosen.data or [recordings.default()]
     files.check([path for path in (chosen.json, chosen.plot) if path], chosen.data)
-    if chosen.plot and not plot.is_possible():
+    if chosen.plot and not find_spec("matplotlib"):
         raise ProgramError("--plot needs matplotlib: pip install matplotlib, or '.[plot]' in a clone")
+    headers = _headers(chosen)
     with files.standard_output_kept(chosen.json):
-        result, conversations, load = _ask(chosen)
-        _tell(result, conversations, load, quiet=chosen.quiet)
-    _write(result, conversations, load, chosen)
+        stitch, ignore, quiet = not chosen.no_stitch, chosen.ignore, chosen.quiet
+        dataset, index = recordings.load(chosen.data, stitch=stitch, ignore=ignore, quiet=quiet)
+        conversations = dataset.conversations
+        unanswered = dataset.unanswered
+        if unanswered and not quiet:
+            print(f"{unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
+        load = _load_for(dataset.replies, chosen)
+        asking = partial(replay, conversations, index, chosen.base_url, model=chosen.model, headers=headers)
+        result = program.run_on_loop(_replay(asking, dataset.replies, load, quiet=quiet))
+        _tell(result, len(conversations), load, quiet=quiet)
+    _write(result, len(conversations), load, chosen)
     if result.interrupted:
         return program.INTERRUPTED
     return program.FAILED if result.failures or result.lost or not result.passed else program.OK
-
-
-def _ask(chosen: argparse.Namespace) -> tuple[Result, int, Load]:
-    """Read the recordings and replay them; returns the result, the number of conversations and the load."""
-    headers = _headers(chosen)
-    dataset, index = recordings.load(chosen.data, stitch=not chosen.no_stitch, ignore=chosen.ignore, quiet=chosen.quiet)
-    if dataset.unanswered and not chosen.quiet:
-        print(f"{dataset.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
-    load = _load_for(dataset.replies, chosen)
-    asking = partial(replay, dataset.conversations, index, chosen.base_url, model=chosen.model, headers=headers)
-    return _replay(asking, dataset.replies, load, quiet=chosen.quiet), len(dataset.conversations), load
 
 
 def _headers(chosen: argparse.Namespace) -> CIMultiDict[str]:
@@ -71,25 +69,22 @@ def _load_for(replies: int, chosen: argparse.Namespace) -> Load:
     return Load(**values)
 
 
-def _replay(asking: Callable[..., Coroutine[Any, Any, Result]], replies: int, load: Load, *, quiet: bool) -> Result:
-    """Replay with a progress bar."""
+async def _replay(asking: processes.Replay, replies: int, load: Load, *, quiet: bool) -> Result:
+    """Replay with a progress bar, until a signal stops it."""
+    stopped = asyncio.Event()
+    program.on_stop_signals(stopped.set, once=True)
     total = None if load.duration else min(replies, load.limit or replies)
     no_bar = quiet or not sys.stderr.isatty()
     with tqdm(total=total, unit=" requests", leave=False, disable=no_bar, miniters=0) as bar:
 
-        def progress(requests: int, failed: int) -> None:
+        def progress(requests: int, failed: int) -> bool:
             bar.set_postfix(failed=failed, refresh=False)
             bar.update(requests - bar.n)
+            return stopped.is_set()
 
         if load.processes > 1:
-            return processes.replay(asking, load, progress)
-        return program.run_on_loop(_until_signal(partial(asking, load=load, progress=progress)))
-
-
-async def _until_signal(replaying: Callable[..., Coroutine[Any, Any, Result]]) -> Result:
-    stopped = asyncio.Event()
-    program.on_stop_signals(stopped.set, once=True)
-    return await replaying(stopped=stopped)
+            return await processes.replay(asking, load, progress)
+        return await asking(load=load, progress=progress)
 
 
 def _tell(result: Result, conversations: int, load: Load, *, quiet: bool) -> None:

@@ -1,4 +1,4 @@
-"""The files that a run writes: the results as JSON, and which paths can be written.
+"""The files that a run writes: the results as JSON, and whether they can be written.
 
 JSON times have the unit that their names end with; sizes are in bytes. The path `-` is standard output.
 """
@@ -14,22 +14,11 @@ from typing import Any
 from mockchat.core.program import ProgramError
 from mockchat.requester.plan import Load
 from mockchat.requester.report import Figures, in_ms, latency_ms
-from mockchat.requester.result import Failure, Result
+from mockchat.requester.result import Result
 from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND
 
 STANDARD_OUTPUT = Path("-")
 VERSION = 2  # It grows when a key goes or changes its meaning.
-
-
-def _failure(failure: Failure) -> dict[str, Any]:
-    """A failure as JSON data; `at_s` is when its request was due, in seconds from the start."""
-    return {
-        "conversation_id": failure.conversation_id,
-        "message_index": failure.message_index,
-        "at_s": round(failure.at, 6),
-        "latency_ms": in_ms(failure.latency),
-        **failure.problem._asdict(),
-    }
 
 
 def as_json(result: Result, conversations: int, load: Load) -> dict[str, Any]:
@@ -59,7 +48,16 @@ def as_json(result: Result, conversations: int, load: Load) -> dict[str, Any]:
         "bytes_received": result.bytes_received,
         "latency_ms": _figures(result.latencies),
         "failure_latency_ms": _figures([failure.latency for failure in result.failures]),
-        "failures": [_failure(failure) for failure in result.failures],
+        "failures": [
+            {
+                "conversation_id": failure.conversation_id,
+                "message_index": failure.message_index,
+                "at_s": round(failure.at, 6),
+                "latency_ms": in_ms(failure.latency),
+                **failure.problem._asdict(),
+            }
+            for failure in result.failures
+        ],
     }
     if load.stream:
         report |= {"ttft_ms": _figures(result.first_tokens), "itl_ms": _figures(result.gaps)}

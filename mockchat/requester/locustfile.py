@@ -1,7 +1,7 @@
-"""A locustfile: users that replay recorded conversations turn by turn and verify each answer.
+"""A locustfile: users replay recorded conversations turn by turn and verify each answer.
 
 `locust -f mockchat/requester/locustfile.py`, see https://docs.locust.io. locust imports this file before it forks and
-before it reads options, so the recordings are read here, once for all its processes, and the environment names them.
+before it reads options: the recordings are read on import, once for all processes, and the environment names them.
 """
 
 import os
@@ -38,19 +38,14 @@ try:
 except DatasetError as error:
     sys.exit(f"locust: {error}")
 
-_in_turn = _conversations()  # A generator: it draws after the fork, so each process draws its own order.
-_told: dict[tuple[str, str], str] = {}  # By kind and cause, the first failure: locust groups failures by their text.
+_in_turn = _conversations()  # A generator: each process draws its own order, after the fork.
+_told: dict[tuple[str, str], str] = {}  # The first failure of each kind and cause: locust groups failures by text.
 
 
 def _add_options(parser: ArgumentParser, **_: Any) -> None:
     parser.add_argument("--model", default=MODEL, metavar="<name>", help=f"The model to ask for (default {MODEL})")
-    parser.add_argument(
-        "--api-key",
-        metavar="<key>",
-        env_var="OPENAI_API_KEY",
-        include_in_web_ui=False,
-        help="Sent as a bearer token",
-    )
+    key: dict[str, Any] = {"env_var": "OPENAI_API_KEY", "include_in_web_ui": False}
+    parser.add_argument("--api-key", metavar="<key>", help="Sent as a bearer token", **key)
 
 
 events.init_command_line_parser.add_listener(_add_options)

@@ -1,15 +1,14 @@
-"""The requests of a run: their order, when each is due, and the part of each process. No I/O.
+"""The requests of a run: their bodies, their order, when each is due, and the part of each process. No I/O.
 
 Requests follow https://platform.openai.com/docs/api-reference/chat/create.
 """
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mockchat.core import wire
 from mockchat.core.entries import Conversation
@@ -19,7 +18,7 @@ ATTEMPT_TIMEOUT = 60.0  # seconds
 
 
 class Place(NamedTuple):
-    """Where a recorded reply stands: its conversation, its message's number, and where it begins in the recording."""
+    """The place of a recorded reply: its conversation, its message's number, and its start in the recording."""
 
     conversation: Conversation
     number: int
@@ -32,45 +31,40 @@ class Place(NamedTuple):
 
     @property
     def reply(self) -> Reply:
-        """The reply itself."""
+        """The reply."""
         conversation = self.conversation
         details = conversation.details.get(self.number) if conversation.details else None
         return Reply(wire.first(conversation.recording, self.start), b"", details)
 
 
-class Expected(Sequence[Reply]):
-    """The replies that are right: first the one at a place; the others with its history are looked up when needed."""
+class Expected:
+    """The replies that are right: first the one at a place, then all with its history, which are looked up."""
+
+    __slots__ = ("_index", "_place")
 
     def __init__(self, place: Place, index: ResponseIndex) -> None:
         self._place = place
         self._index = index
 
-    @cached_property
-    def _all(self) -> list[Reply]:
-        others = self._index.replies(self._index.compared(self._place.history))
-        return list({(reply.message, reply.details): reply for reply in [self._place.reply, *others]}.values())
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def __getitem__(self, item: Any) -> Any:
-        return self._place.reply if item == 0 else self._all[item]
+    def __iter__(self) -> Iterator[Reply]:
+        yield self._place.reply
+        yield from self._index.replies(self._index.compared(self._place.history))
 
 
 class Question(NamedTuple):
-    """A request to make: the place of the reply it asks for, its body, and the replies that are right."""
+    """A request: the place of the reply that it asks for, its body, and the replies that are right."""
 
     place: Place
     body: bytes
-    expected: Sequence[Reply]
+    expected: Iterable[Reply]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
-    """How to ask: by default everything once, in order, as fast as `concurrency` requests in flight allow.
+    """The load: by default everything once, in order, as fast as `concurrency` requests in flight allow.
 
-    `rate` is in requests a second, `duration` (round and round until then) and `timeout` (of an attempt) in seconds.
-    `retries` are the further attempts that a request may take. Several `processes` share all of it.
+    `rate` is in requests a second, `duration` (repeating everything) and `timeout` (of an attempt) in seconds.
+    `retries` are the further attempts of a request. `processes` share all of it.
     """
 
     concurrency: int
@@ -94,10 +88,7 @@ def places(conversations: Sequence[Conversation]) -> Iterator[Place]:
 
 
 def rounds(conversations: Sequence[Conversation], load: Load, process: int = 0) -> Iterator[Place]:
-    """The places that this process asks for, in order: once, or endlessly to fill a duration.
-
-    Of n processes, each has every n-th place.
-    """
+    """The places that this process asks for: once, or endlessly to fill a duration. Of n processes, every n-th."""
     chance = random.Random(None if load.random_seed is None else load.random_seed + process)
     while True:
         in_order = islice(places(conversations), process, None, load.processes)
@@ -129,36 +120,31 @@ def questions(asked: Iterator[Place], index: ResponseIndex, model: str | None, s
 
 
 class Schedule:
-    """What is to be asked next, and when. Moments are seconds of one clock, whichever it is.
+    """The next request, and when it is due. Moments are seconds of any one clock.
 
-    Without a rate, everything is due from the beginning. At a rate, the request with the number n is due n / rate
-    seconds after the start; processes take turns at the numbers.
+    Without a rate, everything is due from the start. At a rate, request n is due n / rate seconds after the start;
+    processes take turns at the numbers.
     """
 
-    def __init__(self, asked: Iterator[Question], load: Load, process: int = 0) -> None:
+    def __init__(self, asked: Iterator[Question], load: Load, started: float, process: int = 0) -> None:
         self._asked = asked
-        self._next: Question | None = None  # Known before it is due: that there is none is no reason to wait.
+        self._next: Question | None = None  # Taken early: the end need not wait until it would be due.
         self._rate = load.rate
         self._number, self._step = process, load.processes
         self._duration = math.inf if load.duration is None else load.duration
-        self.is_over = False  # Nothing is left, or the time is.
-        self.start(0.0)
-
-    def start(self, moment: float) -> None:
-        """Count from this moment."""
-        self.started = self._last_sent = moment
-        self._end = moment + self._duration
+        self.started = self._last_sent = started
+        self.is_over = False  # No request is left, or no time.
 
     def due(self) -> float:
         """The moment at which the next request is due."""
         return self.started + self._number / self._rate if self._rate else self.started
 
     def take(self, now: float) -> tuple[Question, float] | None:
-        """The next question and the moment from which its latency counts; None if none is due yet, or all is over."""
+        """The next question, and the moment from which its latency counts; None if none is due."""
         due = self.due() if self._rate else now
         if self._next is None:
             self._next = next(self._asked, None)
-        if self._next is None or max(due, now) >= self._end:
+        if self._next is None or max(due, now) >= self.started + self._duration:
             self.is_over = True
         if self._next is None or self.is_over or due > now:
             return None
@@ -168,10 +154,10 @@ class Schedule:
         return question, due
 
     def sending(self, elapsed: float) -> float:
-        """In how many seconds the requests were sent, when so many have passed since the start.
+        """Seconds spent sending, of `elapsed`.
 
-        At full speed these are all, up to the duration. At a rate, the last request ends them, if nothing else was left
-        to send; but each takes its 1 / rate, so that n requests which were sent in time took n / rate seconds.
+        At full speed these are all, up to the duration. At a rate they end with the last request if none was left. But
+        each request takes 1 / rate, so n requests that were sent in time took n / rate seconds.
         """
         sending = min(elapsed, self._duration)
         if not self._rate:
@@ -182,7 +168,7 @@ class Schedule:
 
 
 def part_of(load: Load, process: int) -> Load:
-    """One process's part of the load: of the requests in flight, and of the limit."""
+    """A process's part of the load: of the requests in flight, and of the limit."""
 
     def part(whole: int) -> int:
         return len(range(process, whole, load.processes))

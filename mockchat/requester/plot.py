@@ -8,24 +8,7 @@ from mockchat.requester.report import MS, percentile, significant
 from mockchat.requester.result import Result
 
 SUFFIXES = (".png", ".svg", ".pdf")
-POINTS = 20_000  # More of them only make the file larger.
-COLOURS = {
-    "answer": "#4878a8",
-    "first token": "#6acc65",
-    "inter-token": "#956cb4",
-    "not_found": "#e69f00",
-    "mismatched": "#cc3311",
-    "error": "#882255",
-}
-
-
-def is_possible() -> bool:
-    """True if matplotlib is installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return False
-    return True
+FAILURE_COLOURS = {"not_found": "#e69f00", "mismatched": "#cc3311", "error": "#882255"}
 
 
 def draw(result: Result, title: str, path: Path) -> None:
@@ -37,56 +20,44 @@ def draw(result: Result, title: str, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    distributed = [("answer", "latency (ms)", "requests", result.latencies)]
-    if result.first_tokens:
-        distributed.append(("first token", "time to first token (ms)", "requests", result.first_tokens))
-    if result.gaps:
-        distributed.append(("inter-token", "inter-token latency (ms)", "tokens", result.gaps))
-    figure = Figure(figsize=(11, 3.5 + 2.5 * len(distributed)), layout="constrained")
+    distributed = [
+        ("latency (ms)", "requests", result.latencies),
+        ("time to first token (ms)", "requests", result.first_tokens),
+        ("inter-token latency (ms)", "tokens", result.gaps),
+    ]
+    distributed = [each for each in distributed if each[2]]
+    count = len(distributed)
+    figure = Figure(figsize=(11, 3.5 + 2.5 * count), layout="constrained")
     figure.suptitle(title, parse_math=False)
-    over_time, *distributions = figure.subplots(1 + len(distributed), 1, height_ratios=[3, *[2] * len(distributed)])
-    _draw_over_time(over_time, result)
-    for axes, (what, name, counted, seconds) in zip(distributions, distributed, strict=True):
-        axes.set(xlabel=name, ylabel=counted)
-        _draw_distribution(axes, [MS * value for value in seconds], COLOURS[what])
-    for axes in (over_time, *distributions):
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, markerscale=2)
-    figure.savefig(path, dpi=100)
+    axes = figure.subplots(1 + count, squeeze=False, height_ratios=[3, *[2] * count])[:, 0]
+    _draw_over_time(axes[0], result)
+    for number, (each, (name, counted, seconds)) in enumerate(zip(axes[1:], distributed, strict=True)):
+        each.set(xlabel=name, ylabel=counted)
+        _draw_distribution(each, [MS * value for value in seconds], f"C{number}")
+    for each in axes:
+        if each.get_legend_handles_labels()[0]:
+            each.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, markerscale=2)
+    figure.savefig(path)
 
 
 def _draw_over_time(axes: Any, result: Result) -> None:
-    every = max(1, len(result.latencies) // POINTS)
     verified = f"{len(result.latencies):,} verified"
-    for what, label, seconds in (
-        ("answer", verified, result.latencies),
-        ("first token", "their first tokens", result.first_tokens),
-    ):
+    for label, seconds in ((verified, result.latencies), ("their first tokens", result.first_tokens)):
         if seconds:
-            times = [MS * value for value in seconds[::every]]
-            axes.plot(result.due[::every], times, ".", markersize=2, color=COLOURS[what], label=label)
-    for kind in result.counts:
+            times = [MS * value for value in seconds]
+            axes.plot(result.due, times, ".", markersize=2, label=label, rasterized=True)
+    for kind, colour in FAILURE_COLOURS.items():
         due = [failure.at for failure in result.failures if failure.problem.kind == kind]
-        axes.plot(
-            due,
-            [1.03] * len(due),  # Just above the frame, whose height is 1.
-            "|",
-            color=COLOURS[kind],
-            transform=axes.get_xaxis_transform(),
-            label=f"{len(due):,} failed: {kind.replace('_', ' ')}",
-            clip_on=False,
-        )
+        if due:  # Drawn just above the frame, whose height is 1.
+            label, height = f"{len(due):,} failed: {kind.replace('_', ' ')}", axes.get_xaxis_transform()
+            axes.plot(due, [1.03] * len(due), "|", color=colour, transform=height, label=label, clip_on=False)
     axes.set(xlabel="due after (s)", ylabel="latency (ms)", ylim=(0, None), xlim=(0, None))
 
 
 def _draw_distribution(axes: Any, values: Sequence[float], colour: str) -> None:
     """Draw a histogram. The slowest 0.5 % are only counted: they would squeeze all others into one bar."""
-    if not values:
-        return
     ordered = sorted(values)
     high = percentile(ordered, 99.5)
-    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.hist([value for value in ordered if value <= high], bins=80, color=colour)
     for percent, style in ((50, "-"), (90, "--"), (99, ":")):
         value = percentile(ordered, percent)

@@ -20,7 +20,6 @@ LONG_DRAIN = 0.01  # The share of the elapsed time above which the drain is show
 KEPT = 0.99  # The share of the rate asked for above which it was kept.
 
 Figures = dict[str, float]
-Alike = tuple[str, list[Failure]]  # A kind and cause, and the failures that have them.
 
 
 def summary(result: Result, conversations: int, load: Load) -> str:
@@ -32,8 +31,7 @@ def summary(result: Result, conversations: int, load: Load) -> str:
     if load.stream:
         lines += _distribution("Time to first token", result.first_tokens)
         lines += _distribution("Inter-token latency", result.gaps)
-    alike = _alike(result.failures)
-    lines += [*_failure_times(alike), *_first_failures(alike)]
+    lines += _failures(result.failures)
     cores = min(load.processes, os.cpu_count() or 1)
     busy = result.cpu / result.elapsed / cores if result.elapsed else 0.0
     if busy > BUSY and result.passed and result.elapsed > 1:
@@ -46,7 +44,7 @@ def summary(result: Result, conversations: int, load: Load) -> str:
 
 
 def verdict(result: Result, load: Load) -> str:
-    """The run in a sentence, and in a second one if a rate was not kept for lack of requests in flight."""
+    """The verdict in a sentence; a second one if the limit of requests in flight kept the rate down."""
     failed = [f"{len(result.failures):,} of {result.requests:,} requests"] if result.failures else []
     failed += [f"{how}, and its results are lost" for how in result.lost]
     if failed:
@@ -59,10 +57,7 @@ def verdict(result: Result, load: Load) -> str:
 
 
 def _missed_rate(result: Result, load: Load) -> str:
-    """What to give where the limit of requests in flight kept the rate down.
-
-    By Little's law, requests in flight = rate x time that one is in flight.
-    """
+    """The limit to give if the one of requests in flight kept the rate down; Little's law says how many are needed."""
     if not load.rate or result.rate >= KEPT * load.rate or result.most_in_flight < load.concurrency:
         return ""
     needed = max(load.concurrency + 1, math.ceil(load.rate * result.in_flight / max(1, result.requests)))
@@ -98,20 +93,17 @@ def _rows(result: Result, conversations: int, load: Load) -> Iterator[tuple[str,
         yield "Attempts", "; ".join(f"{number:,}: {count:,}" for number, count in result.attempts.items())
 
 
-def _size(size: float) -> str:
+def _size(size: int) -> str:
     if size < 1000:
         return f"{size:,} B"
-    for unit in ("kB", "MB"):
-        size /= 1000
-        if size < 999.5:
-            return f"{significant(size)} {unit}"
-    return f"{significant(size / 1000)} GB"
+    exponent = 1 if size < 999_500 else 2 if size < 999_500_000 else 3
+    return f"{significant(size / 1000**exponent)} {('kB', 'MB', 'GB')[exponent - 1]}"
 
 
 def _distribution(title: str, seconds: Sequence[float]) -> list[str]:
     """The figures in milliseconds, and a histogram whose last row has all above the 99th percentile.
 
-    With rows of equal width, one slow answer would squeeze all others into the first.
+    In rows of equal width, one slow answer would squeeze all others into the first.
     """
     if not seconds:
         return []
@@ -140,38 +132,25 @@ def _histogram(ordered: Sequence[float]) -> Iterator[str]:
             yield f"{edge:>9,.{shown}f} |{bar:<{BAR_WIDTH}} {count:,}".rstrip()
 
 
-def _alike(failures: Sequence[Failure]) -> list[Alike]:
-    """The failures by kind and cause, the most frequent first."""
-    found: defaultdict[str, list[Failure]] = defaultdict(list)
+def _failures(failures: Sequence[Failure]) -> Iterator[str]:
+    """The number and the latencies of each kind and cause, the most frequent first; then the first failure of each."""
+    alike: defaultdict[str, list[Failure]] = defaultdict(list)
     for failure in failures:
-        found[f"{failure.problem.kind}: {failure.problem.cause}"].append(failure)
-    return sorted(found.items(), key=lambda alike: (-len(alike[1]), alike[0]))
-
-
-def _failure_times(all_alike: Sequence[Alike]) -> Iterator[str]:
-    """The number and the latencies of each cause."""
-    if all_alike:
+        alike[f"{failure.problem.kind}: {failure.problem.cause}"].append(failure)
+    in_order = sorted(alike.items(), key=lambda item: (-len(item[1]), item[0]))
+    if failures:
         yield from ("", "Failures, ms", f"{'count':>9}{'p50':>9}{'slowest':>9}")
-    for what, failures in all_alike:
-        figures = latency_ms(failure.latency for failure in failures)
-        row = f"{len(failures):>9,}{significant(figures['p50']):>9}{significant(figures['max']):>9}  "
+    for what, group in in_order:
+        figures = latency_ms(failure.latency for failure in group)
+        row = f"{len(group):>9,}{significant(figures['p50']):>9}{significant(figures['max']):>9}  "
         yield from wrap(what, WIDTH, initial_indent=row, subsequent_indent=" " * len(row))
-
-
-def _first_failures(all_alike: Sequence[Alike]) -> Iterator[str]:
-    """The first failure of each cause, in full."""
-    for what, failures in all_alike:
-        first = failures[0]
-        yield ""
-        yield f"{len(failures):,} x {what}"
-        yield f"  first in {first.where}:"
+    for what, (first, *others) in in_order:
+        yield from ("", f"{1 + len(others):,} x {what}", f"  first in {first.where}:")
         yield from wrap(first.problem.detail, WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The nearest-rank percentile of ordered values; 0 without values."""
-    if not ordered:
-        return 0.0
+    """The nearest-rank percentile of at least one value, in ascending order."""
     rank = -(-len(ordered) * percent // 100)
     return ordered[max(0, int(rank) - 1)]
 
@@ -179,15 +158,8 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 def latency_ms(latencies: Iterable[float]) -> Figures:
     """The reported figures in milliseconds, of at least one latency in seconds."""
     ordered = sorted(latencies)
-    figures = {
-        "min": percentile(ordered, 0),
-        "mean": sum(ordered) / len(ordered),
-        "p50": percentile(ordered, 50),
-        "p90": percentile(ordered, 90),
-        "p95": percentile(ordered, 95),
-        "p99": percentile(ordered, 99),
-        "max": percentile(ordered, 100),
-    }
+    percentiles = {f"p{percent}": percentile(ordered, percent) for percent in (50, 90, 95, 99)}
+    figures = {"min": ordered[0], "mean": sum(ordered) / len(ordered), **percentiles, "max": ordered[-1]}
     return {name: in_ms(seconds) for name, seconds in figures.items()}
 
 
@@ -197,7 +169,7 @@ def in_ms(seconds: float) -> float:
 
 
 def significant(value: float) -> str:
-    """A figure with three significant digits, or all of its integer part: 0.110, 2.66, 1,234."""
+    """A figure with at least three significant digits: 0.110, 2.66, 1,234."""
     return f"{value:,.{decimals(value, 3)}f}"
 
 

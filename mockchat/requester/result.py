@@ -11,7 +11,7 @@ from mockchat.requester.verify import Problem
 
 
 class Failure(NamedTuple):
-    """A failed request: due `at` so many seconds from the start, failed `latency` seconds later."""
+    """A failed request: due `at` seconds after the start, failed `latency` seconds later."""
 
     conversation_id: str
     message_index: int
@@ -26,7 +26,7 @@ class Failure(NamedTuple):
 
 
 def place(conversation_id: str, message_index: int) -> str:
-    """The place of a message, printable whatever characters the conversation's id has."""
+    """The place of a message, on one printable line."""
     return f"conversation {excerpt(conversation_id)}, message {message_index}"
 
 
@@ -39,8 +39,8 @@ class Result:
     """The result of a run. Times are in seconds, sizes in bytes of bodies, latencies those of verified answers.
 
     `due` has the moment, from the start, at which each latency begins. Of streams, `first_tokens` has the time to the
-    first token of each answer, `gaps` the times between tokens that did not arrive together. `counts` are failures by
-    kind, `retried` requests by their number of attempts, if more than one.
+    first token of each answer, `gaps` the times between tokens that did not arrive together. `retried` are requests by
+    their number of attempts, if more than one.
 
     `elapsed` is the whole time, `sending` that in which requests were sent (see `Schedule.sending`). `in_flight` is the
     sum of the times that requests were in flight, `most_in_flight` the most at once. `cpu` is the CPU time of all
@@ -49,8 +49,7 @@ class Result:
 
     passed: int = 0
     failures: list[Failure] = field(default_factory=list)
-    counts: "Counter[str]" = field(default_factory=Counter)
-    retried: "Counter[int]" = field(default_factory=Counter)
+    retried: Counter[int] = field(default_factory=Counter)
     bytes_sent: int = 0
     bytes_received: int = 0
     due: "array[float]" = field(default_factory=_seconds)
@@ -69,6 +68,11 @@ class Result:
     def requests(self) -> int:
         """The number of requests that ended."""
         return self.passed + len(self.failures)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """The number of failures by kind."""
+        return Counter(failure.problem.kind for failure in self.failures)
 
     @property
     def attempts(self) -> dict[int, int]:
@@ -95,7 +99,7 @@ class Result:
 def merged(results: Sequence[Result]) -> Result:
     """The results as one: sums, but the longest `elapsed` and `sending`.
 
-    Processes may reach their `most_in_flight` at different moments, so the sum is an upper bound.
+    `most_in_flight` is an upper bound: processes may reach theirs at different moments.
     """
     whole = Result()
     for result in results:

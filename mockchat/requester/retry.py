@@ -11,17 +11,12 @@ from email.utils import parsedate_to_datetime
 
 import aiohttp
 
-# seconds; LONGEST_ASKED is the limit for `Retry-After`
-FIRST_WAIT = 0.5
-LONGEST_WAIT = 8.0
-LONGEST_ASKED = 60.0
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds
+LONGEST_ASKED = 60.0  # seconds: the limit for `Retry-After`
 
 
 def wait(attempts: int, ended: int | Exception, headers: Mapping[str, str]) -> float | None:
-    """The seconds to wait after an attempt that ended with a status and headers, or with an error.
-
-    None if another attempt would end the same.
-    """
+    """The seconds to wait after an attempt that ended with a status or an error; None if it is final."""
     if not (_is_passing(ended) if isinstance(ended, Exception) else _is_invited(ended, headers)):
         return None
     asked = _asked(headers)
@@ -31,7 +26,7 @@ def wait(attempts: int, ended: int | Exception, headers: Mapping[str, str]) -> f
 
 
 def _is_passing(error: Exception) -> bool:
-    """True for errors of the network and timeouts. A `ValueError` is about the URL, a header or a certificate."""
+    """True for network errors and timeouts. A `ValueError` is about the URL, a header or a certificate."""
     return isinstance(error, (aiohttp.ClientError, OSError)) and not isinstance(error, ValueError)
 
 

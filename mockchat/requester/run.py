@@ -8,7 +8,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice, pairwise
 
 import aiohttp
@@ -26,12 +26,8 @@ from mockchat.requester.result import Failure, Result
 from mockchat.requester.verify import Problem, no_answer, verify, verify_stream
 
 TICK = 0.1  # seconds
-Progress = Callable[[int, int], object]  # Called with the numbers of ended requests and of failures.
+Progress = Callable[[int, int], bool]  # Called with the numbers of ended requests and of failures; True stops the run.
 _TOLD = ("Retry-After", "Location")  # Headers of a refusal that are reported.
-
-
-async def _now() -> float:
-    return time.perf_counter()
 
 
 async def replay(
@@ -43,15 +39,14 @@ async def replay(
     model: str | None = None,
     headers: Mapping[str, str] | None = None,
     process: int = 0,
-    begin: Callable[[], Awaitable[float]] = _now,
-    stopped: asyncio.Event | None = None,
-    progress: Progress = lambda requests, failed: None,
+    begin: Callable[[], float] = time.perf_counter,
+    progress: Progress = lambda requests, failed: False,
 ) -> Result:
     """Ask for the recorded replies and verify the answers.
 
-    Stops at the first failure unless told to keep going. Once `stopped` is set, it returns the result so far, as
-    interrupted. `begin` is awaited before the first request and gives the start (of `time.perf_counter`). `progress` is
-    called every `TICK`. Of several processes, this is the one with the number `process`.
+    Stops at the first failure unless told to keep going. `progress` is called every `TICK`; once it returns True, the
+    result so far is returned, as interrupted. `begin` returns the start (of `time.perf_counter`), and may wait for it.
+    Of several processes, this is the one with the number `process`.
     """
     asked = islice(questions(rounds(conversations, load, process), index, model, load.stream), load.limit)
     first = list(islice(asked, 1))  # Before the clock starts: shuffling takes time.
@@ -66,8 +61,7 @@ async def replay(
         headers=all_headers,
     ) as session:
         client = Client(session, endpoint(base_url), timed=load.stream)
-        schedule = Schedule(chain(first, asked), load, process)
-        return await _Run(client, schedule, load, progress).run(begin, stopped or asyncio.Event())
+        return await _Run(client, Schedule(chain(first, asked), load, begin(), process), load).run(progress)
 
 
 class _Worker:
@@ -86,68 +80,55 @@ class _Worker:
 class _Run:
     """The state of a run."""
 
-    def __init__(self, client: Client, schedule: Schedule, load: Load, progress: Progress) -> None:
+    def __init__(self, client: Client, schedule: Schedule, load: Load) -> None:
         self._client = client
         self._schedule = schedule
         self._load = load
-        self._progress = progress
         self._result = Result()
         self._semaphore = asyncio.Semaphore(load.concurrency)
         self._workers: set[_Worker] = set()
-        self._worker_ended = asyncio.Event()
-        self._end = math.inf  # When the run ended; later answers do not count.
-        self._error: Exception | None = None  # An error of the program itself, which ended a worker.
+        self._working: asyncio.Task[None]
 
-    async def run(self, begin: Callable[[], Awaitable[float]], stopped: asyncio.Event) -> Result:
+    async def run(self, progress: Progress) -> Result:
         result, schedule = self._result, self._schedule
         cpu = time.process_time()
-        schedule.start(time.perf_counter())
-        working = asyncio.create_task(self._work(begin))
-        stopping = asyncio.create_task(stopped.wait())
-        others = [stopping, asyncio.create_task(self._tick())]
+        self._working = asyncio.create_task(self._work())
         try:
-            await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
-            result.interrupted = not working.done()
-            self._end = time.perf_counter()
-            result.elapsed = self._end - schedule.started
+            while not self._working.done():
+                result.interrupted = progress(result.requests, len(result.failures))
+                if result.interrupted:
+                    break
+                await asyncio.wait([self._working], timeout=min(TICK, self._load.timeout / 10))
+                self._end_slow_attempts()
+            result.elapsed = time.perf_counter() - schedule.started
             result.sending = schedule.sending(result.elapsed)
             result.cpu = time.process_time() - cpu
         finally:
             for worker in self._workers:
                 worker.timed_out = False  # No further attempts.
-            left = [working, *others, *[worker.task for worker in self._workers]]
-            for task in left:
+            tasks = [self._working, *[worker.task for worker in self._workers]]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
-        if not result.interrupted:
-            working.result()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+        for error in ended:
+            if isinstance(error, Exception):  # Of the program itself: those of requests are failures.
+                raise error
         return result
 
-    async def _work(self, begin: Callable[[], Awaitable[float]]) -> None:
-        """Run workers until all requests ended, or one failed for good."""
-        self._schedule.start(await begin())
-        await self._start_workers()
-        while self._workers and not self._is_over():
-            self._worker_ended.clear()
-            await self._worker_ended.wait()
-        if self._error:
-            raise self._error
-
-    async def _start_workers(self) -> None:
-        """Start a worker whenever a request is due and the semaphore allows it."""
+    async def _work(self) -> None:
+        """Start a worker whenever a request is due and the semaphore allows it, until all have ended."""
         schedule, clock = self._schedule, time.perf_counter
-        while True:
+        while not schedule.is_over:
             await self._semaphore.acquire()
-            while not (taken := schedule.take(clock())):
-                if schedule.is_over or self._is_over():
-                    return
+            while not ((taken := schedule.take(clock())) or schedule.is_over):
                 await asyncio.sleep(min(max(0.0, schedule.due() - clock()), TICK))
-            if self._is_over():
-                return
-            worker = _Worker(self._client)
-            worker.task = asyncio.create_task(self._ask_in_turn(worker, *taken))
-            self._workers.add(worker)
-            self._result.most_in_flight = max(self._result.most_in_flight, len(self._workers))
+            if taken:
+                worker = _Worker(self._client)
+                worker.task = asyncio.create_task(self._ask_in_turn(worker, *taken))
+                self._workers.add(worker)
+                self._result.most_in_flight = max(self._result.most_in_flight, len(self._workers))
+        while self._workers:
+            await asyncio.wait([next(iter(self._workers)).task])
 
     async def _ask_in_turn(self, worker: _Worker, question: Question, due: float) -> None:
         taken: tuple[Question, float] | None = (question, due)
@@ -156,38 +137,33 @@ class _Run:
                 await self._ask(worker, *taken)
                 taken = None if self._is_over() else self._schedule.take(time.perf_counter())
             worker.slot.release()
-        except Exception as error:
-            self._error = error
+            self._workers.remove(worker)
+        except Exception:
+            self._working.cancel()
+            raise
         finally:
             worker.slot.close()
-            self._workers.remove(worker)
-            self._result.in_flight += min(time.perf_counter(), self._end) - worker.began
-            self._worker_ended.set()
+            self._result.in_flight += time.perf_counter() - worker.began
             self._semaphore.release()
 
     def _is_over(self) -> bool:
         return bool(self._result.failures) and not self._load.keep_going
 
-    async def _tick(self) -> None:
-        """Every `TICK`, end the attempts that timed out and report progress."""
-        timeout = self._load.timeout
-        while True:
-            await asyncio.sleep(min(TICK, timeout / 10))
-            now = time.perf_counter()
-            for worker in self._workers:
-                if now - worker.waits_since >= timeout:
-                    worker.timed_out = True
-                    worker.task.cancel()
-            self._progress(self._result.requests, len(self._result.failures))
+    def _end_slow_attempts(self) -> None:
+        longest_ago = time.perf_counter() - self._load.timeout
+        for worker in self._workers:
+            if worker.waits_since <= longest_ago:
+                worker.timed_out = True
+                worker.task.cancel()
 
     async def _ask(self, worker: _Worker, question: Question, due: float) -> None:
         """Make a request, in as many attempts as it needs and may have, and count the result."""
-        attempts = 1
+        attempts, result = 1, self._result
         while True:
             ended = await self._attempt(worker, question.body)
             end = time.perf_counter()
             try:
-                problem = self._verify(question, due, ended, end) if isinstance(ended, Answer) else no_answer(ended)
+                problem = self._verify(question, due, ended, end)
             except Exception as error:  # Any error is a failure: an answer is verified, or it is not.
                 problem = no_answer(error)
             if problem is None or attempts > self._load.retries or (wait := _wait(attempts, ended, problem)) is None:
@@ -195,10 +171,18 @@ class _Run:
             worker.slot.release()
             await asyncio.sleep(wait)
             attempts += 1
-        if problem is None and attempts == 1:
-            self._result.passed += 1
-        else:
-            self._count(question, due, end, problem, attempts)
+        if problem and self._is_over():
+            return
+        if attempts > 1:
+            result.retried[attempts] += 1
+            problem = problem and problem._replace(detail=f"{problem.detail} (after {attempts:,} attempts)")
+        if problem is None:
+            result.passed += 1
+            return
+        place, at = question.place, due - self._schedule.started
+        result.failures.append(Failure(place.conversation.id, place.number, at, end - due, problem))
+        if self._is_over():
+            self._working.cancel()
 
     async def _attempt(self, worker: _Worker, body: bytes) -> Answer | Exception:
         worker.waits_since = time.perf_counter()
@@ -219,23 +203,11 @@ class _Run:
         self._result.bytes_received += len(answer.body)
         return answer
 
-    def _count(self, question: Question, due: float, end: float, problem: Problem | None, attempts: int) -> None:
-        result = self._result
-        if problem and self._is_over():
-            return
-        if attempts > 1:
-            result.retried[attempts] += 1
-            problem = problem and problem._replace(detail=f"{problem.detail} (after {attempts:,} attempts)")
-        if problem:
-            place, at = question.place, due - self._schedule.started
-            result.failures.append(Failure(place.conversation.id, place.number, at, end - due, problem))
-            result.counts[problem.kind] += 1
-        else:
-            result.passed += 1
-
-    def _verify(self, question: Question, due: float, answer: Answer, end: float) -> Problem | None:
+    def _verify(self, question: Question, due: float, answer: Answer | Exception, end: float) -> Problem | None:
         """The problem of an answer; None if it is right, and then its times are recorded."""
         result = self._result
+        if isinstance(answer, Exception):
+            return no_answer(answer)
         if self._load.stream:
             problem, positions = verify_stream(answer.status, answer.body, question.expected)
             if problem is None:
@@ -255,10 +227,10 @@ class _Run:
 def _wait(attempts: int, ended: Answer | Exception, problem: Problem) -> float | None:
     """The seconds until the next attempt; None if there is none.
 
-    A stream that broke off is tried again however that was: cut by the connection, ended early, or with an error event.
+    A stream that broke off is retried, whether the connection cut it, it ended early, or it had an error event.
     """
-    if isinstance(ended, Exception):
-        return retry.wait(attempts, ended, {})
     if problem.cause.startswith(BROKE_OFF):
         return retry.wait(attempts, aiohttp.ClientPayloadError(problem.cause), {})
+    if isinstance(ended, Exception):
+        return retry.wait(attempts, ended, {})
     return retry.wait(attempts, ended.status, ended.headers)

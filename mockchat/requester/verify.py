@@ -1,9 +1,10 @@
-"""Is an answer one of the recorded replies, and if not, what is wrong? No I/O.
+"""Compare answers with the recorded replies. No I/O.
 
-Whatever a server may have sent is either one of the replies that were recorded, or a `Problem` that says why it is not.
+Whatever a server sent is one of the recorded replies, or a `Problem` says why not. Only the first of the `expected`
+replies is at hand: the others are looked up if the answer differs from it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import ujson
@@ -15,41 +16,38 @@ from mockchat.core.difference import differ, likeness
 from mockchat.core.index import Reply
 from mockchat.core.text import difference, excerpt
 
+_ASSISTANT = ("assistant", "Assistant", None)  # The second is the original program's.
 NOT_FOUND, MISMATCHED, ERROR = KINDS = ("not_found", "mismatched", "error")
 
 
 class Problem(NamedTuple):
-    """What is wrong: `kind` is one of `KINDS`, `cause` the same for all that fail alike, `detail` is for people."""
+    """What is wrong: `kind` is one of `KINDS`, `cause` groups equal failures, `detail` is for people."""
 
     kind: str
     cause: str
     detail: str
 
 
-def verify(status: int, body: bytes, expected: Sequence[Reply]) -> Problem | None:
+def verify(status: int, body: bytes, expected: Iterable[Reply]) -> Problem | None:
     """Compare a plain answer with the recorded replies; None if it is one of them."""
     if status != 200:
         return _refused(status, body)
-    problem = _verify(body, [expected[0]])
-    return _verify(body, expected) if problem and len(expected) > 1 else problem
-
-
-def _verify(body: bytes, expected: Sequence[Reply]) -> Problem | None:
+    first = next(iter(expected))
     try:
-        completion = answer.read(body, [wire.text_of(reply.message) for reply in expected])
+        completion = answer.read(body, wire.text_of(first.message))
         if completion.content == answer.KNOWN:
-            if all(_is_alike(completion, reply) for reply in expected):
+            if _is_alike(completion, first):
                 return None
             completion = answer.read(body)
         elif not (_says_something(completion) or any(reply.details for reply in expected)):
             raise BadAnswer("an answer without choices[0].message.content", body)
         return _compare(completion, expected)
     except BadAnswer as error:
-        return _bad(error)
+        return no_answer(error)
 
 
-def verify_stream(status: int, body: bytes, expected: Sequence[Reply]) -> tuple[Problem | None, list[int]]:
-    """The same for a stream of server-sent events; and the positions at which an event with a piece is complete."""
+def verify_stream(status: int, body: bytes, expected: Iterable[Reply]) -> tuple[Problem | None, list[int]]:
+    """Compare a stream of server-sent events; returns also the end positions of the events that have a piece."""
     if status != 200:
         return _refused(status, body), []
     try:
@@ -58,12 +56,9 @@ def verify_stream(status: int, body: bytes, expected: Sequence[Reply]) -> tuple[
         if not (finished and stream.whole):
             missing = "[DONE]" if finished else "a finish_reason"
             raise BadAnswer(f"{answer.BROKE_OFF} before {missing}", body[-200:])
-        problem = _compare(stream.completion, [expected[0]])
-        if problem and len(expected) > 1:
-            problem = _compare(stream.completion, expected)
-        return problem, stream.arrivals
+        return _compare(stream.completion, expected), stream.arrivals
     except BadAnswer as error:
-        return _bad(error), []
+        return no_answer(error), []
 
 
 def _says_something(completion: Completion) -> bool:
@@ -72,13 +67,13 @@ def _says_something(completion: Completion) -> bool:
 
 
 def _is_alike(completion: Completion, reply: Reply) -> bool:
-    """Whether a completion of a recorded text is a reply in all else."""
+    """True if a completion with the text of a reply equals it in all else."""
     is_text = wire.is_plain(reply.message) and not any(map(completion.message.get, ("tool_calls", "function_call")))
     return is_text and completion.flaw is None and _beside_the_message(completion, reply) is None
 
 
 def _beside_the_message(completion: Completion, reply: Reply) -> Problem | None:
-    """What is wrong beside text and calls. A reply of which nothing but its text is known ended by itself."""
+    """What is wrong beside text and calls. A reply without details ended with `stop`."""
     said, reason, details = completion.message, completion.finish_reason, reply.details
     if said.get("role") not in _ASSISTANT:
         return Problem(MISMATCHED, "another role", f"got {said['role']!r}, recorded 'assistant'")
@@ -92,15 +87,12 @@ def _beside_the_message(completion: Completion, reply: Reply) -> Problem | None:
     return None
 
 
-_ASSISTANT = ("assistant", "Assistant", None)  # The second is the original program's.
-
-
 def no_answer(error: Exception) -> Problem:
     """The problem of a request that got no answer."""
     return Problem(ERROR, *explain(error))
 
 
-def _compare(completion: Completion, expected: Sequence[Reply]) -> Problem | None:
+def _compare(completion: Completion, expected: Iterable[Reply]) -> Problem | None:
     said = completion.message | {"role": "assistant"}
     try:
         got = message.read(said)
@@ -112,10 +104,14 @@ def _compare(completion: Completion, expected: Sequence[Reply]) -> Problem | Non
                 return Problem(MISMATCHED, f"a call without its {key}", f"got {wire.json_of(call).decode()}")
     if completion.flaw:
         return Problem(MISMATCHED, completion.flaw, f"got {excerpt(wire.json_of(said))}")
-    same = [reply for reply in expected if reply.message == got.wire]
-    if same:
-        problems = [_beside_the_message(completion, reply) for reply in same]
-        return None if None in problems else problems[0]
+    problems = []
+    for reply in expected:
+        if reply.message == got.wire:
+            problems.append(_beside_the_message(completion, reply))
+            if problems[-1] is None:
+                return None
+    if problems:
+        return problems[0]
     closest = max(expected, key=lambda reply: likeness(got.wire, reply.message))
     found = differ(got.wire, closest.message, "got")
     cause = "other calls" if "_call" in found.place else "another text"
@@ -124,7 +120,3 @@ def _compare(completion: Completion, expected: Sequence[Reply]) -> Problem | Non
 
 def _refused(status: int, body: bytes) -> Problem:
     return Problem(NOT_FOUND if status == 404 else ERROR, f"status {status}", answer.error_message(body))
-
-
-def _bad(error: BadAnswer) -> Problem:
-    return Problem(ERROR, error.cause, error.detail)

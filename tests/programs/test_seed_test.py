@@ -46,5 +46,7 @@ def test_a_broken_requester_is_found_out(how: str, tmp_path: Path, capsys: pytes
 
 
 def test_what_the_server_can_not_read_is_told(capfd: pytest.CaptureFixture[str]) -> None:
-    assert seed_test.main(["--data", "missing.json"]) == 2
+    with pytest.raises(SystemExit) as ended:
+        seed_test.main(["--data", "missing.json"])
+    assert ended.value.code == 2
     assert capfd.readouterr().err == "mockchat serve: missing.json: No such file or directory\n"

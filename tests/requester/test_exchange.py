@@ -494,7 +494,7 @@ async def test_a_length_of_one_s_own_is_not_sent() -> None:
 
 @pytest.mark.parametrize(
     ("user", "headers"),
-    [("", {"X": "a\nb"}), ("", {"X\r\nY": "a"}), ("me:secret@", {"authorization": "Bearer key"}), ("%3A:x@", {})],
+    [("", {"X": "a\nb"}), ("", {"X\r\nY": "a"}), ("%3A:secret@", {})],
 )
 @on_own_loop
 async def test_a_request_that_can_not_be_sent(user: str, headers: dict[str, str]) -> None:

@@ -32,10 +32,9 @@ def test_a_question_for_every_assistant_message_in_order() -> None:
             {"role": "user", "content": "how are you?"},
         ]
     }
-    assert [reply.message for reply in all_asked[0].expected] == [
-        wire.message("assistant", "hello"),
-        wire.message("assistant", "good day"),
-    ]
+    first, *others = (reply.message for reply in all_asked[0].expected)
+    assert first == wire.message("assistant", "hello")
+    assert set(others) == {first, wire.message("assistant", "good day")}
     assert json.loads(all_asked[3].body) == {"messages": []}
 
 
@@ -127,9 +126,7 @@ def taken(schedule: Schedule, *moments: float) -> list[float | None]:
 
 
 def scheduled(count: int = 100, process: int = 0, **options: Any) -> Schedule:
-    schedule = Schedule(iter(asked() * count), Load(concurrency=1, **options), process)
-    schedule.start(10.0)
-    return schedule
+    return Schedule(iter(asked() * count), Load(concurrency=1, **options), 10.0, process)
 
 
 def test_at_full_speed_everything_is_due_at_once() -> None:

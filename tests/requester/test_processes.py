@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mockchat.core import program
 from mockchat.core.program import ProgramError
 from mockchat.requester import processes
 from mockchat.requester.plan import Load
@@ -29,32 +30,29 @@ def failure(at: float) -> Failure:
 def asking(first: Then, second: Then | None = None) -> Callable[..., Coroutine[Any, Any, Result]]:
     """Stands for `replay`: what the first process does, and the second, which else waits to be stopped."""
 
-    async def ask(
-        *,
-        load: Load,
-        process: int,
-        begin: Callable[[], Coroutine[Any, Any, float]],
-        stopped: asyncio.Event,
-        progress: Progress,
-    ) -> Result:
-        started = await begin()
+    async def ask(*, load: Load, process: int, begin: Callable[[], float], progress: Progress) -> Result:
+        started = begin()
         assert 0 <= time.perf_counter() - started < 60
         assert load.concurrency == 1
         if process == 0:
             return first()
         if second:
             return second()
-        progress(1, 0)
-        await asyncio.wait_for(stopped.wait(), 60)
+        while not progress(1, 0):
+            await asyncio.sleep(0.01)
         return Result(passed=1, interrupted=True)
 
     return ask
 
 
-def run(first: Then, second: Then | None = None, progress: Progress = lambda requests, failed: None) -> Result:
+def unwatched(requests: int, failed: int) -> bool:
+    return False
+
+
+def run(first: Then, second: Then | None = None, progress: Progress = unwatched) -> Result:
     load = Load(concurrency=2, processes=2, keep_going=second is not None)
     started = time.perf_counter()
-    result = processes.replay(asking(first, second), load, progress)
+    result = program.run_on_loop(processes.replay(asking(first, second), load, progress))
     assert time.perf_counter() - started < 30
     return result
 
@@ -105,36 +103,27 @@ def test_a_process_that_dies_is_told_of(end: Then, how: str, keep_going: bool) -
     assert (whole.passed, whole.interrupted) == (7 if keep_going else 1, False)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_all(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    seen: list[tuple[int, int]] = []
-
-    def progress(requests: int, failed: int) -> None:
-        seen.append((requests, failed))
-        if seen.count((3, 0)) == 1:
-            os.kill(os.getpid(), number)
-
-    whole = run(lambda: Result(passed=2), progress=progress)
+def test_progress_stops_all() -> None:
+    whole = run(lambda: Result(passed=2), progress=lambda requests, failed: (requests, failed) == (3, 0))
     assert (whole.passed, whole.interrupted, whole.lost) == (3, True, [])
-    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize("dies", [False, True])
 def test_all_begin_at_one_moment_once_each_is_ready(dies: bool) -> None:
     """Whoever is late to be ready, or dies before it is."""
 
-    async def ask(*, begin: Callable[[], Coroutine[Any, Any, float]], process: int, **_: Any) -> Result:
+    async def ask(*, begin: Callable[[], float], process: int, **_: Any) -> Result:
         if process == 1:
             await asyncio.sleep(0.3)
             if dies:
                 kill()
         ready = time.perf_counter()
-        started = await begin()
+        started = begin()
         assert ready <= started <= time.perf_counter()
         return Result(passed=1, due=array("d", [started]))
 
-    whole = processes.replay(ask, Load(concurrency=3, processes=3, keep_going=True), lambda requests, failed: None)
+    load = Load(concurrency=3, processes=3, keep_going=True)
+    whole = program.run_on_loop(processes.replay(ask, load, unwatched))
     assert (whole.passed, len(whole.lost), len(set(whole.due))) == ((2, 1, 1) if dies else (3, 0, 1))
 
 

@@ -10,7 +10,6 @@ def test_results_are_merged_as_if_one_process_had_found_all() -> None:
     results = [Result(passed=number, bytes_sent=10, elapsed=number, cpu=number) for number in (2, 3)]
     for result, at in zip(results, (0.2, 0.1), strict=True):
         result.failures.append(failure(at))
-        result.counts[ERROR] += 1
         result.retried[2] += 1
         result.latencies.append(at)
         result.sending, result.in_flight, result.most_in_flight = 10 * at, 0.5, 4
