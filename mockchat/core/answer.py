@@ -7,7 +7,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-
 
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ujson
@@ -22,6 +22,7 @@ KNOWN = secrets.token_hex(16)
 _KNOWN_TEXT = b'"%b"' % KNOWN.encode()
 _CONTENT_KEY = b'"content":'
 _NOT_ASKED_FOR = "a choice that was not asked for"
+ABOUT = ("usage", "model", "service_tier", "system_fingerprint")
 BROKE_OFF = "a stream that broke off"  # How the cause of each incomplete stream begins.
 
 # Lines end in CR LF, LF or CR; CR LF is one end, not two.
@@ -47,16 +48,18 @@ class LaxJson(BadAnswer):
 
 
 class Completion(NamedTuple):
-    """The first choice of an answer: its message as the API's object, its finish_reason, and the answer's usage.
+    """The first choice of an answer: its message as the API's object, its finish_reason and logprobs.
 
-    `flaw` names a defect of an answer whose meaning is still clear.
+    `about` has the members of the answer that `ABOUT` names, as far as it has them, and maybe others. `flaw` names a
+    defect of an answer whose meaning is still clear.
     """
 
     message: dict[str, Any]
     finish_reason: Any
     alone: bool  # True if there is no other choice.
-    usage: Any = None
+    about: Mapping[Any, Any] = {}
     flaw: str | None = None
+    logprobs: Any = None
 
     @property
     def content(self) -> str | None:
@@ -91,10 +94,10 @@ def read(answer: bytes, known: Sequence[bytes] = ()) -> Completion:
         beside = "beside" if "choices" in parsed or "message" in parsed else "in place of"
         raise ErrorSent(f"an error {beside} a message", error_message(answer))
     match parsed:
-        case {"choices": [{"message": dict(message), **choice}, *others], **answer_keys}:
+        case {"choices": [{"message": dict(message), **choice}, *others], **about}:
             alone = not others and choice.get("index", 0) == 0
             flaw = None if alone else _NOT_ASKED_FOR
-            return Completion(message, choice.get("finish_reason"), alone, answer_keys.get("usage"), flaw)
+            return Completion(message, choice.get("finish_reason"), alone, about, flaw, choice.get("logprobs"))
         case {"message": dict(message)}:
             return Completion(message, None, alone=True)
     raise BadAnswer("an answer without choices[0].message", answer)
@@ -121,7 +124,9 @@ def read_stream(answer: bytes) -> Stream:
     """Read a stream of `chat.completion.chunk` objects up to `[DONE]` or its end. Raises `BadAnswer`."""
     message = _Message()
     arrivals: list[int] = []
-    finish_reason = usage = None
+    finish_reason = None
+    about: dict[str, Any] = {}
+    logprobs: dict[str, Any] = {}
     alone, whole = True, False
     for end, name, data in events(answer):
         if name == b"error":
@@ -131,7 +136,9 @@ def read_stream(answer: bytes) -> Stream:
             break
         chunk = _parse(data, data)
         if isinstance(chunk, dict):
-            usage = chunk.get("usage") or usage
+            for key in ABOUT:
+                if value := chunk.get(key):
+                    about[key] = value
         match chunk:
             case {"error": error} if error:
                 raise ErrorSent(f"{BROKE_OFF} with an error", error_message(data))
@@ -147,8 +154,19 @@ def read_stream(answer: bytes) -> Stream:
                             alone = False
                             continue
                     finish_reason = choice.get("finish_reason") or finish_reason
+                    if isinstance(given := choice.get("logprobs"), dict):
+                        _extend(logprobs, given)
     flaw = message.flaw if alone else _NOT_ASKED_FOR
-    return Stream(Completion(message.whole(), finish_reason, alone, usage, flaw), whole, arrivals)
+    return Stream(Completion(message.whole(), finish_reason, alone, about, flaw, logprobs or None), whole, arrivals)
+
+
+def _extend(logprobs: dict[str, Any], given: dict[str, Any]) -> None:
+    """Append a chunk's logprobs: the API's are lists, or null."""
+    for key, value in given.items():
+        if isinstance(value, list) and isinstance(logprobs.get(key), list):
+            logprobs[key] += value
+        elif value is not None or key not in logprobs:
+            logprobs[key] = value
 
 
 class _Message:
@@ -209,7 +227,8 @@ class _Message:
             message["tool_calls"] = calls
         if "function_call" in message:
             message["function_call"] = _whole(message["function_call"])
-        if not message["content"] and any(message.get(key) for key in ("tool_calls", "function_call", "refusal")):
+        in_place_of_text = ("tool_calls", "function_call", "refusal")
+        if not (message["content"] or "content" in self._texts) and any(map(message.get, in_place_of_text)):
             message["content"] = None
         return message
 

@@ -1,11 +1,11 @@
 """Where a history left the recordings: in words, for people."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from mockchat.core import ignorable, wire
-from mockchat.core.difference import Difference, differ, likeness
-from mockchat.core.index import ResponseIndex
+from mockchat.core import ignorable, matching, wire
+from mockchat.core.difference import Difference, differ, differ_values, likeness
+from mockchat.core.index import Reply, ResponseIndex
 from mockchat.core.text import around, common_length
 
 _A_FEW_WORDS = 12  # bytes
@@ -55,6 +55,21 @@ def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Di
         suggested = ignorable.suggestion(index, known, wire.split(history[start:]))
         text += f"; {suggested}" if suggested else ""
     return Diagnosis(place + found.place, f"{text}; the closest recording there is conversation {named}")
+
+
+def diagnose_parameters(replies: Sequence[Reply], parameters: Mapping[str, Any], names: Sequence[str]) -> Diagnosis:
+    """Say which of the named parameters of a request differ from those of each reply to its messages, and how."""
+
+    def unlike(reply: Reply) -> tuple[int, int]:
+        different = matching.differing(reply, parameters, names)
+        return len(different), len(set(different) - (matching.of_reply(reply) or {}).keys())
+
+    closest = min(replies, key=unlike)
+    different = matching.differing(closest, parameters, names)
+    known = matching.of_reply(closest) or {}
+    told = "; ".join([f"{name} {differ_values(parameters.get(name), known.get(name))}" for name in different])
+    named = wire.loads(closest.conversation_id)
+    return Diagnosis(different[0], f"all messages are recorded, but {told}; the closest is conversation {named}")
 
 
 def _candidates(index: ResponseIndex, among: range, start: int, message: bytes) -> list[tuple[bytes, int]]:

@@ -41,6 +41,12 @@ def likeness(one: bytes, other: bytes) -> int:
     return common_length(one, wire.with_role(other, wire.role_of(one)))
 
 
+def differ_values(sent: Any, recorded: Any) -> str:
+    """Where two JSON values begin to differ, and how; one that is null is absent."""
+    one, other = (_MISSING if value is None else value for value in (sent, recorded))
+    return _of_values(one, other, "sent")
+
+
 def _of_parts(beside: dict[str, Any], expected: dict[str, Any], verb: str) -> Difference | None:
     parts, recorded = beside.get("parts", []), expected.get("parts", [])
     for number, (one, other) in enumerate(zip(parts, recorded, strict=False)):

@@ -48,6 +48,7 @@ def _ask(chosen: argparse.Namespace) -> tuple[Result, int, Load]:
     dataset, index = recordings.load(chosen.data, stitch=not chosen.no_stitch, ignore=chosen.ignore, quiet=chosen.quiet)
     if dataset.unanswered and not chosen.quiet:
         print(f"{dataset.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
+    index.require(chosen.match)
     load = _load_for(dataset.replies, chosen)
     asking = partial(replay, dataset.conversations, index, chosen.base_url, model=chosen.model, headers=headers)
     return _replay(asking, dataset.replies, load, quiet=chosen.quiet), len(dataset.conversations), load

@@ -6,15 +6,16 @@ that has usable `messages`. There are two ways to read one, and they are the sam
 - in place: the messages are cut out of the body as they stand, in wire form, and looked up. Where a reply is recorded,
   they are known to be messages: their bytes are the recorded ones. Only what stands around them is parsed.
 - in full: everything is parsed, and the messages are spelled anew, in wire form. So is every request where something is
-  to be ignored.
+  to be ignored, or a parameter must match.
 """
 
 import secrets
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-from mockchat.core import message, wire
+from mockchat.core import matching, message, wire
+from mockchat.core.diagnosis import diagnose, diagnose_parameters
 from mockchat.core.index import Reply, ResponseIndex
 from mockchat.core.message import Message
 from mockchat.server.errors import ApiError, NotRecorded
@@ -64,7 +65,7 @@ def read_request(body: bytes, index: ResponseIndex) -> ChatRequest:
 def in_place(body: bytes, index: ResponseIndex) -> ChatRequest | None:
     """Read a request whose messages are in wire form and have a recorded reply; None for any other, good or bad."""
     start = body.find(_ARRAY)
-    if start < 0 or index.ignore is not None or len(body) > _LONGEST_IN_PLACE:
+    if start < 0 or not index.in_place or len(body) > _LONGEST_IN_PLACE:
         return None
     end = body.rfind(_LAST_END) + len(_LAST_END)
     history = body[start + len(_ARRAY) : end - len(wire.CLOSING)]
@@ -120,8 +121,22 @@ def in_full(body: bytes, index: ResponseIndex) -> ChatRequest:
     history = index.compared(sent)
     replies = index.replies(history)
     if not replies:
-        raise NotRecorded(index, history, numbers)
+        raise NotRecorded(partial(diagnose, index, history, numbers), history)
+    if index.match:
+        replies = _matching(replies, parameters, index.match, history)
     return ChatRequest(replies, history, wire.array_size(sent), settings)
+
+
+def _matching(
+    replies: Sequence[Reply], parameters: dict[str, Any], names: Sequence[str], history: bytes
+) -> Sequence[Reply]:
+    try:
+        alike = matching.matching(replies, parameters, names)
+    except ValueError as error:
+        raise ApiError(400, f"{' or '.join(names)} {error}") from None
+    if not alike:
+        raise NotRecorded(partial(diagnose_parameters, replies, parameters, names), history)
+    return alike
 
 
 def read_settings(parameters: dict[str, Any]) -> Settings:
