@@ -1,8 +1,10 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mockchat.core import wire
+from mockchat.core import entries, wire
 from mockchat.core.diagnosis import Diagnosis, diagnose
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
@@ -46,8 +48,9 @@ def said(*turns: str) -> Diagnosis:
             "messages[0] has the role assistant, recorded is user (conversation one)",
         ),
         (["user:be kind"], "messages[0].role", "messages[0] has the role user, recorded is system (conversation four)"),
-        (["hi", "tool:hell"], "messages[1]", "and the role tool is recorded as assistant"),
-        (["tool:be cruel"], "messages[0]", "recorded 'be kind' (U+006B), and the role tool is recorded as system"),
+        (["hi", "tool:hell"], "messages[1]", "messages[1] has the role tool, recorded is assistant; "),
+        (["tool:be cruel"], "messages[0]", "messages[0] has the role tool, recorded is system; "),
+        (["tool:be cruel"], "messages[0]", "sent 'be cruel' (U+0063), recorded 'be kind' (U+006B)"),
         (["hi", "hello"], "messages", "one of the role user, 'how are you?', in conversation one"),
         (
             ["hi", "hello", "how are you?", "fine"],
@@ -111,3 +114,112 @@ def test_a_beginning_that_is_recorded_nowhere_is_not_compared_with_another() -> 
     assert "differs at character 10: " in near.text
     later = [wire.message("user", "How many moons does Mars have?"), wire.message("assistant", "Some other answer.")]
     assert "differs at character 0: " in explain(index, later).text
+
+
+# A system prompt
+
+PROMPTED = index_of(
+    conversation("moons", "system:Be terse.", "user:How many moons does Mars have?", "assistant:Two."),
+    conversation("rain", "system:You are a poet. Rhyme.", "user:What is rain?", "assistant:Pain."),
+    conversation("bare", "user:How many stars are in the sky?", "assistant:Many."),
+)
+MOONS = "user:How many moons does Mars have?"
+STARS = "user:How many stars are in the sky?"
+
+
+@pytest.mark.parametrize(
+    ("turns", "text"),
+    [
+        (
+            ["system:Be terse.", STARS],
+            "messages[1] differs at character 9: ",  # The prompt itself is recorded.
+        ),
+        (
+            ["system:Be kind.", STARS],
+            "messages[0], a system prompt, is not recorded; without it the history is conversation bare",
+        ),
+        (
+            ["system:", STARS, "assistant:Many.", "user:Thanks"],
+            "messages[0], a system prompt, is not recorded; without it the history begins like conversation bare",
+        ),
+        (
+            [MOONS],
+            "the system prompt is missing: with 'Be terse.' before messages[0] the history is conversation moons",
+        ),
+        (
+            ["user:How many moons does Mars own?"],
+            "with 'Be terse.' before messages[0] the history begins like conversation moons",
+        ),
+        (
+            ["user:What is rain?"],
+            "with 'You are a poet. Rhyme.' before messages[0] the history is conversation rain",
+        ),
+        (
+            ["system:You are a pirate. Curse.", MOONS],
+            "messages[0], a system prompt, differs at character 0: sent 'You are a pirate. Curse.' (U+0059), "
+            "recorded 'Be terse.' (U+0042); with the recorded one the history is conversation moons",
+        ),
+        (
+            ["system:Be terse!", "user:How many moons does Mars own?"],
+            "messages[0], a system prompt, differs at character 8: sent 'Be terse!' (U+0021), "
+            "recorded 'Be terse.' (U+002E); with the recorded one the history begins like conversation moons",
+        ),
+        (["user:How many stars are there?"], "messages[0] differs at character 19: "),
+        (["system:Be terse!", "user:Something else entirely"], "messages[0] differs at character 8: "),
+    ],
+)
+def test_what_is_wrong_with_the_system_prompt_is_told(turns: list[str], text: str) -> None:
+    assert text in explain(PROMPTED, conversation("", *turns).messages).text
+
+
+def test_a_prompt_that_is_the_same_but_for_a_date_is_told_with_what_to_ignore() -> None:
+    index = index_of(conversation("day", "system:Today is 2024-01-02.", "user:Which day is it?", "assistant:The 2nd."))
+    text = explain(index, conversation("", "system:Today is 2025-11-30.", "user:Which day is it?").messages).text
+    assert "with the recorded one the history is conversation day; it would be found but for a date" in text
+
+
+def test_no_more_than_some_prompts_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    talks = [
+        conversation(str(number), f"system:{number}", f"user:question {number}", "assistant:x")
+        for number in range(1000)
+    ]
+    index = index_of(*talks)
+    looked_up = []
+    before = index.before
+    monkeypatch.setattr(index, "before", lambda key: looked_up.append(key) or before(key))
+    assert "is missing" in explain(index, [wire.message("user", "question 0")]).text
+    text = explain(index, [wire.message("system", "9999"), wire.message("user", "question 999")]).text
+    assert "with the recorded one the history is conversation 999" in text
+    explain(index, [wire.message("user", "question 500")])
+    assert len(looked_up) < 100
+
+
+# What is recorded but is no text
+
+
+def test_calls_and_parts_are_not_told_as_an_empty_text() -> None:
+    calls = [{"id": "c", "type": "function", "function": {"name": "weather", "arguments": "{}"}}]
+    image = {"type": "image_url", "image_url": {"url": "http://x/y.png"}}
+    talk = [
+        {"role": "user", "content": [{"type": "text", "text": "What is in this picture?"}, image]},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c", "content": "rain"},
+        {"role": "assistant", "content": "Rain."},
+    ]
+    index = index_of(entries.conversation({"messages": talk}, "talk"))
+
+    def text(*messages: dict[str, Any]) -> str:
+        _, history, size, _ = entries.read({"messages": list(messages)})
+        return diagnose(index, history, range(size)).text
+
+    user = talk[0]
+    assert "messages[1] differs: sent 'It rains', recorded a call of weather; " in text(
+        user, {"role": "assistant", "content": "It rains"}
+    )
+    assert "sent 'What is in this picture?', recorded parts (text, image_url)" in text(
+        {"role": "user", "content": "What is in this picture?"}
+    )
+    respelled = [{"type": "text", "text": "What is on this picture?"}, image]
+    assert "messages[0].content[0] differs at character 8: sent 'What is on this picture?' (U+006F), " in text(
+        {"role": "user", "content": respelled}
+    )
