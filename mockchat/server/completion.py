@@ -144,8 +144,10 @@ def _with_logprobs(reply: Reply, parts: Iterator[bytes]) -> Iterator[bytes]:
     if reply.details is None or reply.details.logprobs is None:
         return parts
     none, first = b'"logprobs":null', b""
-    while none not in first and (part := next(parts, b"")):
+    for part in parts:
         first += part
+        if none in part:
+            break
     return chain((first.replace(none, b'"logprobs":' + reply.details.logprobs, 1),), parts)
 
 
