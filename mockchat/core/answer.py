@@ -7,7 +7,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-
 
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import ujson
@@ -22,6 +22,7 @@ KNOWN = secrets.token_hex(16)
 _KNOWN_TEXT = b'"%b"' % KNOWN.encode()
 _CONTENT_KEY = b'"content":'
 _NOT_ASKED_FOR = "a choice that was not asked for"
+ABOUT = ("usage", "model", "service_tier", "system_fingerprint")
 _IN_PIECES = {*TEXTS, *TEXT_KEYS.values()}  # The keys of the texts that a stream has in pieces.
 BROKE_OFF = "a stream that broke off"  # The beginning of the cause of each incomplete stream.
 
@@ -48,16 +49,18 @@ class LaxJson(BadAnswer):
 
 
 class Completion(NamedTuple):
-    """The first choice of an answer: its message as the API's object, its finish_reason, and the answer's usage.
+    """The first choice of an answer: its message as the API's object, its finish_reason and logprobs.
 
-    `flaw` names a defect that does not hide what the model said.
+    `about` has the members of the answer that `ABOUT` names, as far as it has them, and maybe others. `flaw` names a
+    defect that does not hide what the model said.
     """
 
     message: dict[str, Any]
     finish_reason: Any
     alone: bool  # True if there is no other choice.
-    usage: Any = None
+    about: Mapping[Any, Any] = {}
     flaw: str | None = None
+    logprobs: Any = None
 
     @property
     def content(self) -> str | None:
@@ -92,10 +95,10 @@ def read(answer: bytes, known: bytes = b"") -> Completion:
         beside = "beside" if "choices" in parsed or "message" in parsed else "in place of"
         raise ErrorSent(f"an error {beside} a message", error_message(answer))
     match parsed:
-        case {"choices": [{"message": dict(message), **choice}, *others], **answer_keys}:
+        case {"choices": [{"message": dict(message), **choice}, *others], **about}:
             alone = not others and choice.get("index", 0) == 0
             flaw = None if alone else _NOT_ASKED_FOR
-            return Completion(message, choice.get("finish_reason"), alone, answer_keys.get("usage"), flaw)
+            return Completion(message, choice.get("finish_reason"), alone, about, flaw, choice.get("logprobs"))
         case {"message": dict(message)}:
             return Completion(message, None, alone=True)
     raise BadAnswer("an answer without choices[0].message", answer)
@@ -120,7 +123,9 @@ def read_stream(answer: bytes) -> Stream:
     """Read a stream of `chat.completion.chunk` objects up to `[DONE]` or its end. Raises `BadAnswer`."""
     message = _Message()
     arrivals: list[int] = []
-    finish_reason = usage = None
+    finish_reason = None
+    about: dict[str, Any] = {}
+    logprobs: dict[str, Any] = {}
     alone, whole = True, False
     for end, name, data in events(answer):
         if name == b"error":
@@ -130,7 +135,9 @@ def read_stream(answer: bytes) -> Stream:
             break
         chunk = _parse(data, data)
         if isinstance(chunk, dict):
-            usage = chunk.get("usage") or usage
+            for key in ABOUT:
+                if value := chunk.get(key):
+                    about[key] = value
         match chunk:
             case {"error": error} if error:
                 raise ErrorSent(f"{BROKE_OFF} with an error", error_message(data))
@@ -146,8 +153,19 @@ def read_stream(answer: bytes) -> Stream:
                             alone = False
                             continue
                     finish_reason = choice.get("finish_reason") or finish_reason
+                    if isinstance(given := choice.get("logprobs"), dict):
+                        _extend(logprobs, given)
     flaw = message.flaw if alone else _NOT_ASKED_FOR
-    return Stream(Completion(message.whole(), finish_reason, alone, usage, flaw), whole, arrivals)
+    return Stream(Completion(message.whole(), finish_reason, alone, about, flaw, logprobs or None), whole, arrivals)
+
+
+def _extend(logprobs: dict[str, Any], given: dict[str, Any]) -> None:
+    """Append a chunk's logprobs: the API's are lists, or null."""
+    for key, value in given.items():
+        if isinstance(value, list) and isinstance(logprobs.get(key), list):
+            logprobs[key] += value
+        elif value is not None or key not in logprobs:
+            logprobs[key] = value
 
 
 class _Message:
@@ -155,6 +173,7 @@ class _Message:
 
     def __init__(self) -> None:
         self.flaw: str | None = None
+        self._has_content = False  # True if a delta has a text for it, empty or not.
         self._values: dict[str, Any] = {"role": "assistant", "content": ""}
         self._calls: list[dict[str, Any]] = []
         self._numbers: dict[Any, int] = {}  # By index: the number of the newest call that has it.
@@ -162,6 +181,7 @@ class _Message:
     def add(self, delta: dict[str, Any]) -> bool:
         """Add a delta; True if it has a piece of what the model says."""
         _add(self._values, delta)
+        self._has_content = self._has_content or isinstance(delta.get("content"), str)
         calls = delta.get("tool_calls")
         for call in calls if isinstance(calls, list) else ():
             if isinstance(call, dict):
@@ -192,7 +212,8 @@ class _Message:
         if self._calls:
             calls = [{key: _joined(value) for key, value in call.items() if key != "index"} for call in self._calls]
             message["tool_calls"] = calls
-        if not message["content"] and any(message.get(key) for key in ("tool_calls", "function_call", "refusal")):
+        in_place_of_text = ("tool_calls", "function_call", "refusal")
+        if not (message["content"] or self._has_content) and any(map(message.get, in_place_of_text)):
             message["content"] = None
         return message
 

@@ -16,7 +16,7 @@ from typing import Any
 from yarl import URL
 
 from mockchat import __version__
-from mockchat.core import ignorable, recordings
+from mockchat.core import ignorable, matching, recordings
 
 
 def option(kind: Callable[[str], Any], metavar: str, help_text: str, **more: Any) -> dict[str, Any]:
@@ -83,6 +83,24 @@ IGNORE = option(
     pattern,
     "REGEX",
     "leave out what it matches, in what is sent and what is recorded, before they are compared; repeatable",
+    action="append",
+    default=[],
+)
+
+
+def parameter(value: str) -> str:
+    """The name of a parameter that is recorded."""
+    if value and value.isprintable() and matching.is_recorded(value):
+        return value
+    raise ArgumentTypeError(
+        f"{value!r} is not a recorded parameter of requests: name one like model, tools, temperature"
+    )
+
+
+MATCH = option(
+    parameter,
+    "NAME",
+    "this parameter of requests must be as recorded, like model or tools; repeatable (default: the messages alone)",
     action="append",
     default=[],
 )

@@ -1,14 +1,11 @@
 """Where a history left the recordings: in words, for people."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from mockchat.core import ignorable, wire
-from mockchat.core.difference import Difference, differ, likeness
-from mockchat.core.index import ResponseIndex
-from mockchat.core.text import around, common_length
-
-_A_FEW_WORDS = 12  # bytes
+from mockchat.core import ignorable, matching, system_prompt, wire
+from mockchat.core.difference import Difference, differ, differ_values, likeness, shown
+from mockchat.core.index import Reply, ResponseIndex
 
 
 class Diagnosis(NamedTuple):
@@ -30,6 +27,9 @@ def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Di
         return Diagnosis("messages", _no_reply(index, known, len(numbers), among))
     number = len(numbers) - history.count(wire.BETWEEN, start) - 1
     place, message = f"messages[{numbers[number]}]", wire.first(history, start)
+    if not known and (prompted := system_prompt.explain(index, history, place)):
+        hint = _hint(index, known, history, prompted.changed) if prompted.changed else ""
+        return Diagnosis(place, prompted.text + hint)
     role = wire.role_of(message)
     candidates = _candidates(index, among, start, message)
     if not candidates:
@@ -41,8 +41,8 @@ def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Di
     same_role = [each for each in candidates if wire.role_of(each[0]) == role]
     closest, position = max(same_role or candidates, key=lambda each: likeness(each[0], message))
     named = index.conversation_id(position)
-    if not known and _is_another_text(message, closest):
-        sent, recorded = (around(wire.content_of(each), 0) for each in (message, closest))
+    if not known and system_prompt.is_another_text(message, closest):
+        sent, recorded = shown(message), shown(closest)
         told = f"no recording begins with {sent}, or nearly so: the closest begins with {recorded}"
         return Diagnosis(place, f"{told}, conversation {named}")
     found = differ(message, wire.with_role(closest, role))
@@ -50,11 +50,33 @@ def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Di
         found = Difference("", "is an answer too many, or one to no call")
     text = f"{place}{found.place} {found.text}"
     if not same_role:
-        text += f", and the role {role} is recorded as {wire.role_of(closest)}"
-    if ignorable.may_be_alike(message, closest):
-        suggested = ignorable.suggestion(index, known, wire.split(history[start:]))
-        text += f"; {suggested}" if suggested else ""
+        text = f"{place} has the role {role}, recorded is {wire.role_of(closest)}; {text}"
+    text += _hint(index, known, history, closest)
     return Diagnosis(place + found.place, f"{text}; the closest recording there is conversation {named}")
+
+
+def _hint(index: ResponseIndex, known: bytes, history: bytes, closest: bytes) -> str:
+    """What to ignore, if a history would be found so; `closest` is most like its first message that is not known."""
+    rest = history[len(wire.before_next(known)) :]
+    if ignorable.may_be_alike(wire.first(rest), closest):
+        suggested = ignorable.suggestion(index, known, wire.split(rest))
+        return f"; {suggested}" if suggested else ""
+    return ""
+
+
+def diagnose_parameters(replies: Sequence[Reply], parameters: Mapping[str, Any], names: Sequence[str]) -> Diagnosis:
+    """Say which of the named parameters of a request differ from those of each reply to its messages, and how."""
+
+    def unlike(reply: Reply) -> tuple[int, int]:
+        different = matching.differing(reply, parameters, names)
+        return len(different), len(set(different) - (matching.of_reply(reply) or {}).keys())
+
+    closest = min(replies, key=unlike)
+    different = matching.differing(closest, parameters, names)
+    known = matching.of_reply(closest) or {}
+    told = "; ".join([f"{name} {differ_values(parameters.get(name), known.get(name))}" for name in different])
+    named = wire.loads(closest.conversation_id)
+    return Diagnosis(different[0], f"all messages are recorded, but {told}; the closest is conversation {named}")
 
 
 def _candidates(index: ResponseIndex, among: range, start: int, message: bytes) -> list[tuple[bytes, int]]:
@@ -69,13 +91,6 @@ def _candidates(index: ResponseIndex, among: range, start: int, message: bytes) 
     ]
 
 
-def _is_another_text(sent: bytes, recorded: bytes) -> bool:
-    """Whether two texts of some length have less than a quarter of the shorter one in common: hardly by mistake."""
-    one, other = (wire.text_of(message)[1:-1] for message in (sent, recorded))
-    shorter = min(len(one), len(other))
-    return shorter > _A_FEW_WORDS and 4 * common_length(one, other) < shorter
-
-
 def _no_reply(index: ResponseIndex, history: bytes, number: int, among: range) -> str:
     """Why a history that is recorded has no reply: the recording ends there, or goes on with another role."""
     if not among:
@@ -87,8 +102,7 @@ def _no_reply(index: ResponseIndex, history: bytes, number: int, among: range) -
     kind = f"no assistant message: it is one of the role {wire.role_of(message)}"
     if wire.is_assistant(message):
         kind = "no reply: its weight is 0"
-    content = around(wire.content_of(message), 0)
-    return f"{before} is {kind}, {content}, in conversation {index.conversation_id(among.start)}"
+    return f"{before} is {kind}, {shown(message)}, in conversation {index.conversation_id(among.start)}"
 
 
 def _end(index: ResponseIndex, history: bytes, number: int) -> str:

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from mockchat.core import calls, wire
-from mockchat.core.text import common_length, difference, excerpt
+from mockchat.core.text import around, common_length, difference, excerpt
 
 _MISSING = object()
 _LONGEST = 100  # characters of a value that is shown
@@ -27,6 +27,9 @@ class Difference(NamedTuple):
 def differ(sent: bytes, recorded: bytes, verb: str = "sent") -> Difference:
     """How a message that was sent (or got, or whatever the verb says) differs from one that is recorded."""
     if wire.text_of(sent) != wire.text_of(recorded):
+        is_all = wire.more_of(sent) == wire.more_of(recorded)
+        if not is_all and any(_says_no_text(message) for message in (sent, recorded)):
+            return Difference("", f"differs: {verb} {shown(sent)}, recorded {shown(recorded)}")
         return Difference("", difference(wire.content_of(sent), wire.content_of(recorded), verb))
     beside, expected = wire.more_of(sent), wire.more_of(recorded)
     for found in (_of_parts(beside, expected, verb), _of_calls(beside, expected, verb)):
@@ -41,11 +44,38 @@ def likeness(one: bytes, other: bytes) -> int:
     return common_length(one, wire.with_role(other, wire.role_of(one)))
 
 
+def _says_no_text(message: bytes) -> bool:
+    return wire.text_of(message) == b'""' and not wire.is_plain(message)
+
+
+def shown(message: bytes) -> str:
+    """A message as people are shown it: the beginning of its text, or what it says in place of one."""
+    if not _says_no_text(message):
+        return around(wire.content_of(message), 0)
+    more = wire.more_of(message)
+    called = [_name_of(call) for call in more.get("calls", ())]
+    if called:
+        return f"a call of {', '.join(called)}"
+    return f"parts ({', '.join(map(_kind, more['parts']))})" if "parts" in more else repr("")
+
+
+def _name_of(call: dict[str, Any]) -> str:
+    return str(next(iter(call.values())))
+
+
+def differ_values(sent: Any, recorded: Any) -> str:
+    """Where two JSON values begin to differ, and how; one that is null is absent."""
+    one, other = (_MISSING if value is None else value for value in (sent, recorded))
+    return _of_values(one, other, "sent")
+
+
 def _of_parts(beside: dict[str, Any], expected: dict[str, Any], verb: str) -> Difference | None:
     parts, recorded = beside.get("parts", []), expected.get("parts", [])
     for number, (one, other) in enumerate(zip(parts, recorded, strict=False)):
         if not _same(one, other):
-            return Difference(f".content[{number}]", _of_values(one, other, verb))
+            both_texts = isinstance(one, str) and isinstance(other, str)
+            told = difference(one, other, verb) if both_texts else _of_values(one, other, verb)
+            return Difference(f".content[{number}]", told)
     return _of_numbers(".content", "part", list(map(_kind, parts)), list(map(_kind, recorded)))
 
 

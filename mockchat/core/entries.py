@@ -4,8 +4,8 @@ An entry is a JSON object that has a list of messages under one of two keys:
 
 - `{"id": "dcTB2RK_0", "conversations": [{"from": "human", "value": "…"}, …]}`, as ShareGPT and its kin have it;
 - `{"messages": [{"role": "user", "content": "…"}, …]}`, as OpenAI has it, in fine-tuning files for example:
-  https://platform.openai.com/docs/guides/supervised-fine-tuning. Beside the list may stand the `finish_reason` and the
-  `usage` of its last message.
+  https://platform.openai.com/docs/guides/supervised-fine-tuning. Beside the list may stand what is
+  in `ENDING`: it belongs to the last message.
 
 In either, the `id` may be missing, a `system` prompt may stand beside the list, and any other keys are ignored. What a
 message may be, `core/message.py` says. An assistant message of the `weight` 0 belongs to the history of those that
@@ -14,6 +14,7 @@ follow, and is no reply.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from mockchat.core import message, wire
@@ -26,6 +27,17 @@ FORMS = {"conversations": ("from", "value"), "messages": ("role", "content")}
 
 # A message that has one of these may have no text.
 _IN_PLACE_OF_TEXT = ("tool_calls", "function_call", "tool_call_id", "refusal", "audio")
+
+# The type of what stands beside the list, by its name there and in the details.
+ENDING = {
+    "finish_reason": str,
+    "usage": dict,
+    "logprobs": dict,
+    "model": str,
+    "service_tier": str,
+    "system_fingerprint": str,
+    "request": dict,
+}
 
 NO_DETAILS: Mapping[int, Details] = {}  # One for all: most conversations are text.
 
@@ -183,15 +195,25 @@ class _Said:
 
 
 def _ending(entry: dict[str, Any]) -> dict[str, Any]:
-    """What is said beside the list of how the last message ended, as JSON, by the names of the details."""
-    ending = {}
-    for key, kind, expected in (("finish_reason", str, "a string"), ("usage", dict, "an object")):
+    """What stands beside the list about its last message, as JSON."""
+    ending: dict[str, Any] = {}
+    for key, kind in ENDING.items():
         value = entry.get(key)
         if value is not None:
             if not isinstance(value, kind):
-                raise EntryError(f'"{key}" is {_kind(value)}, not {expected}')
-            ending[key] = wire.json_of(value)
+                raise EntryError(f'"{key}" is {_kind(value)}, not {"a string" if kind is str else "an object"}')
+            try:
+                spelled = wire.json_of(value)
+                ending[key] = _one_copy(wire.canonical(spelled.decode())) if key == "request" else spelled
+            except ValueError as error:
+                raise EntryError(f'"{key}" {error}') from None
     return ending
+
+
+@lru_cache(maxsize=64)
+def _one_copy(request: bytes) -> bytes:
+    """The equal parameters of an earlier entry: tools are long, and the same in many entries."""
+    return request
 
 
 def _keys_in(given: dict[str, Any], list_key: str) -> tuple[str, str]:

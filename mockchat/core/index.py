@@ -45,6 +45,8 @@ class ResponseIndex:
 
     def __init__(self, conversations: Iterable[Conversation], ignore: Callable[[bytes], bytes] | None = None) -> None:
         self.ignore = ignore
+        self.match: Sequence[str] = ()  # The parameters that must be the same: see `core/matching.py`.
+        self.in_place = ignore is None  # Whether histories can be looked up as they stand in a request.
         given = list(conversations)
         compared = [self.compared(each.recording) for each in given]
         order = sorted(range(len(given)), key=compared.__getitem__)
@@ -67,6 +69,11 @@ class ResponseIndex:
         self.ids.insert(position, _id(conversation))
         self.details.insert(position, conversation.details)
         self.numbers.insert(position, len(self.numbers))
+
+    def require(self, parameters: Sequence[str]) -> None:
+        """Have these parameters of a request count beside its messages."""
+        self.match = parameters
+        self.in_place = self.ignore is None and not parameters
 
     def compared(self, joined: bytes) -> bytes:
         """The history after `ignore`."""

@@ -65,8 +65,8 @@ class Details(NamedTuple):
     """What the wire form of a message does not say.
 
     `sent` is the message as clients send it in a history, `answered` (of a reply) as the model said it, both without
-    `{"role":"` and `}`; the reason why it ended and the usage are JSON. An assistant message that is no reply only
-    belongs to the history of others.
+    `{"role":"` and `}`. An assistant message that is no reply only belongs to the history of others. The rest is JSON
+    from the answer, and the parameters of the request (see `core/matching.py`).
     """
 
     sent: bytes
@@ -74,6 +74,11 @@ class Details(NamedTuple):
     finish_reason: bytes = b'"stop"'
     usage: bytes | None = None
     is_reply: bool = True
+    logprobs: bytes | None = None
+    model: bytes | None = None
+    service_tier: bytes | None = None
+    system_fingerprint: bytes | None = None
+    request: bytes | None = None
 
 
 NO_REFUSAL = b',"refusal":null'

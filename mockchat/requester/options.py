@@ -28,6 +28,7 @@ def parser() -> ArgumentParser:
     parser = arguments.new_parser("Ask for every recorded reply and verify every answer.")
     arguments.add_recordings(parser)
     parser.add_argument("--ignore", **arguments.IGNORE)
+    parser.add_argument("--match", **arguments.MATCH)
     _add_server(parser)
     _add_load(parser)
     _add_report(parser)

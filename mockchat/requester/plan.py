@@ -5,12 +5,12 @@ Requests follow https://platform.openai.com/docs/api-reference/chat/create.
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from mockchat.core import wire
+from mockchat.core import matching, wire
 from mockchat.core.entries import Conversation
 from mockchat.core.index import Reply, ResponseIndex
 
@@ -36,19 +36,27 @@ class Place(NamedTuple):
         details = conversation.details.get(self.number) if conversation.details else None
         return Reply(wire.first(conversation.recording, self.start), b"", details)
 
+    def parameters(self, names: Sequence[str]) -> dict[str, Any]:
+        """The named parameters of the recorded request, null where it lacks them; none if no request is recorded."""
+        recorded = matching.of_reply(self.reply)
+        return {} if recorded is None else {name: recorded.get(name) for name in names}
+
 
 class Expected:
     """The replies that are right: first the one at a place, then all with its history, which are looked up."""
 
-    __slots__ = ("_index", "_place")
+    __slots__ = ("_index", "_parameters", "_place")
 
-    def __init__(self, place: Place, index: ResponseIndex) -> None:
+    def __init__(self, place: Place, index: ResponseIndex, parameters: Mapping[str, Any]) -> None:
         self._place = place
         self._index = index
+        self._parameters = parameters
 
     def __iter__(self) -> Iterator[Reply]:
         yield self._place.reply
-        yield from self._index.replies(self._index.compared(self._place.history))
+        index = self._index
+        others: Sequence[Reply] = index.replies(index.compared(self._place.history))
+        yield from matching.matching(others, self._parameters, index.match) if index.match else others
 
 
 class Question(NamedTuple):
@@ -103,11 +111,14 @@ def rounds(conversations: Sequence[Conversation], load: Load, process: int = 0) 
 
 
 def questions(asked: Iterator[Place], index: ResponseIndex, model: str | None, stream: bool) -> Iterator[Question]:
-    """The request for each place; `model` and `stream` are sent if given."""
-    after = b"" if model is None else b',"model":%b' % wire.text(model)
-    after += b',"stream":true}' if stream else b"}"
-    opening, closing = b'{"messages":' + wire.OPENING, wire.CLOSING + after
+    """The request for each place; `model` and `stream` are sent if given, and what must match as recorded."""
+    opening, parameters = b'{"messages":' + wire.OPENING, {"model": model}
+    after = _after_messages(parameters, stream)
     for place in asked:
+        if index.match:
+            parameters = {"model": model, **place.parameters(index.match)}
+            after = _after_messages(parameters, stream)
+        closing = wire.CLOSING + after
         conversation, number, start = place
         if not start:
             body = b'{"messages":[]%b' % after
@@ -116,7 +127,14 @@ def questions(asked: Iterator[Place], index: ResponseIndex, model: str | None, s
         else:  # Bodies are long: this copies each of their bytes once.
             history = memoryview(conversation.recording)[: start - len(wire.NEXT)]
             body = b"".join((opening, history, closing))
-        yield Question(place, body, Expected(place, index))
+        yield Question(place, body, Expected(place, index, parameters))
+
+
+def _after_messages(parameters: Mapping[str, Any], stream: bool) -> bytes:
+    """What follows the messages in a request."""
+    sent = {**parameters, "stream": stream or None}
+    members = [b",%b:%b" % (wire.text(name), wire.json_of(value)) for name, value in sent.items() if value is not None]
+    return b"".join(members) + b"}"
 
 
 class Schedule:

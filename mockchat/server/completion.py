@@ -34,7 +34,8 @@ def whole(request: ChatRequest, created: int, replies: list[Reply] | None = None
     `message` is the answer's shape in the original program.
     """
     replies = replies or choose(request)
-    parts: list[bytes | memoryview] = [_BEFORE_CHOICES % (replies[0].conversation_id, created, request.settings.model)]
+    about = replies[0].conversation_id, created, _model(request, replies[0])
+    parts: list[bytes | memoryview] = [_BEFORE_CHOICES % about]
     for number, reply in enumerate(replies):
         parts += (_BEFORE_MESSAGE % (b"," if number else b"", number), _answered(reply), _after_message(reply))
     is_long = len(replies) > 1 or len(replies[0].message) > _LONG
@@ -52,7 +53,17 @@ def _answered(reply: Reply) -> bytes:
 def _after_message(reply: Reply) -> bytes:
     if reply.details is None:
         return b',"refusal":null},"logprobs":null,"finish_reason":"stop"}'
-    return b'},"logprobs":null,"finish_reason":%b}' % reply.details.finish_reason
+    return b'},"logprobs":%b,"finish_reason":%b}' % (reply.details.logprobs or b"null", reply.details.finish_reason)
+
+
+def _model(request: ChatRequest, reply: Reply) -> bytes:
+    """The recorded model, or else the request's, and what the recorded answer has beside it."""
+    details = reply.details
+    if details is None:
+        return request.settings.model
+    beside = ((b"service_tier", details.service_tier), (b"system_fingerprint", details.system_fingerprint))
+    members = [b',"%b":%b' % (name, value) for name, value in beside if value]
+    return (details.model or request.settings.model) + b"".join(members)
 
 
 _BEFORE_CHOICES = b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":['
@@ -97,7 +108,7 @@ def _events(
     request: ChatRequest, created: int, replies: list[Reply], one_at_a_time: bool = False
 ) -> tuple[bytes, Iterator[bytes], bytes]:
     """What comes first, the pieces (together where they need not be apart), and what comes last."""
-    about = replies[0].conversation_id, created, request.settings.model
+    about = replies[0].conversation_id, created, _model(request, replies[0])
     before = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":[' % about
     after = b'],"usage":null}\n\n' if request.settings.include_usage else b"]}\n\n"
     end_of_piece = _END_OF_PIECE + after
@@ -121,11 +132,23 @@ def _events(
         end.append(before + b'],"usage":%b}\n\n' % _usage(request, replies))
     pieces: Iterator[bytes]
     if one_at_a_time or len(replies) > 1:
-        rows = zip_longest(*map(apart, replies, starts), fillvalue=b"")
+        rows = zip_longest(*map(_with_logprobs, replies, map(apart, replies, starts)), fillvalue=b"")
         pieces = (b"".join(row) for row in rows)
     else:
-        pieces = together(replies[0], starts[0])
+        pieces = _with_logprobs(replies[0], together(replies[0], starts[0]))
     return b"".join(first), pieces, b"".join([*end, STREAM_END])
+
+
+def _with_logprobs(reply: Reply, parts: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces of a reply, with all its logprobs in the first one."""
+    if reply.details is None or reply.details.logprobs is None:
+        return parts
+    none, first = b'"logprobs":null', b""
+    for part in parts:
+        first += part
+        if none in part:
+            break
+    return chain((first.replace(none, b'"logprobs":' + reply.details.logprobs, 1),), parts)
 
 
 def _finish_reason(reply: Reply) -> bytes:

@@ -3,12 +3,11 @@
 `type` is what clients such as LiteLLM tell errors by.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from http import HTTPStatus
 
 from mockchat.core import wire
-from mockchat.core.diagnosis import Diagnosis, diagnose
-from mockchat.core.index import ResponseIndex
+from mockchat.core.diagnosis import Diagnosis
 
 UPSTREAM = "upstream"  # The code of an error that an upstream answered itself; only people see it.
 NOT_RECORDED = "No valid response exists for the given request"
@@ -38,20 +37,19 @@ class ApiError(Exception):
 class NotRecorded(ApiError):
     """404: no recording has this history, or none goes on with a reply. As an object it says where and how.
 
-    `history` is in wire form, as it is compared; `numbers` are those of its messages in the request.
+    `diagnose` finds out; `history` is in wire form, as it is compared.
     """
 
-    def __init__(self, index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> None:
+    def __init__(self, diagnose: Callable[[], Diagnosis], history: bytes) -> None:
         super().__init__(HTTPStatus.NOT_FOUND, NOT_RECORDED, code="no_recorded_response")
         self.history = history
-        self._place = index, numbers
+        self._diagnose = diagnose
         self._found: Diagnosis | None = None
 
     def diagnosis(self) -> Diagnosis:
         """Where and how the history left the recordings: found out when it is first asked for."""
         if self._found is None:
-            index, numbers = self._place
-            self._found = diagnose(index, self.history, numbers)
+            self._found = self._diagnose()
         return self._found
 
     def body(self) -> bytes:

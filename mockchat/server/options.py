@@ -59,6 +59,7 @@ def _add_limits(parser: ArgumentParser) -> None:
     keys = "require this key; repeatable (default: no key is needed)"
     add("--api-key", **option(arguments.api_key, "KEY", keys, action="append", default=[]))
     add("--ignore", **arguments.IGNORE)
+    add("--match", **arguments.MATCH)
 
 
 def _add_simulation(parser: ArgumentParser) -> None:
@@ -127,6 +128,7 @@ def of_route(chosen: Namespace) -> dict[str, Any]:
         "max_body_size": chosen.max_body_mb * MB,
         "max_memory_mb": chosen.max_memory_mb,
         "api_keys": chosen.api_key,
+        "match": chosen.match,
         "simulation": simulated,
     }
 

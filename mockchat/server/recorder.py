@@ -1,19 +1,21 @@
 """An exchange with a model → a line of JSON to record. No I/O.
 
-A line is `{"id": …, "messages": [history…, reply], "finish_reason": …, "usage": …}`, which `dataset.load` reads. Only
-the last message is a reply: the assistant messages before it are what the client claims, and have the weight 0.
+A line is `{"id": …, "messages": [history…, reply], "finish_reason": …, "usage": …, "request": {…}}`, with all that
+`entries.ENDING` names, and `dataset.load` reads it. Only the last message is a reply: the assistant messages before it
+are what the client claims, and have the weight 0.
 """
 
 import hashlib
 import json
 from typing import Any
 
-from mockchat.core import answer, entries, wire
-from mockchat.core.answer import Completion
+from mockchat.core import answer, entries, matching, wire
+from mockchat.core.answer import ABOUT, Completion
 from mockchat.core.entries import Conversation
 from mockchat.core.message import NO_REFUSAL
 
 BEGINNING = b'{"id":"'  # Of each line.
+_LONGEST_NAME = 256  # characters
 _OTHER = "answers with status 200 that are errors, several choices, not strict JSON or not messages of the API"
 
 
@@ -50,14 +52,21 @@ def _read_stream(body: bytes) -> Completion:
     return stream.completion
 
 
-def conversation(history: list[dict[str, Any]], completion: Completion) -> Conversation:
-    """The conversation to record of an answer to a history, given as the client sent it. Raises `NotRecordable`.
+def conversation(request: dict[str, Any], completion: Completion) -> Conversation:
+    """The conversation to record of an answer to a request, given as the client sent it. Raises `NotRecordable`.
 
     The id is a hash of the messages, so that the same exchange has the same id wherever it is recorded.
     """
     said = {"role": "assistant", "content": None} | completion.message
-    messages = [{"content": None} | message | {"weight": 0} for message in history]
-    entry = {"messages": [*messages, said], "finish_reason": completion.finish_reason, "usage": completion.usage}
+    messages = [{"content": None} | message | {"weight": 0} for message in request["messages"]]
+    logprobs = completion.logprobs if isinstance(completion.logprobs, dict) else None
+    entry = _about(completion) | {
+        "messages": [*messages, said],
+        "finish_reason": completion.finish_reason,
+        "usage": completion.about.get("usage"),
+        "logprobs": logprobs,
+        "request": matching.recorded(request),
+    }
     try:
         _, recording, size, details = entries.read(entry)
         array = wire.array(wire.join(Conversation("", recording, details).history(size)))
@@ -69,6 +78,12 @@ def conversation(history: list[dict[str, Any]], completion: Completion) -> Conve
     if not recorded.replies:
         raise NotRecordable(_OTHER)
     return recorded
+
+
+def _about(completion: Completion) -> dict[str, Any]:
+    """Names in the answer. Each event of a stream repeats them: one that is longer than any is not recorded."""
+    about = {key: value for key, value in completion.about.items() if key in ABOUT}
+    return {key: value for key, value in about.items() if isinstance(value, str) and len(value) <= _LONGEST_NAME}
 
 
 def line(recorded: Conversation) -> bytes:
@@ -84,6 +99,6 @@ def line(recorded: Conversation) -> bytes:
         messages.append(last)
     else:
         messages.append(details.answered.replace(NO_REFUSAL, b"", 1))
-        ending = b',"finish_reason":%b' % details.finish_reason
-        ending += b',"usage":%b' % details.usage if details.usage else b""
+        ended = [(key.encode(), getattr(details, key)) for key in entries.ENDING]
+        ending = b"".join([b',"%b":%b' % (key, value) for key, value in ended if value])
     return b'%b%b","messages":%b%b}\n' % (BEGINNING, recorded.id.encode(), wire.array(wire.join(messages)), ending)

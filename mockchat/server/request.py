@@ -5,15 +5,17 @@ one of two ways, with the same result:
 
 - in place: cut the messages out as they stand, and look them up. If a reply is recorded, they are valid messages in
   wire form, since their bytes are the recorded ones. Only the rest of the body is parsed.
-- in full: parse everything, and write the messages anew in wire form. So is each request read where `ignore` is set.
+- in full: parse everything, and write the messages anew in wire form. So is each request read where `ignore` is set, or
+  a parameter must match.
 """
 
 import secrets
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-from mockchat.core import message, wire
+from mockchat.core import matching, message, wire
+from mockchat.core.diagnosis import diagnose, diagnose_parameters
 from mockchat.core.index import Reply, ResponseIndex
 from mockchat.core.message import Message
 from mockchat.server.errors import ApiError, NotRecorded
@@ -62,7 +64,7 @@ def read_request(body: bytes, index: ResponseIndex) -> ChatRequest:
 def in_place(body: bytes, index: ResponseIndex) -> ChatRequest | None:
     """Read a request in wire form for which a reply is recorded; None for any other, valid or not."""
     start = body.find(_ARRAY)
-    if start < 0 or index.ignore is not None or len(body) > _LONGEST_IN_PLACE:
+    if start < 0 or not index.in_place or len(body) > _LONGEST_IN_PLACE:
         return None
     end = body.rfind(_LAST_END) + len(_LAST_END)
     history = body[start + len(_ARRAY) : end - len(wire.CLOSING)]
@@ -117,8 +119,22 @@ def in_full(body: bytes, index: ResponseIndex) -> ChatRequest:
     history = index.compared(sent)
     replies = index.replies(history)
     if not replies:
-        raise NotRecorded(index, history, numbers)
+        raise NotRecorded(partial(diagnose, index, history, numbers), history)
+    if index.match:
+        replies = _matching(replies, parameters, index.match, history)
     return ChatRequest(replies, history, wire.array_size(sent), settings)
+
+
+def _matching(
+    replies: Sequence[Reply], parameters: dict[str, Any], names: Sequence[str], history: bytes
+) -> Sequence[Reply]:
+    try:
+        alike = matching.matching(replies, parameters, names)
+    except ValueError as error:
+        raise ApiError(400, f"{' or '.join(names)} {error}") from None
+    if not alike:
+        raise NotRecorded(partial(diagnose_parameters, replies, parameters, names), history)
+    return alike
 
 
 def read_settings(parameters: dict[str, Any]) -> Settings:

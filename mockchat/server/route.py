@@ -29,8 +29,8 @@ FAULT_TOLD = "A fault that was asked for"
 class ChatCompletions:
     """The request handler: `answer` answers a request, `refuse` one that is not read to its end.
 
-    `max_body_size` is in bytes. Where the index `grows` while it is served, no request is read by a thread: the index
-    has no lock.
+    `max_body_size` is in bytes. Replies are those to requests with the same parameters, as far as `match` names them.
+    Where the index `grows` while it is served, no request is read by a thread: the index has no lock.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class ChatCompletions:
         upstream: Upstream | None = None,
         max_memory_mb: int = MAX_MEMORY_MB,
         grows: bool = False,
+        match: Sequence[str] = (),
     ) -> None:
         self.upstream = upstream
         self.memory = Memory(max_memory_mb)
@@ -51,6 +52,7 @@ class ChatCompletions:
         self._is_reading = asyncio.Lock()
         self._answering: set[asyncio.Task[Answer]] = set()  # Those of long bodies.
         self._index = index
+        index.require(match)
         self._max_body_size = max_body_size
         self._api_keys = [key.encode() for key in api_keys]
         self._simulation = simulation

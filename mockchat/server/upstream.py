@@ -21,6 +21,7 @@ from mockchat.core import wire
 from mockchat.core.answer import BLANK_LINE, BadAnswer, endpoint, error_message
 from mockchat.core.entries import DatasetError
 from mockchat.core.index import ResponseIndex
+from mockchat.core.matching import matching
 from mockchat.server import recorder
 from mockchat.server.errors import UPSTREAM, ApiError, NotRecorded
 from mockchat.server.http import CLOSE, LAST_CHUNK, Answer, AnswerWriter, HttpRequest, Part, Until, chunk
@@ -106,17 +107,17 @@ class Upstream:
             parameters = ujson.loads(body)
         except ValueError:
             parameters = None
-        history: list[dict[str, Any]] | None = None
+        asked: dict[str, Any] | None = None
         try:
             if not isinstance(problem, NotRecorded):
                 raise NotRecordable("requests that can't be read here")
             recorder.check_request(parameters)
-            history = parameters["messages"]
+            asked = parameters
         except NotRecordable as reason:
             self._warn_once(f"Passed on but not recorded: {reason}")
         stream = isinstance(parameters, dict) and parameters.get("stream") is True
         exchange = _Exchange(memory)
-        task = asyncio.create_task(self._ask(exchange, request, body, stream, history))
+        task = asyncio.create_task(self._ask(exchange, request, body, stream, asked))
         self._exchanges.add(task)
         task.add_done_callback(self._exchanges.discard)
         # Closing the connection is the only sign of a stream that broke off.
@@ -129,13 +130,13 @@ class Upstream:
         request: HttpRequest,
         body: bytes,
         stream: bool,
-        history: list[dict[str, Any]] | None,
+        asked: dict[str, Any] | None,
     ) -> None:
         """Complete the exchange, and record its answer if it is good."""
         try:
             rest, events = await self._talk(exchange, request, body, stream)
             if exchange.status == 200:
-                self._record(history, b"".join([*exchange.blocks, rest]), events)
+                self._record(asked, b"".join([*exchange.blocks, rest]), events)
             elif exchange.status >= 400:
                 message = f"the upstream answered so: {error_message(rest)}"
                 if exchange.status == 404 and not self._url.path.endswith("/v1/chat/completions"):
@@ -201,19 +202,19 @@ class Upstream:
             )
         return self._session
 
-    def _record(self, history: list[dict[str, Any]] | None, answer: bytes, events: bool) -> None:
+    def _record(self, asked: dict[str, Any] | None, answer: bytes, events: bool) -> None:
         """Record a good answer; raises `BadAnswer`."""
         try:
             completion = recorder.read_answer(answer, events)
-            if history is None:
+            if asked is None:
                 return
-            recorded = recorder.conversation(history, completion)
+            recorded = recorder.conversation(asked, completion)
             sent = self._index.compared(wire.join(recorded.messages[:-1]))
-            if not self._index.replies(sent):  # Else an equal question was faster.
+            if not matching(self._index.replies(sent), asked, self._index.match):  # Else an equal question was faster.
                 self.recorded += self._file.append(recorded)
                 self._index.add(recorded)
         except NotRecordable as reason:
-            if history is not None:
+            if asked is not None:
                 self._warn_once(f"Passed on but not recorded: {reason}")
         except DatasetError as error:
             self._warn_once(f"An answer is not recorded: {error}")

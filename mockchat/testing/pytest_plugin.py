@@ -49,6 +49,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options, and where the recordings are."""
     about = f"recordings for the fixture mockchat (default: {_DEFAULT} in the root directory, if it is there)"
     parser.addini("mockchat_data", about, type="paths")
+    about = "parameters of requests that must be as recorded, like model and tools (default: the messages alone count)"
+    parser.addini("mockchat_match", about, type="args")
     group = parser.getgroup("mockchat", "mockchat, a mock of OpenAI's API")
     about = "ask this server, as https://api.openai.com/v1, for what is not recorded, and record its answers"
     group.addoption("--mockchat-record", metavar="URL", help=about)
@@ -181,7 +183,7 @@ def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
     from mockchat.testing.server import MockServer, running
 
     item, run = request.node, request.config.stash[_RUN]
-    options = _options(item)
+    options = {"match": request.config.getini("mockchat_match")} | _options(item)
     data = _read(request.config, stitch=not options.get("no_stitch"))
     try:
         server = MockServer(data, run.recorder, **options)

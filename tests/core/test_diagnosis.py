@@ -1,8 +1,10 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mockchat.core import wire
+from mockchat.core import entries, wire
 from mockchat.core.diagnosis import Diagnosis, diagnose
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
@@ -46,8 +48,9 @@ def said(*turns: str) -> Diagnosis:
             "messages[0] has the role assistant, recorded is user (conversation one)",
         ),
         (["user:be kind"], "messages[0].role", "messages[0] has the role user, recorded is system (conversation four)"),
-        (["hi", "tool:hell"], "messages[1]", "and the role tool is recorded as assistant"),
-        (["tool:be cruel"], "messages[0]", "recorded 'be kind' (U+006B), and the role tool is recorded as system"),
+        (["hi", "tool:hell"], "messages[1]", "messages[1] has the role tool, recorded is assistant; "),
+        (["tool:be cruel"], "messages[0]", "messages[0] has the role tool, recorded is system; "),
+        (["tool:be cruel"], "messages[0]", "sent 'be cruel' (U+0063), recorded 'be kind' (U+006B)"),
         (["hi", "hello"], "messages", "one of the role user, 'how are you?', in conversation one"),
         (
             ["hi", "hello", "how are you?", "fine"],
@@ -111,3 +114,34 @@ def test_a_beginning_that_is_recorded_nowhere_is_not_compared_with_another() -> 
     assert "differs at character 10: " in near.text
     later = [wire.message("user", "How many moons does Mars have?"), wire.message("assistant", "Some other answer.")]
     assert "differs at character 0: " in explain(index, later).text
+
+
+# What is recorded but is no text
+
+
+def test_calls_and_parts_are_not_told_as_an_empty_text() -> None:
+    calls = [{"id": "c", "type": "function", "function": {"name": "weather", "arguments": "{}"}}]
+    image = {"type": "image_url", "image_url": {"url": "http://x/y.png"}}
+    talk = [
+        {"role": "user", "content": [{"type": "text", "text": "What is in this picture?"}, image]},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c", "content": "rain"},
+        {"role": "assistant", "content": "Rain."},
+    ]
+    index = index_of(entries.conversation({"messages": talk}, "talk"))
+
+    def text(*messages: dict[str, Any]) -> str:
+        _, history, size, _ = entries.read({"messages": list(messages)})
+        return diagnose(index, history, range(size)).text
+
+    user = talk[0]
+    assert "messages[1] differs: sent 'It rains', recorded a call of weather; " in text(
+        user, {"role": "assistant", "content": "It rains"}
+    )
+    assert "sent 'What is in this picture?', recorded parts (text, image_url)" in text(
+        {"role": "user", "content": "What is in this picture?"}
+    )
+    respelled = [{"type": "text", "text": "What is on this picture?"}, image]
+    assert "messages[0].content[0] differs at character 8: sent 'What is on this picture?' (U+006F), " in text(
+        {"role": "user", "content": respelled}
+    )

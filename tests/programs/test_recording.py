@@ -1,8 +1,11 @@
 """A server that records what another answers, from its command line to what its file is good for."""
 
+import json
 import socket
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -91,3 +94,40 @@ def test_recorded_once_and_replayed_for_ever(tmp_path: Path, call: Call) -> None
         with serve(file) as server:
             replay(server.base_url)
             ask_some(server.base_url)
+
+
+def test_what_must_match_is_asked_recorded_and_replayed_apart(tmp_path: Path, call: Call) -> None:
+    file = str(tmp_path / "f")
+    hi: Any = [{"role": "user", "content": "hi"}]
+    tools: Any = [{"type": "function", "function": {"name": "weather", "parameters": {"a": 1, "b": 2}}}]
+    respelled: Any = [{"function": {"parameters": {"b": 2.0, "a": 1}, "name": "weather"}, "type": "function"}]
+    other: Any = [{"type": "function", "function": {"name": "time", "parameters": {}}}]
+    both = ("--match", "model", "--match", "tools")
+    with serve([[*hi, {"role": "assistant", "content": "hello"}]]) as upstream, ExitStack() as running:
+        arguments = ("--upstream", upstream.base_url, "--record", file, *both)
+        url, _ = running.enter_context(running_server(*arguments, env=environment()))
+        client = running.enter_context(openai.OpenAI(base_url=url, api_key="any", max_retries=0))
+        for _ in range(2):
+            for model in "ab":
+                assert client.chat.completions.create(messages=hi, model=model).model == model
+            for spelling in (tools, respelled):
+                client.chat.completions.create(messages=hi, model="a", tools=spelling, temperature=0, user="me")
+        assert len(upstream.requests) == 3
+    requests = [json.loads(line)["request"] for line in Path(file).read_text().splitlines()]
+    assert requests == [{"model": "a"}, {"model": "b"}, {"model": "a", "tools": tools, "temperature": 0}]
+    with serve(file, match=["model", "tools"]) as server:
+        ask = partial(call, REQUESTER, "--base-url", server.base_url, "--data", file, "--quiet")
+        for more in ((), ("--stream",)):
+            assert ask(*both, *more).stdout == "All 3 replies verified.\n"
+        assert "model differs: sent 'mockchat', recorded 'a'" in ask().stdout
+        with openai.OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client:
+            for model, given, told in (
+                ("c", openai.omit, "model differs: sent 'c', recorded "),
+                ("b", tools, "model differs: sent 'b', recorded 'a'"),
+                ("a", other, "tools differs at [0].function.name: sent 'time', recorded 'weather'"),
+            ):
+                with pytest.raises(openai.NotFoundError) as missed:
+                    client.chat.completions.create(messages=hi, model=model, tools=given)
+                assert told in missed.value.message
+    with serve(file) as server, openai.OpenAI(base_url=server.base_url, api_key="any") as client:
+        assert client.chat.completions.create(messages=hi, model="c").choices[0].message.content == "hello"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mockchat.core import wire
+from mockchat.core import entries, wire
 from mockchat.core.dataset import load
 from mockchat.core.index import ResponseIndex
 from mockchat.server.completion import STREAM_END, choose, count_steps, steps, stream
@@ -223,3 +223,23 @@ def test_a_long_stream_comes_in_slabs() -> None:
     assert len(slabs) > 20
     assert max(map(len, slabs)) < 300_000
     assert len(list(stream(read_request(request_body(HI, stream=True), INDEX), 0))) == 1
+
+
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize(
+    "said", [{"content": "a b c"}, {"content": "d " * 2000}, {"refusal": "I can't"}, {"tool_calls": [CALL]}]
+)
+def test_logprobs_are_in_the_first_piece_of_each_choice(said: dict[str, Any], n: int) -> None:
+    logprobs = {"content": [{"token": "a", "logprob": -1.5}], "refusal": None}
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None} | said]
+    index = ResponseIndex([entries.conversation({"messages": messages, "logprobs": logprobs}, "one")])
+    request = read_request(json.dumps({"messages": messages[:1], "n": n}).encode(), index)
+    assert [choice["logprobs"] for choice in json.loads(whole(request, 1))["choices"]] == [logprobs] * n
+    for events in (b"".join(stream(request, 1)), b"".join(steps(request, 1, choose(request)))):
+        parsed = [json.loads(event[6:])["choices"] for event in events.split(b"\n\n")[:-2]]
+        choices = [choice for each in parsed for choice in each]
+        assert [choice["logprobs"] for choice in choices if choice["logprobs"]] == [logprobs] * n
+        assert all(choice["logprobs"] for choice in choices[n : 2 * n])

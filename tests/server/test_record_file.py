@@ -31,7 +31,7 @@ OTHER = [wire.message("assistant", "unasked")]
 def record(path: Path, messages: list[bytes]) -> Conversation:
     """Record a history and its reply, which are texts, given in wire form."""
     *history, said = [as_object(message) for message in messages]
-    made = conversation(history, Completion(said, "stop", alone=True))
+    made = conversation({"messages": history}, Completion(said, "stop", alone=True))
     RecordFile(path, print).append(made)
     return made
 
@@ -64,6 +64,7 @@ def test_a_line_an_exchange(tmp_path: Path) -> None:
         "id": made[0].id,
         "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}],
         "finish_reason": "stop",
+        "request": {},
     }
     assert second["messages"][1] == {"role": "assistant", "content": "hello", "weight": 0}
     assert made[1].replies == [3]
@@ -88,7 +89,10 @@ def test_what_a_crash_cut_off_is_moved_away_and_told(tmp_path: Path) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     usage = {"total_tokens": -15, "x": [1.5e300, True, False, None, {}], "y": "\x01\\\ud800é😀"}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
-    made = [record(path, TWO[0]), conversation([], Completion(message, "tool_calls", alone=True, usage=usage))]
+    made = [
+        record(path, TWO[0]),
+        conversation({"messages": []}, Completion(message, "tool_calls", alone=True, about={"usage": usage})),
+    ]
     RecordFile(path, print).append(made[1])
     content = path.read_bytes()
     first = content.index(b"\n") + 1

@@ -40,12 +40,14 @@ HISTORY = [{"role": "user", "content": "hi"}]
 
 def exchange(message: Any, finish_reason: Any = "stop", **changes: Any) -> Conversation:
     """What is recorded of a plain answer to `hi`; the same as of a streamed one."""
-    recorded = conversation(HISTORY, read_answer(whole(message, finish_reason, **changes), streamed=False))
+    recorded = conversation(
+        {"messages": HISTORY}, read_answer(whole(message, finish_reason, **changes), streamed=False)
+    )
     deltas = [{"role": "assistant"}, message]
     if "tool_calls" in message:
         deltas[1] = message | {"tool_calls": [call | {"index": n} for n, call in enumerate(message["tool_calls"])]}
     sent = streamed(*deltas, finish_reason=finish_reason)
-    of_stream = conversation(HISTORY, read_answer(sent, streamed=True))
+    of_stream = conversation({"messages": HISTORY}, read_answer(sent, streamed=True))
     assert of_stream.messages == recorded.messages
     assert of_stream.details[1]._replace(usage=None) == recorded.details[1]._replace(usage=None)
     return recorded
@@ -101,7 +103,7 @@ def test_all_that_an_answer_says_is_recorded(message: Any, finish_reason: str, a
 )
 def test_answers_that_are_not_recorded(answer: bytes, is_stream: bool) -> None:
     with pytest.raises(NotRecordable):
-        conversation(HISTORY, read_answer(answer, is_stream))
+        conversation({"messages": HISTORY}, read_answer(answer, is_stream))
 
 
 @pytest.mark.parametrize("answer", [b"", b"<html>", b"[]", b"{}", b'"text"', b'{"choices": []}', b'{"choices": 1}'])

@@ -76,7 +76,7 @@ def test_what_real_clients_recorded(path: Path) -> None:
     recorded = []
     for each in run:
         said = answer.read(test_recorder.whole(each["message"], each["finish_reason"]))
-        recorded.append(conversation(json.loads(each["request"])["messages"], said))
+        recorded.append(conversation(json.loads(each["request"]), said))
     index = ResponseIndex(recorded)
     for each in run:
         assert problems(read_request(each["request"].encode(), index)) == []

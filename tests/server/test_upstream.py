@@ -13,6 +13,7 @@ from aiohttp import ClientPayloadError, web
 from aiohttp.test_utils import TestClient as Client
 from yarl import URL
 
+from mockchat.core.answer import read_stream
 from mockchat.core.dataset import load
 from mockchat.server.memory import Memory
 from mockchat.server.record_file import RecordFile
@@ -114,6 +115,80 @@ async def test_a_miss_is_asked_once_and_recorded(recorder: Recorder) -> None:
         {"role": "user", "content": "new"},
         {"role": "assistant", "content": "from afar"},
     ]
+
+
+LOGPROBS = {
+    "content": [{"token": "from", "logprob": -0.5, "bytes": [102], "top_logprobs": []}] * 2,
+    "refusal": None,
+}
+NAMES = {"model": "m-2026-01-01", "service_tier": "default", "system_fingerprint": "fp_1"}
+
+
+def with_logprobs(stream: bool) -> bytes:
+    if not stream:
+        answer = json.loads(whole({"content": "from afar"}, **NAMES))
+        answer["choices"][0]["logprobs"] = LOGPROBS
+        return json.dumps(answer).encode()
+    chunks: list[Any] = [{"choices": [], "model": ""}]
+    for number, piece in enumerate(("from ", "afar")):
+        one = {"content": [LOGPROBS["content"][number]], "refusal": None}  # type: ignore[index]
+        chunks.append(NAMES | {"choices": [{"index": 0, "delta": {"content": piece}, "logprobs": one}]})
+    chunks.append({"choices": [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}]})
+    return b"".join([b"data: %b\n\n" % json.dumps(each).encode() for each in chunks]) + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("recorded_stream", [False, True])
+async def test_names_and_logprobs_are_answered_as_they_were(recorder: Recorder, recorded_stream: bool) -> None:
+    asked = {"model": "m", "logprobs": True, "stream": recorded_stream}
+    content_type = "text/event-stream" if recorded_stream else "application/json"
+    recorder.handler = says(with_logprobs(recorded_stream), **{"Content-Type": content_type})
+    await recorder.ask(request_body(("user", "new"), **asked))
+    for request in (asked, {"model": "other"}, {"stream": True}, {"stream": True, "n": 2}):
+        status, answer = await recorder.ask(request_body(("user", "new"), **request))
+        assert status == 200
+        if request.get("stream"):
+            chunks = [json.loads(event[6:]) for event in answer.split(b"\n\n")[:-2]]
+            assert all(chunk.items() >= NAMES.items() for chunk in chunks)
+            choices = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == 0]
+            (first,) = [choice for choice in choices if choice["logprobs"]]
+            assert (first["delta"], first["logprobs"]) == ({"content": "from"}, LOGPROBS)
+        else:
+            parsed = json.loads(answer)
+            assert parsed.items() >= NAMES.items()
+            assert parsed["choices"][0]["logprobs"] == LOGPROBS
+    assert len(recorder.asked) == 1
+
+
+async def test_odd_names_are_not_recorded_but_the_answer_is(recorder: Recorder) -> None:
+    recorder.handler = says(whole(model=5, service_tier=["x"], system_fingerprint="f" * 257))
+    await recorder.ask(ASKED)
+    answer = json.loads((await recorder.ask(ASKED))[1])
+    assert (answer["model"], "service_tier" in answer, "system_fingerprint" in answer) == ("m", False, False)
+    assert len(recorder.asked) == 1
+
+
+@pytest.mark.parametrize("content", [None, ""])
+async def test_a_refused_stream_has_the_content_that_it_had(recorder: Recorder, content: str | None) -> None:
+    deltas = [{"role": "assistant", "content": content}, {"refusal": "I "}, {"refusal": "can't"}]
+    recorder.handler = says(streamed(*deltas), **{"Content-Type": "text/event-stream"})
+    asked = request_body(("user", "new"), stream=True)
+    sent = [read_stream((await recorder.ask(asked))[1]).completion.message for _ in range(2)]
+    assert sent == [{"role": "assistant", "content": content, "refusal": "I can't"}] * 2
+    assert len(recorder.asked) == 1
+
+
+async def test_secrets_and_people_are_not_recorded(recorder: Recorder) -> None:
+    secret = dict.fromkeys(("user", "api_key", "metadata", "vertex_credentials", "safety_identifier"), "hush")
+    secret |= {"extra_headers": {"x": "hush"}, "aws_session_token": "hush", "n": 1, "seed": 2, "store": True}
+    kept = {
+        "model": "m",
+        "temperature": 0.5,
+        "max_tokens": 5,
+        "tool_choice": "auto",
+        "response_format": {"type": "text"},
+    }
+    await recorder.ask(request_body(("user", "new"), **kept, **secret, stop=None))
+    assert json.loads(recorder.file.read_text())["request"] == kept
 
 
 async def test_the_query_is_handed_on(recorder: Recorder) -> None:

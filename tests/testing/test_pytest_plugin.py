@@ -88,6 +88,62 @@ def test_both(mockchat):
     run(project).assert_outcomes(passed=1)
 
 
+def test_parameters_that_must_match(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\nmockchat_match = model tools")
+    project.makefile(
+        ".jsonl",
+        chats=json.dumps(
+            {
+                "messages": [
+                    {"role": "system", "content": "Be kind."},
+                    {"role": "user", "content": "new"},
+                    {"role": "assistant", "content": "other"},
+                ],
+                "request": {"model": "a"},
+            }
+        ),
+    )
+    project.makepyfile(
+        """
+import openai, pytest
+
+@pytest.fixture
+def ask(mockchat):
+    mockchat.load("chats.jsonl")
+    mockchat.strict = False
+    with openai.OpenAI(base_url=mockchat.base_url, api_key="any", max_retries=0) as client:
+        def ask(model, *messages):
+            asked = [{"role": role, "content": text} for role, text in messages]
+            return client.chat.completions.create(model=model, messages=asked).choices[0].message.content
+        yield ask
+
+KIND, NEW = ("system", "Be kind."), ("user", "new")
+
+def test_configuration(ask):
+    assert ask("a", KIND, NEW) == "other"
+    with pytest.raises(openai.NotFoundError, match="model differs: sent 'b', recorded 'a'"):
+        ask("b", KIND, NEW)
+
+@pytest.mark.mockchat(match=[])
+def test_marker(ask):
+    assert ask("b", KIND, NEW) == "other"
+
+@pytest.mark.mockchat(match="messages")
+def test_wrong(ask):
+    pass
+
+def test_prompt(ask):
+    with pytest.raises(openai.NotFoundError, match="the system prompt is missing: with 'Be kind.' before messages"):
+        ask("a", NEW)
+    with pytest.raises(openai.NotFoundError, match="0., a system prompt, is not recorded; without it the history is "):
+        ask("a", ("system", "Be rude."), ("user", "hi"))
+"""
+    )
+    result = run(project)
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines(["*match: 'messages' is not a recorded parameter of requests: name one like model*"])
+
+
 def test_no_recordings_and_tests_that_do_not_use_it(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_none(mockchat): assert mockchat.requests == []\ndef test_without(): assert False\n")
     result = run(pytester)

@@ -1,0 +1,63 @@
+"""The parameters of a request beside its messages: which of them are recorded, and which of these must be the same.
+
+Rules that hold here:
+
+- All parameters are recorded but those that say how to send the answer, draw it, or name a person or a secret.
+- Values are compared as JSON. A parameter that is null is absent.
+- A recording without a request, as in files that no server recorded, matches any request.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mockchat.core import wire
+from mockchat.core.index import Replies, Reply
+
+_NOT_RECORDED = re.compile(
+    "messages|n|seed|stream|stream_options|user|store"
+    "|.*(key|token|secret|password|headers?)|.*(authorization|credential|metadata|identifier|api_base).*",
+    re.IGNORECASE,
+)
+
+
+def is_recorded(name: str) -> bool:
+    """Whether the parameter of this name is recorded."""
+    return not _NOT_RECORDED.fullmatch(name)
+
+
+def recorded(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a request that are recorded."""
+    return {name: value for name, value in parameters.items() if value is not None and is_recorded(name)}
+
+
+def of_reply(reply: Reply) -> dict[str, Any] | None:
+    """The recorded parameters of the request that a reply answered; None if there are none."""
+    if reply.details is None or reply.details.request is None:
+        return None
+    parameters: dict[str, Any] = wire.loads(reply.details.request)
+    return parameters
+
+
+def differing(reply: Reply, parameters: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Those of the named parameters that differ from the recorded ones of a reply.
+
+    Raises `ValueError` for values that `wire.canonical` refuses.
+    """
+    known = of_reply(reply)
+    if known is None:
+        return []
+    return [name for name in names if _canonical(parameters.get(name)) != _canonical(known.get(name))]
+
+
+def matching(replies: Sequence[Reply], parameters: Mapping[str, Any], names: Sequence[str]) -> list[Reply]:
+    """The replies whose recorded parameters are the same as these, as far as they are named, in the files' order.
+
+    Raises `ValueError` as `differing` does.
+    """
+    ordered = replies.in_file_order() if isinstance(replies, Replies) else replies
+    return [reply for reply in ordered if not differing(reply, parameters, names)]
+
+
+def _canonical(value: Any) -> bytes:
+    return wire.canonical(wire.json_of(value).decode())
