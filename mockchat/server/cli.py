@@ -61,7 +61,7 @@ def _serve(
 
     log = Log(each=chosen.log)
     server_logger.addHandler(log)
-    server = ChatServer(chat, log=log)
+    server = ChatServer(chat, log)
     listening = app.serve(server, chosen.host, chosen.port, ready, shutdown_timeout=chosen.shutdown_timeout)
     try:
         program.run_on_loop(listening)

@@ -5,10 +5,12 @@ no task. A connection is in one of the states below; `_enter` alone changes it, 
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from enum import Enum, auto
 from functools import partial
 
 from aiohttp.log import server_logger
@@ -19,23 +21,42 @@ from mockchat.server.log import Log
 from mockchat.server.memory import too_much
 from mockchat.server.parser import MAX_HEAD_SIZE, Incoming, RequestParser, too_large_head
 from mockchat.server.route import ChatCompletions
-from mockchat.server.states import BUSY, DONE, State, time_limits
 
+REQUEST_TIMEOUT = 60.0  # seconds, for a request to arrive; for a client to read anything of its answer
 _AT_ONCE = 100  # answers
 _LONGEST_READ = 262144  # bytes: the most that an event loop reads at once
 _SMALL = 16384  # bytes that a connection may hold when the server's memory is full
 _QUEUED_REQUEST = 4096  # bytes that a request takes in the queue, beside its own
+
+
+class State(Enum):
+    """What a connection is doing."""
+
+    NEW = auto()  # No request has begun to arrive.
+    IDLE = auto()  # Between two requests. A request that is answered at once leaves it here.
+    RECEIVING = auto()  # A part of a request has arrived.
+    ANSWERING = auto()  # An answer waits for its next part, or for the client to read; requests are queued.
+    STALLED = auto()  # Nothing more is sent (a simulated fault), until the client disconnects.
+    LINGERING = auto()  # The last answer is written. Input is discarded until the client disconnects.
+    CLOSED = auto()
+
+
 _IDLE = State.IDLE  # A global is looked up faster than an enum's member.
+_DONE = (State.STALLED, State.LINGERING, State.CLOSED)  # Nothing more is read.
+_TIME_LIMITS = {  # seconds
+    State.NEW: REQUEST_TIMEOUT,
+    State.IDLE: 3630.0,  # Longer than proxies and load balancers keep a connection.
+    State.RECEIVING: REQUEST_TIMEOUT,
+    State.LINGERING: 10.0,
+}
 
 
 class Connections:
     """The connections of one server, and what they share. `log` may be None."""
 
-    def __init__(self, route: ChatCompletions, request_timeout: float, log: Log | None) -> None:
+    def __init__(self, route: ChatCompletions, log: Log | None) -> None:
         self.route = route
         self.log = log
-        self.request_timeout = request_timeout
-        self.time_limits = time_limits(request_timeout)
         self.requests_count = 0
         self.connections: set[Connection] = set()
 
@@ -69,10 +90,10 @@ class Connection(asyncio.Protocol):
     def _enter(self, state: State) -> None:
         """Enter a state, note the time, and free what the last one held."""
         self._state, self._since = state, time.monotonic()
-        self._unanswered = min(self._unanswered, _LONGEST_READ) if state in BUSY else 0
+        self._unanswered = 0 if state is _IDLE or state in _DONE else min(self._unanswered, _LONGEST_READ)
         self._route.memory.held -= self._held
         self._held = 0
-        if state in DONE:
+        if state in _DONE:
             self._parser = self._parts = None
             self._requests.clear()
             if self._cancel is not None:
@@ -93,18 +114,13 @@ class Connection(asyncio.Protocol):
         if unread != self._unread[0]:
             self._unread = unread, now
         if unread:
-            if now - self._unread[1] > self._server.request_timeout:
+            if now - self._unread[1] > REQUEST_TIMEOUT:
                 self.abort()
-            return
-        limit = self._server.time_limits.get(self._state)
-        if limit is None or now - self._since <= limit:
-            return
-        if self._state is State.RECEIVING:
-            self._refuse(ApiError(408, f"The request did not arrive whole within {limit:g} s"))
-        elif self._state is State.LINGERING:
-            self.abort()
-        else:
-            self._close()
+        elif now - self._since > _TIME_LIMITS.get(self._state, math.inf):
+            if self._state is State.RECEIVING:
+                self._refuse(ApiError(408, f"The request did not arrive whole within {REQUEST_TIMEOUT:g} s"))
+            else:
+                self._close()
 
     def finish(self) -> None:
         """Close the connection as soon as what was begun on it is finished."""
@@ -192,7 +208,7 @@ class Connection(asyncio.Protocol):
                 return None
             first = self._requests[0]
             if first.request.head_size > MAX_HEAD_SIZE:
-                return self._route.refuse(first.request, too_large_head())
+                raise too_large_head()
             if first.body.is_eof():
                 self._requests.popleft()
                 body = first.whole()
@@ -200,19 +216,14 @@ class Connection(asyncio.Protocol):
                 return self._route.answer(first.request, body)
             parser.check(first.body)
             request = first.request
-            self._receive(first)
+            if first.arrived is None:
+                self._route.check(request, request.body_size)
+                if request.headers.get("Expect", "").lower() == "100-continue" and request.is_http_1_1:
+                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._route.check(request, first.take())  # A body is refused as soon as that is certain.
         except ApiError as error:
             return self._route.refuse(request, error)
         return None
-
-    def _receive(self, incoming: Incoming) -> None:
-        """Take what has arrived of a body; raises `ApiError` as soon as it is certain that it is refused."""
-        request = incoming.request
-        if incoming.arrived is None:
-            self._route.check(request, request.body_size)
-            if request.headers.get("Expect", "").lower() == "100-continue" and request.is_http_1_1:
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._route.check(request, incoming.take())
 
     def _settle(self, parser: RequestParser, has_answered: bool) -> None:
         """Enter the state that follows, once all that is complete is answered."""
@@ -239,15 +250,19 @@ class Connection(asyncio.Protocol):
 
     # Writing
 
-    def _begin(self, answer: "Answer | asyncio.Future[Answer]") -> None:
-        """Start writing an answer, now or when there is one."""
-        self._server.requests_count += 1
-        if isinstance(answer, Answer):
-            self._take(answer)
-        else:
+    def _begin(self, answer: "Answer | asyncio.Future[Answer]", asked: float | None = None) -> None:
+        """Start writing an answer, now or when there is one; `asked` is when, if that was in another turn."""
+        if not isinstance(answer, Answer):
             self._enter(State.ANSWERING)
             self._cancel = answer.cancel
             answer.add_done_callback(self._answered)
+            return
+        server = self._server
+        server.requests_count += 1
+        if server.log is not None and (server.log.each or answer.status != 200):
+            answer = server.log.watch(answer, asked or time.monotonic())
+        self._parts, self._persistent = iter(answer.parts), answer.persistent
+        self._write()
 
     def _answered(self, future: "asyncio.Future[Answer]") -> None:
         if self._parser is None:
@@ -256,15 +271,8 @@ class Connection(asyncio.Protocol):
         if future.cancelled():
             self.abort()
         else:
-            self._take(future.result(), self._since)
+            self._begin(future.result(), self._since)
             self._continue()
-
-    def _take(self, answer: Answer, asked: float | None = None) -> None:
-        log = self._server.log
-        if log is not None and (log.each or answer.status != 200):
-            answer = log.watch(answer, asked or time.monotonic())
-        self._parts, self._persistent = iter(answer.parts), answer.persistent
-        self._write()
 
     def _write(self) -> None:
         """Write the answer's parts, until one has to wait or the client has to read."""
@@ -296,20 +304,23 @@ class Connection(asyncio.Protocol):
 
     def _wait_for(self, part: At | Until | Never) -> bool:
         """Wait for the part's moment or future; False if that is past."""
-        if isinstance(part, At):
+        if isinstance(part, Never):
+            self._enter(State.STALLED)
+            self._transport.resume_reading()
+            if self._is_half_closed:  # Then it can't be seen to disconnect.
+                self._close()
+        elif isinstance(part, At):
             early = part.moment - time.monotonic()
             if early <= 0:
                 return False
             self._wait()
             self._cancel = asyncio.get_running_loop().call_later(early, self._wake).cancel
-        elif isinstance(part, Until):
+        else:
             if part.future.done():
                 return False
             self._wait()
             part.future.add_done_callback(self._wake)
             self._cancel = partial(part.future.remove_done_callback, self._wake)
-        else:
-            self._stall()
         return True
 
     def _wake(self, future: "asyncio.Future[object] | None" = None) -> None:
@@ -328,13 +339,6 @@ class Connection(asyncio.Protocol):
         if self._parts is None and self._cancel is None and self._parser is not None:
             self._transport.resume_reading()
 
-    def _stall(self) -> None:
-        self._enter(State.STALLED)
-        self._transport.resume_reading()
-        # A client that has closed its half of the connection already can't be seen to disconnect.
-        if self._is_half_closed:
-            self._close()
-
     def _leave(self) -> None:
         """Close the connection; if the client may still be sending, once it stops.
 
@@ -344,6 +348,6 @@ class Connection(asyncio.Protocol):
         self._enter(State.LINGERING)
         if self._is_half_closed or not is_sending:
             self._close()
-            return
-        self._transport.resume_reading()
-        self._end_writing()
+        else:
+            self._transport.resume_reading()
+            self._end_writing()

@@ -40,25 +40,15 @@ _HOP_BY_HOP = frozenset(
 class _Exchange:
     """A request to the upstream, and its answer so far."""
 
-    def __init__(self, memory: Memory) -> None:
-        self.memory = memory
-        self.held = 0  # Bytes received.
+    def __init__(self) -> None:
         self.status = 0
-        self.reason = ""
-        self.headers: CIMultiDict[str] = CIMultiDict()
-        self.blocks: list[bytes] = []
-        self.streamed = False  # True once a first block of a stream can be forwarded.
-        self.over = False  # True once the exchange has ended, well or not.
+        self.head = b""  # The status line and the headers, without those of the connection.
+        self.received = bytearray()
+        self.ready = 0  # Bytes of a stream that can be forwarded: whole events.
+        self.over = False
         self.error: ApiError | None = ApiError(503, "The server was stopped before the upstream had answered")
         self.refusal: ApiError | None = None  # The upstream's own error, if it answered with one.
         self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def count(self, size: int) -> None:
-        """Account for received bytes; raises `ApiError` over the limit."""
-        self.held += size
-        self.memory.held += size
-        if self.memory.is_full:
-            raise too_much()
 
     def notify(self) -> None:
         """Wake what waits for more of the answer."""
@@ -115,17 +105,17 @@ class Upstream:
         except NotRecordable as reason:
             self._warn_once(f"Passed on but not recorded: {reason}")
         stream = isinstance(parameters, dict) and parameters.get("stream") is True
-        exchange = _Exchange(memory)
-        task = asyncio.create_task(self._ask(exchange, request, body, stream, history))
+        exchange = _Exchange()
+        task = asyncio.create_task(self._ask(exchange, memory, request, body, stream, history))
         self._exchanges.add(task)
         task.add_done_callback(self._exchanges.discard)
         # Closing the connection is the only sign of a stream that broke off.
-        keep_alive = not (stream or not request.keep_alive)
-        return asyncio.create_task(_answer(exchange, writer, request, keep_alive))
+        return asyncio.create_task(_answer(exchange, writer, request, request.keep_alive and not stream))
 
     async def _ask(
         self,
         exchange: _Exchange,
+        memory: Memory,
         request: HttpRequest,
         body: bytes,
         stream: bool,
@@ -133,15 +123,15 @@ class Upstream:
     ) -> None:
         """Complete the exchange, and record its answer if it is good."""
         try:
-            rest, events = await self._talk(exchange, request, body, stream)
+            events = await self._talk(exchange, memory, request, body, stream)
+            answer = bytes(exchange.received)
             if exchange.status == 200:
-                self._record(history, b"".join([*exchange.blocks, rest]), events)
+                self._record(history, answer, events)
             elif exchange.status >= 400:
-                message = f"the upstream answered so: {error_message(rest)}"
+                message = f"the upstream answered so: {error_message(answer)}"
                 if exchange.status == 404 and not self._url.path.endswith("/v1/chat/completions"):
                     message += f" (it was asked at {self._url.path}: should its base URL end in /v1?)"
                 exchange.refusal = ApiError(exchange.status, message, code=UPSTREAM)
-            exchange.blocks.append(rest)
             exchange.error = None
         except ApiError as error:
             exchange.error = error
@@ -153,12 +143,14 @@ class Upstream:
             problem = explain(error)
             exchange.error = ApiError(502, f"The upstream failed: {problem.cause}, {problem.detail}")
         finally:
-            exchange.memory.held -= exchange.held
+            memory.held -= len(exchange.received)
             exchange.over = True
             exchange.notify()
 
-    async def _talk(self, exchange: _Exchange, request: HttpRequest, body: bytes, stream: bool) -> tuple[bytes, bool]:
-        """Ask the upstream. Returns what of the answer is not in `blocks`, and whether it is an event stream."""
+    async def _talk(
+        self, exchange: _Exchange, memory: Memory, request: HttpRequest, body: bytes, stream: bool
+    ) -> bool:
+        """Ask the upstream. Returns whether its answer is an event stream."""
         headers = _end_to_end(request.headers)
         headers["Accept-Encoding"] = "identity"
         headers.add("Via", f"1.1 {self._name}")
@@ -169,25 +161,24 @@ class Upstream:
         async with response:
             if not 200 <= response.status <= 599:
                 raise BadAnswer(f"an answer with the status {response.status}")
-            exchange.status, exchange.reason = response.status, response.reason or ""
-            exchange.headers = _end_to_end(response.headers)
+            exchange.status, exchange.head = response.status, _head(response)
             events = response.content_type == "text/event-stream"
             streamed = stream and events and response.status == 200
             decoder = Decoder(response.headers.get("Content-Encoding"), self._max_answer_mb)
-            rest = bytearray()
+            received = exchange.received
             async for sent in response.content.iter_any():
                 block = decoder.feed(sent)
-                exchange.count(len(block))
-                rest += block
+                searched = max(exchange.ready, len(received) - 3)
+                received += block
+                memory.held += len(block)
+                if memory.is_full:
+                    raise too_much()
                 # Forward whole events only: an error event after half of another would be lost.
-                new = max(0, len(rest) - len(block) - 3)
-                if streamed and (ends := [blank.end() for blank in BLANK_LINE.finditer(rest, new)]):
-                    exchange.streamed = True
-                    exchange.blocks.append(bytes(rest[: ends[-1]]))
+                if streamed and (ends := [blank.end() for blank in BLANK_LINE.finditer(received, searched)]):
+                    exchange.ready = ends[-1]
                     exchange.notify()
-                    del rest[: ends[-1]]
             decoder.end()
-        return bytes(rest), events
+        return events
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -213,8 +204,7 @@ class Upstream:
                 self.recorded += self._file.append(recorded)
                 self._index.add(recorded)
         except NotRecordable as reason:
-            if history is not None:
-                self._warn_once(f"Passed on but not recorded: {reason}")
+            self._warn_once(f"Passed on but not recorded: {reason}")
         except DatasetError as error:
             self._warn_once(f"An answer is not recorded: {error}")
 
@@ -251,37 +241,37 @@ def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 
 
 async def _answer(exchange: _Exchange, writer: AnswerWriter, request: HttpRequest, keep_alive: bool) -> Answer:
-    """The answer of an exchange, once its first block or its error is known."""
-    while not (exchange.streamed or exchange.over):
+    """The answer of an exchange, once its first events or its end are known."""
+    while not (exchange.ready or exchange.over):
         await asyncio.wait([exchange.news])
     keep_alive = keep_alive and not writer.closing
-    if exchange.streamed:
-        return Answer(_streamed(exchange, request, keep_alive), keep_alive, exchange.status, id=_ID)
+    head = exchange.head if keep_alive else exchange.head + CLOSE
+    if exchange.ready:
+        return Answer(_stream(exchange, head, request.is_http_1_1), keep_alive, exchange.status, id=_ID)
     if exchange.error:
         return writer.error(request, exchange.error, keep_alive=keep_alive)
-    body = b"".join(exchange.blocks)
-    bodiless = exchange.status in (204, 304)
-    head = _head(exchange, keep_alive, None if bodiless else f"Content-Length: {len(body)}")
-    return Answer((head + body,), keep_alive, exchange.status, exchange.refusal, id=_ID)
+    if exchange.status not in (204, 304):
+        head += b"Content-Length: %d\r\n" % len(exchange.received)
+    return Answer((b"%b\r\n%b" % (head, exchange.received),), keep_alive, exchange.status, exchange.refusal, id=_ID)
 
 
 _ID = b"upstream"  # Stands for the id of a conversation that is not recorded yet.
 
 
-def _streamed(exchange: _Exchange, request: HttpRequest, keep_alive: bool) -> Iterator[Part]:
+def _stream(exchange: _Exchange, head: bytes, chunked: bool) -> Iterator[Part]:
     """A stream, from its beginning."""
-    chunked = request.is_http_1_1
-    yield _head(exchange, keep_alive, "Transfer-Encoding: chunked" if chunked else None)
-    handed_on = 0
+    yield head + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
+    sent = 0
     while True:
-        blocks = exchange.blocks[handed_on:]
-        handed_on += len(blocks)
-        if block := b"".join(blocks):
+        ready = len(exchange.received) if exchange.over and not exchange.error else exchange.ready
+        if sent < ready:
+            block = bytes(exchange.received[sent:ready])
+            sent = ready
             yield chunk(block) if chunked else block
-        elif not exchange.over:
-            yield Until(exchange.news)
-        else:
+        elif exchange.over:
             break
+        else:
+            yield Until(exchange.news)
     if exchange.error:
         event = b"data: %b\n\n" % exchange.error.body()
         yield chunk(event) if chunked else event
@@ -289,10 +279,8 @@ def _streamed(exchange: _Exchange, request: HttpRequest, keep_alive: bool) -> It
         yield LAST_CHUNK
 
 
-def _head(exchange: _Exchange, keep_alive: bool, framing: str | None) -> bytes:
-    lines = [f"HTTP/1.1 {exchange.status} {exchange.reason}"]
-    lines += [f"{name}: {value}" for name, value in exchange.headers.items()]
-    if framing:
-        lines.append(framing)
-    head = "\r\n".join([*lines, ""]).encode(errors="surrogateescape")
-    return b"%b%b\r\n" % (head, b"" if keep_alive else CLOSE)
+def _head(response: aiohttp.ClientResponse) -> bytes:
+    """The status line, and the headers to forward."""
+    lines = [f"HTTP/1.1 {response.status} {response.reason or ''}"]
+    lines += [f"{name}: {value}" for name, value in _end_to_end(response.headers).items()]
+    return "\r\n".join([*lines, ""]).encode(errors="surrogateescape")
