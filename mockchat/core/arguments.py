@@ -88,28 +88,17 @@ IGNORE = option(
 )
 
 
-def random_seed(value: str) -> int:
-    """A whole number, which may be negative."""
-    if re.fullmatch("-?[0-9]{1,18}", value):
-        return int(value)
-    raise ArgumentTypeError(f"{value!r} is not a whole number")
-
-
-def number(value: str) -> float:
-    """A number from 0 up."""
-    return _number(value, 0.0, "of at least 0")
+def number(value: str, least: float = 0.0) -> float:
+    """A number from `least` up."""
+    with suppress(ValueError):
+        if least <= float(value) < 1e9:
+            return float(value)
+    raise ArgumentTypeError(f"{value!r} is not a number {'above 0' if least else 'of at least 0'}")
 
 
 def positive_number(value: str) -> float:
     """A number above 0."""
-    return _number(value, math.ulp(0.0), "above 0")
-
-
-def _number(value: str, least: float, needed: str) -> float:
-    with suppress(ValueError):
-        if least <= float(value) < 1e9:
-            return float(value)
-    raise ArgumentTypeError(f"{value!r} is not a number {needed}")
+    return number(value, math.ulp(0.0))
 
 
 def api_key(value: str) -> str:

@@ -54,7 +54,7 @@ def _add_load(parser: ArgumentParser) -> None:
     add("--duration", **option(seconds, "S", "go round and round for S seconds"))
     add("--limit", **option(count, "N", "only the first N requests"))
     add("--shuffle", action="store_true", help="in random order")
-    add("--random-seed", **option(arguments.random_seed, "N", "shuffle, and the same way again"))
+    add("--random-seed", **option(int, "N", "shuffle, and the same way again"))
     add("--stream", action="store_true", help="ask for streams, and time their tokens")
     add("--timeout", **option(seconds, "S", "of an attempt (default %(default)g s)", default=ATTEMPT_TIMEOUT))
     add("--retries", **option(arguments.whole_number, "N", "further attempts at what may pass (default 0)", default=0))

@@ -61,7 +61,10 @@ class ChatServer(Connections):
         is_idle = not self.connections
         self._watching = None if is_idle else asyncio.get_running_loop().call_later(_INTERVAL, self._watch)
 
-    async def stop(self, timeout: float) -> None:
+    def pre_shutdown(self) -> None:
+        """Do nothing; a runner of aiohttp's calls it before `shutdown`."""
+
+    async def shutdown(self, timeout: float) -> None:
         """Finish what has begun, for `timeout` seconds at most, and cut the rest."""
         self.route.writer.closing = True
         await asyncio.sleep(0)  # What has been accepted becomes a connection.
@@ -131,7 +134,7 @@ async def listening(server: ChatServer, host: str, port: int, shutdown_timeout: 
         yield f"http://{f'[{address}]' if ':' in address else address}:{port}/v1"
     finally:
         await _close(listener)
-        await server.stop(shutdown_timeout)
+        await server.shutdown(shutdown_timeout)
 
 
 async def _close(listener: asyncio.Server) -> None:

@@ -57,7 +57,7 @@ class HttpRequest(NamedTuple):
     headers: CIMultiDictProxy[str]
     is_http_1_1: bool
     keep_alive: bool
-    is_chunked: bool
+    is_encoded: bool  # By a transfer coding (chunked) or a content coding.
     query: str = ""
     fault: str | None = None  # The value of the header `X-Mockchat-Fault`.
     head_size: int = 0

@@ -18,7 +18,7 @@ from mockchat.core.text import excerpt
 from mockchat.server import simulation, upstream
 from mockchat.server.app import SHUTDOWN_TIMEOUT
 from mockchat.server.memory import MAX_MEMORY_MB
-from mockchat.server.simulation import FAULT_HEADER, Fault, Simulation
+from mockchat.server.simulation import FAULT_HEADER, Simulation
 
 _SIMULATED = ("ttft_ms", "itl_ms", "jitter", "fault", "random_seed")
 
@@ -72,8 +72,8 @@ def _add_simulation(parser: ArgumentParser) -> None:
         "fail with a status (429, 503, ...), disconnect or stall; HOW is a rate (0.05) or first:N of each "
         f"history; 'header' lets requests name a kind in {FAULT_HEADER}; repeatable"
     )
-    add("--fault", **option(_fault, "KIND=HOW", failing, action="append", default=[]))
-    add("--random-seed", **option(arguments.random_seed, "N", "the same replies, jitter and faults in each run"))
+    add("--fault", **option(simulation.read_fault, "KIND=HOW", failing, action="append", default=[]))
+    add("--random-seed", **option(int, "N", "the same replies, jitter and faults in each run"))
 
 
 def from_keywords(given: Mapping[str, object], beside: Iterable[str] = ()) -> Namespace:
@@ -129,13 +129,6 @@ def of_route(chosen: Namespace) -> dict[str, Any]:
         "api_keys": chosen.api_key,
         "simulation": simulated,
     }
-
-
-def _fault(value: str) -> Fault:
-    try:
-        return simulation.read_fault(value)
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from None
 
 
 def _port(value: str) -> int:

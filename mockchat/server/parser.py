@@ -8,9 +8,9 @@ ever would. It asks of its protocol `connected`, `_reading_paused`, `pause_readi
 
 import asyncio
 import re
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
 
 from mockchat.server.errors import ApiError
@@ -23,17 +23,32 @@ _READ_SIZE = 65536  # bytes
 _COMPARED = 32  # bytes
 
 
-class Body(Protocol):
-    """A request body that is still arriving."""
+class _PlainBody:
+    """A body behind a known head, of so many bytes: the parser is not needed for it."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._arrived = bytearray()
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what belongs to the body, and return the rest."""
+        rest = data[self._left :]
+        self._arrived += data[: self._left]
+        self._left -= len(data) - len(rest)
+        return rest
 
     def is_eof(self) -> bool:
-        """Whether all of it has arrived."""
+        return not self._left
 
     def read_nowait(self) -> bytes:
-        """What has arrived since the last call."""
+        arrived, self._arrived = bytes(self._arrived), bytearray()
+        return arrived
 
-    def exception(self) -> BaseException | None:
-        """Why the rest can't be read."""
+    def exception(self) -> None:
+        return None
+
+
+Body = StreamReader | _PlainBody  # A request body that may still be arriving.
 
 
 class Incoming:
@@ -154,31 +169,6 @@ class RequestParser:
         return self._received.endswith(b"\r\n\r\n") or received[-len(end) :] == end[-len(received) :]
 
 
-class _PlainBody:
-    """A body behind a known head, of so many bytes: the parser is not needed for it."""
-
-    def __init__(self, size: int) -> None:
-        self._left = size
-        self._arrived = bytearray()
-
-    def feed(self, data: bytes) -> bytes:
-        """Take what belongs to the body, and return the rest."""
-        rest = data[self._left :]
-        self._arrived += data[: self._left]
-        self._left -= len(data) - len(rest)
-        return rest
-
-    def is_eof(self) -> bool:
-        return not self._left
-
-    def read_nowait(self) -> bytes:
-        arrived, self._arrived = bytes(self._arrived), bytearray()
-        return arrived
-
-    def exception(self) -> None:
-        return None
-
-
 class _NoFlowControl:
     """What a body of aiohttp's asks of its protocol. It never pauses: bodies are taken from it as they arrive.
 
@@ -213,7 +203,7 @@ def _read_head(message: RawRequestMessage) -> HttpRequest:
         is_http_1_1,
         # Kept alive are only clients of HTTP/1.1, and only where little of their last request stays in memory.
         is_http_1_1 and not message.should_close and size <= MAX_KEPT_HEAD_SIZE,
-        message.chunked,
+        message.chunked or "Content-Encoding" in message.headers,
         message.url.raw_query_string,
         message.headers.get(FAULT_HEADER),
         size,
@@ -252,7 +242,7 @@ def known_head(data: bytes, request: HttpRequest) -> KnownHead | None:
     """
     size = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
     head, headers = data[:size], request.headers
-    if request.method != "POST" or request.is_chunked or any(name in headers for name in ("Expect", "Upgrade")):
+    if request.method != "POST" or request.is_encoded or any(name in headers for name in ("Expect", "Upgrade")):
         return None
     lengths = list(_LENGTH.finditer(head))
     if len(headers.getall("Content-Length", ())) != 1 or len(lengths) != 1 or head.count(b"\n") != head.count(b"\r\n"):

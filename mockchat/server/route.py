@@ -4,7 +4,6 @@ import asyncio
 import hmac
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from itertools import chain, islice
 from random import Random
@@ -47,7 +46,6 @@ class ChatCompletions:
         self.memory = Memory(max_memory_mb)
         self.writer = AnswerWriter()
         self._grows = grows
-        self._reader: ThreadPoolExecutor | None = None
         self._is_reading = asyncio.Lock()
         self._answering: set[asyncio.Task[Answer]] = set()  # Those of long bodies.
         self._index = index
@@ -65,8 +63,6 @@ class ChatCompletions:
         """Cancel what is not finished; returns how many recordings that loses."""
         for task in self._answering:
             task.cancel()
-        if self._reader is not None:
-            self._reader.shutdown(wait=False)
         return await self.upstream.close() if self.upstream else 0
 
     def answer(self, request: HttpRequest, body: bytes) -> "Answer | asyncio.Future[Answer]":
@@ -122,12 +118,10 @@ class ChatCompletions:
 
         A thread can't be cancelled: a task whose body is being read goes on, and holds the body until then.
         """
-        if self._reader is None:
-            self._reader = ThreadPoolExecutor(1, "mockchat-reader")
         self.memory.held += len(body)
         try:
             async with self._is_reading:
-                reading = asyncio.get_running_loop().run_in_executor(self._reader, _read_long, body, self._index)
+                reading = asyncio.get_running_loop().run_in_executor(None, _read_long, body, self._index)
                 try:
                     await asyncio.wait([reading])
                 except asyncio.CancelledError:
@@ -159,7 +153,7 @@ class ChatCompletions:
         if request.method != "POST":
             problem = f"Method {request.method} is not allowed on {PATH}: use POST"
             raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, problem)
-        if request.is_chunked or "Content-Encoding" in request.headers:
+        if request.is_encoded:
             self._check_encoding(request)
         if request.fault is not None and not (self._simulation and self._simulation.by_header):
             problem = f"{FAULT_HEADER} is not heeded here: start the server with --fault header"
@@ -204,18 +198,15 @@ class ChatCompletions:
             asked = None  # A fault that is asked for by name comes whatever else is asked.
         chance, drawn = simulation.begin(asked.history if asked else None)
         fault = named or drawn
-        if fault is None and asked is not None:
-            return self._timed(request, asked, chance, simulation.moments(arrived, chance), simulation.timed)
-        assert fault is not None
         if fault == STALL:
             return Answer((Never.STALL,), False, ABORTED, fault=fault)
-        if fault != DISCONNECT:
+        if fault and fault != DISCONNECT:
             error = ApiError(int(fault), f"{FAULT_TOLD}: status {fault}")
             return self.writer.error(request, error)._replace(fault=fault)
-        if asked is None or (not named and chance.random() < 0.5):
+        if asked is None or (drawn and not named and chance.random() < 0.5):
             return Answer((), False, ABORTED, fault=fault)
         answer = self._timed(request, asked, chance, simulation.moments(arrived, chance), simulation.timed)
-        return Answer(_first_half(answer.parts), False, ABORTED, fault=fault)
+        return Answer(_first_half(answer.parts), False, ABORTED, fault=fault) if fault else answer
 
     def _timed(
         self, request: HttpRequest, asked: ChatRequest, chance: Random, moments: Iterator[float], by_piece: bool

@@ -147,9 +147,7 @@ class Upstream:
             exchange.over = True
             exchange.notify()
 
-    async def _talk(
-        self, exchange: _Exchange, memory: Memory, request: HttpRequest, body: bytes, stream: bool
-    ) -> bool:
+    async def _talk(self, exchange: _Exchange, memory: Memory, request: HttpRequest, body: bytes, stream: bool) -> bool:
         """Ask the upstream. Returns whether its answer is an event stream."""
         headers = _end_to_end(request.headers)
         headers["Accept-Encoding"] = "identity"
@@ -252,7 +250,7 @@ async def _answer(exchange: _Exchange, writer: AnswerWriter, request: HttpReques
         return writer.error(request, exchange.error, keep_alive=keep_alive)
     if exchange.status not in (204, 304):
         head += b"Content-Length: %d\r\n" % len(exchange.received)
-    return Answer((b"%b\r\n%b" % (head, exchange.received),), keep_alive, exchange.status, exchange.refusal, id=_ID)
+    return Answer((head + b"\r\n" + exchange.received,), keep_alive, exchange.status, exchange.refusal, id=_ID)
 
 
 _ID = b"upstream"  # Stands for the id of a conversation that is not recorded yet.

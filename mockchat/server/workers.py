@@ -34,7 +34,6 @@ from mockchat.core.index import ResponseIndex
 from mockchat.core.program import ProgramError
 from mockchat.server import options
 from mockchat.server.app import ChatServer
-from mockchat.server.connection import Connection
 from mockchat.server.route import ChatCompletions
 
 _APP_LOAD_ERROR = 4  # gunicorn does not start a worker again that ends with this status.
@@ -133,26 +132,9 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> Any:
         self.app.freeze()  # Its shutdown, which does nothing here, asks for that.
-        return _RunnerServer(self._chat_server)
+        return self._chat_server
 
-
-class _RunnerServer:
-    """What a runner of aiohttp's expects of its server."""
-
-    def __init__(self, server: ChatServer) -> None:
-        self._server = server
-
-    def __call__(self) -> Connection:
-        return self._server()
-
-    @property
-    def requests_count(self) -> int:
-        return self._server.requests_count
-
-    def pre_shutdown(self) -> None:
-        """Do nothing: `shutdown` does it all."""
-
-    async def shutdown(self, timeout: float) -> None:
-        await self._server.stop(timeout)
-        if cut := self._server.cut:
+    async def cleanup(self) -> None:
+        await super().cleanup()
+        if cut := self._chat_server.cut:
             server_logger.warning("Connections cut before they were finished: %d (see --graceful-timeout)", cut)

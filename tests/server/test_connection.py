@@ -530,7 +530,7 @@ async def test_a_client_may_go_while_its_answer_waits(client: Client, raw: Raw, 
             raw.writer.close()  # No matter: the answer is under way.
         server.finish()
         assert server.connections
-        await server.stop(0.05)
+        await server.shutdown(0.05)
     assert server.cut == (ends != "abort")
 
 

@@ -516,7 +516,7 @@ async def test_what_is_under_way_at_the_end_is_finished_though_its_client_has_go
         server.abort()
     else:
         asyncio.get_running_loop().call_later(0.1, go_on.set)
-    await server.stop(PATIENCE)
+    await server.shutdown(PATIENCE)
     go_on.set()
     assert (recorder.recorded(), server.cut) == ((0, 1) if hurried else (1, 0))
 
