@@ -19,7 +19,7 @@ from mockchat.server.errors import ApiError
 from mockchat.server.http import UNREADABLE, Answer, At, Never, Part, Until, next_turn
 from mockchat.server.log import Log
 from mockchat.server.memory import too_much
-from mockchat.server.parser import MAX_HEAD_SIZE, Incoming, RequestParser, too_large_head
+from mockchat.server.parser import Incoming, RequestParser
 from mockchat.server.route import ChatCompletions
 
 REQUEST_TIMEOUT = 60.0  # seconds, for a request to arrive; for a client to read anything of its answer
@@ -207,8 +207,6 @@ class Connection(asyncio.Protocol):
                     raise parser.malformed
                 return None
             first = self._requests[0]
-            if first.request.head_size > MAX_HEAD_SIZE:
-                raise too_large_head()
             if first.body.is_eof():
                 self._requests.popleft()
                 body = first.whole()

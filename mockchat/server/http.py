@@ -48,8 +48,8 @@ Part = bytes | At | Until | Never  # What to write, or what to wait for before t
 class HttpRequest(NamedTuple):
     """A request head. `path` is decoded, `query` is not; `is_http_1_1` is also true of later versions.
 
-    On a kept connection, `headers` may have the `Content-Length` of an earlier request with the same head. The sizes
-    are in bytes; that of the body is 0 where it is not declared.
+    On a kept connection, `headers` may have the `Content-Length` of an earlier request with the same head. `body_size`
+    is in bytes, and 0 where it is not declared.
     """
 
     method: str
@@ -60,7 +60,6 @@ class HttpRequest(NamedTuple):
     is_encoded: bool  # By a transfer coding (chunked) or a content coding.
     query: str = ""
     fault: str | None = None  # The value of the header `X-Mockchat-Fault`.
-    head_size: int = 0
     body_size: int = 0
 
 
@@ -87,7 +86,7 @@ class Answer(NamedTuple):
 
 _LONGEST_MISS = 2000  # bytes: aiohttp's clients refuse a header of more than 8,190
 _WRITE_SIZE = 65536  # bytes
-_LONGEST_WRITE = 4 * _WRITE_SIZE
+_LONGEST_PIECE = 4 * _WRITE_SIZE
 
 
 class AnswerWriter:
@@ -130,24 +129,16 @@ class AnswerWriter:
         A miss has its diagnosis in a header too: some clients show no body, but headers.
         """
         error.__traceback__ = error.__context__ = None  # Their frames hold the request's body.
-        body, content_type, headers = error.body(), JSON, b""
+        body, more = error.body(), {}
         if isinstance(error, NotRecorded):
             accepted = request.headers.get("Accept", "").lower()
             if "json" not in accepted and "event-stream" not in accepted:
-                body, content_type = str(error).encode(), PLAIN_TEXT
+                body, more["content_type"] = str(error).encode(), PLAIN_TEXT
             why = excerpt(error.diagnosis().text).encode("ascii", "backslashreplace")
-            headers = b"X-Mockchat-Miss: %b\r\n" % (
-                why if len(why) <= _LONGEST_MISS else why[: _LONGEST_MISS - 3] + b"..."
-            )
-        return self.whole(
-            request,
-            error.status,
-            body,
-            error=error,
-            keep_alive=keep_alive,
-            content_type=content_type,
-            headers=headers,
-        )
+            if len(why) > _LONGEST_MISS:
+                why = why[: _LONGEST_MISS - 3] + b"..."
+            more["headers"] = b"X-Mockchat-Miss: %b\r\n" % why
+        return self.whole(request, error.status, body, error=error, keep_alive=keep_alive, **more)
 
     def stream(self, request: HttpRequest, blocks: Iterator[bytes], end: bytes, answer_id: bytes) -> Answer:
         """Server-sent events, several in each block; the last block ends with `end`.
@@ -198,19 +189,13 @@ def in_blocks(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
     block: list[bytes | memoryview] = []
     size = 0
     for part in parts:
-        if len(part) > _LONGEST_WRITE:
-            if size:
+        for start in range(0, len(part), _LONGEST_PIECE):
+            block.append(part[start : start + _LONGEST_PIECE])
+            size += len(block[-1])
+            if size >= _WRITE_SIZE:
                 yield b"".join(block)
                 block, size = [], 0
-            for start in range(0, len(part), _LONGEST_WRITE):
-                yield bytes(part[start : start + _LONGEST_WRITE])
-            continue
-        block.append(part)
-        size += len(part)
-        if size >= _WRITE_SIZE:
-            yield b"".join(block)
-            block, size = [], 0
-    if size:
+    if block:
         yield b"".join(block)
 
 

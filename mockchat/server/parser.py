@@ -8,6 +8,7 @@ ever would. It asks of its protocol `connected`, `_reading_paused`, `pause_readi
 
 import asyncio
 import re
+from types import SimpleNamespace
 from typing import NamedTuple
 
 from aiohttp import HttpVersion11, StreamReader, web
@@ -126,16 +127,19 @@ class RequestParser:
         try:
             while is_upgraded:  # An upgrade is declined, and what follows is read as HTTP.
                 messages, is_upgraded, data = self._parser.feed_data(data)
-                requests += [Incoming(_read_head(message), body) for message, body in messages]
+                for message, body in messages:
+                    requests.append(Incoming(_read_head(message), body))
                 if is_upgraded:
                     self._parser.set_upgraded(False)
         except HttpProcessingError as error:
             self._refuse(error.message)
+        except ApiError as error:
+            self.malformed = error
         if requests:
             self._body = requests[-1].body
         self._head_size = self._head_size + size if is_in_head and not requests else 0
         if self._head_size > MAX_HEAD_SIZE and not self.malformed:
-            self.malformed = too_large_head()
+            self.malformed = _too_large_head()
         return requests
 
     def _refuse(self, reason: str) -> None:
@@ -169,32 +173,21 @@ class RequestParser:
         return self._received.endswith(b"\r\n\r\n") or received[-len(end) :] == end[-len(received) :]
 
 
-class _NoFlowControl:
-    """What a body of aiohttp's asks of its protocol. It never pauses: bodies are taken from it as they arrive.
-
-    One object serves all parsers: so a parser refers to no connection, and no garbage collector has to free them.
-    """
-
-    connected = True
-    _reading_paused = False
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        pass
+# What a body of aiohttp's asks of its protocol. It never pauses: bodies are taken from it as they arrive.
+# One object serves all parsers: so a parser refers to no connection, and no garbage collector has to free them.
+_NO_FLOW_CONTROL = SimpleNamespace(
+    connected=True, _reading_paused=False, pause_reading=lambda: None, resume_reading=lambda **_: None
+)
 
 
-_NO_FLOW_CONTROL = _NoFlowControl()
-
-
-def too_large_head() -> ApiError:
-    """The error of a request whose head is larger than this server reads."""
+def _too_large_head() -> ApiError:
     return ApiError(431, f"The request head is larger than the {MAX_HEAD_SIZE} bytes that this server reads")
 
 
 def _read_head(message: RawRequestMessage) -> HttpRequest:
     size = len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)
+    if size > MAX_HEAD_SIZE:
+        raise _too_large_head()
     is_http_1_1 = message.version >= HttpVersion11
     return HttpRequest(
         message.method,
@@ -206,7 +199,6 @@ def _read_head(message: RawRequestMessage) -> HttpRequest:
         message.chunked or "Content-Encoding" in message.headers,
         message.url.raw_query_string,
         message.headers.get(FAULT_HEADER),
-        size,
         int(message.headers.get("Content-Length", 0)),
     )
 
