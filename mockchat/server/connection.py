@@ -85,8 +85,6 @@ class Connection(asyncio.Protocol):
         self._unread = 0, self._since  # Bytes that the client has not read, and since when it has read none of them.
         self._is_half_closed = False
 
-    # States
-
     def _enter(self, state: State) -> None:
         """Enter a state, note the time, and free what the last one held."""
         self._state, self._since = state, time.monotonic()

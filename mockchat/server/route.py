@@ -38,11 +38,10 @@ class ChatCompletions:
         max_body_size: int = MAX_BODY_SIZE,
         api_keys: Sequence[str] = (),
         simulation: Simulation | None = None,
-        upstream: Upstream | None = None,
         max_memory_mb: int = MAX_MEMORY_MB,
         grows: bool = False,
     ) -> None:
-        self.upstream = upstream
+        self.upstream: Upstream | None = None  # Asked for what is not recorded.
         self.memory = Memory(max_memory_mb)
         self.writer = AnswerWriter()
         self._grows = grows

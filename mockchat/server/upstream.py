@@ -59,23 +59,14 @@ class _Exchange:
 class Upstream:
     """Forwards requests to the server at `base_url`, and records good answers in `file` and in `index`.
 
-    `timeout` is in seconds, for the head of an answer and between its parts. A larger answer than `max_answer_mb` is an
-    error.
+    `timeout` is in seconds, for the head of an answer and between its parts.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        index: ResponseIndex,
-        file: RecordFile,
-        timeout: float = TIMEOUT,
-        max_answer_mb: int = MAX_ANSWER_MB,
-    ) -> None:
+    def __init__(self, base_url: str, index: ResponseIndex, file: RecordFile, timeout: float = TIMEOUT) -> None:
         self._url = URL(endpoint(base_url))
         self._index = index
         self._file = file
         self._timeout = timeout
-        self._max_answer_mb = max_answer_mb
         self._session: aiohttp.ClientSession | None = None
         self._exchanges: set[asyncio.Task[None]] = set()
         self._name = f"mockchat-{secrets.token_hex(6)}"
@@ -162,7 +153,7 @@ class Upstream:
             exchange.status, exchange.head = response.status, _head(response)
             events = response.content_type == "text/event-stream"
             streamed = stream and events and response.status == 200
-            decoder = Decoder(response.headers.get("Content-Encoding"), self._max_answer_mb)
+            decoder = Decoder(response.headers.get("Content-Encoding"), MAX_ANSWER_MB)
             received = exchange.received
             async for sent in response.content.iter_any():
                 block = decoder.feed(sent)

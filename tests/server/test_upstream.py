@@ -329,7 +329,7 @@ async def broken(recorder: Recorder) -> AsyncIterator[Speak]:
     servers: list[asyncio.Server] = []
     speaking: set[asyncio.Task[None] | None] = set()
 
-    async def speak(answer: bytes, timeout: float = PATIENCE, max_answer_mb: int = 64) -> None:
+    async def speak(answer: bytes, timeout: float = PATIENCE) -> None:
         async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             speaking.add(asyncio.current_task())
             with suppress(OSError, asyncio.IncompleteReadError):
@@ -347,7 +347,7 @@ async def broken(recorder: Recorder) -> AsyncIterator[Speak]:
         url = "http://{}:{}/v1".format(*server.sockets[0].getsockname())
         chat = recorder.server.chat  # type: ignore[attr-defined]
         await chat.upstream.close()
-        chat.upstream = Upstream(url, chat._index, recorder.record_file, timeout, max_answer_mb)
+        chat.upstream = Upstream(url, chat._index, recorder.record_file, timeout)
 
     yield speak
     over.set()
@@ -436,9 +436,10 @@ async def test_a_stream_that_fails_after_its_beginning(
 )
 @pytest.mark.parametrize("asked", [ASKED, STREAM])
 async def test_an_answer_that_is_too_large_is_given_up(
-    recorder: Recorder, broken: Speak, said: bytes, asked: bytes
+    recorder: Recorder, broken: Speak, said: bytes, asked: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await broken(said + SILENCE, max_answer_mb=1)
+    monkeypatch.setattr("mockchat.server.upstream.MAX_ANSWER_MB", 1)
+    await broken(said + SILENCE)
     try:
         status, body = await recorder.ask(asked)
     except ClientPayloadError:  # A stream that has begun can only break off.
