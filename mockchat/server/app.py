@@ -1,8 +1,8 @@
 """The server: its connections, and the signals that stop it.
 
-To stop, it refuses new connections. Every answer from then on asks its client to connect anew (`Connection: close`), so
-busy clients go elsewhere without losing a request. Idle connections are closed a moment later, and what has begun is
-finished until the timeout. Connections that are left are cut.
+To stop, it refuses new connections. Every answer from then on asks its client to reconnect (`Connection: close`), so
+busy clients go elsewhere without losing a request. Idle connections are closed a moment later. What has begun may
+finish until the timeout; connections that are left then are cut.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from mockchat.server.log import Log
 from mockchat.server.route import ChatCompletions
 
 SHUTDOWN_TIMEOUT = 5.0  # seconds
-_HANDOVER = 0.2  # seconds in which a busy client asks again, and so is told to connect anew
+_HANDOVER = 0.2  # seconds in which a busy client sends another request, whose answer asks it to reconnect
 _BACKLOG = 1024  # connections that wait to be accepted
 _INTERVAL = 1.0  # seconds
 _POLL = 0.01  # seconds

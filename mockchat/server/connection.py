@@ -1,7 +1,7 @@
 """One client's connection: a state machine that reads requests, and writes each answer as soon as it can.
 
-aiohttp's own connection has a task, which starts another for each request: that costs more than all that we do. Here is
-no task. A connection is in one of the states below; `_enter` alone changes it, and frees what the last one held.
+aiohttp's own connection runs a task, and another for each request: they cost more than all the work here, which runs in
+callbacks. `_enter` alone changes the state of a connection, and frees what the last state held.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ _TIME_LIMITS = {  # seconds
 
 
 class Connections:
-    """The connections of one server, and what they share. `log` may be None."""
+    """The connections of one server, and what they share."""
 
     def __init__(self, route: ChatCompletions, log: Log | None) -> None:
         self.route = route
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
                 self._cancel = None
 
     def _account(self) -> bool:
-        """Count the bytes buffered for this connection; False if the server then holds more than it may."""
+        """Account for the bytes buffered for this connection; False when over the server's limit."""
         memory = self._route.memory
         size = self._unanswered + _QUEUED_REQUEST * len(self._requests) + self._transport.get_write_buffer_size()
         memory.held += size - self._held
@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
         return size <= _SMALL or not memory.is_full
 
     def watch(self, now: float) -> None:
-        """End what takes too long; called now and then with the time."""
+        """Enforce the time limits; `now` is the time."""
         unread = self._transport.get_write_buffer_size()
         if unread != self._unread[0]:
             self._unread = unread, now
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
                 self._close()
 
     def finish(self) -> None:
-        """Close the connection as soon as what was begun on it is finished."""
+        """Close the connection if it is idle; else it closes after its answer."""
         if self._state in (State.NEW, State.IDLE, State.STALLED):
             self._close()
 
@@ -133,7 +133,7 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         """Close the connection once all is written.
 
-        Its end is sent too (FIN): a process that was forked may have the socket open, so closing it would not do that.
+        FIN is sent explicitly: closing the socket does not send it while a forked process has it open.
         """
         self._end_writing()
         self._transport.close()
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
             self._advance()
 
     def eof_received(self) -> bool:
-        """Stay open while a client that has sent its last request reads the answer; TLS does not allow that."""
+        """Stay open until a client that only closed its half has its answer; TLS does not allow that."""
         self._is_half_closed = True
         return self._state is State.ANSWERING and self._transport.can_write_eof()
 
@@ -176,7 +176,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_paused = False
-        asyncio.get_running_loop().call_soon(self._resume)  # asyncio's transport can't be closed from in here.
+        asyncio.get_running_loop().call_soon(self._resume)  # asyncio's transport can't be closed in this callback.
 
     # Reading
 
@@ -184,7 +184,7 @@ class Connection(asyncio.Protocol):
         """Answer the queued requests that are complete, and enter the state that follows."""
         answered = 0
         while self._parser is not None and self._parts is None and self._cancel is None:
-            if answered == _AT_ONCE and self._requests:  # Others get their answers before this goes on.
+            if answered == _AT_ONCE and self._requests:  # Let other connections run.
                 self._parts, self._persistent = iter((next_turn(),)), True
                 self._write()
                 break
@@ -216,13 +216,13 @@ class Connection(asyncio.Protocol):
                 self._route.check(request, request.body_size)
                 if request.headers.get("Expect", "").lower() == "100-continue" and request.is_http_1_1:
                     self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._route.check(request, first.take())  # A body is refused as soon as that is certain.
+            self._route.check(request, first.take())  # A body is refused as soon as it is too large.
         except ApiError as error:
             return self._route.refuse(request, error)
         return None
 
     def _settle(self, parser: RequestParser, has_answered: bool) -> None:
-        """Enter the state that follows, once all that is complete is answered."""
+        """Enter the state that follows after all complete requests are answered."""
         has_more = bool(self._requests) or not parser.is_between()
         if self._parts is not None or self._cancel is not None:
             if has_more:  # The rest is read once this is answered.
@@ -231,6 +231,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._unanswered = 0
             return
+        self._transport.resume_reading()
         has_answered = has_answered or self._state is State.ANSWERING
         if has_answered and not has_more:
             self._enter(State.IDLE)
@@ -247,7 +248,7 @@ class Connection(asyncio.Protocol):
     # Writing
 
     def _begin(self, answer: "Answer | asyncio.Future[Answer]", asked: float | None = None) -> None:
-        """Start writing an answer, now or when there is one; `asked` is when, if that was in another turn."""
+        """Start writing an answer, now or once it is known; `asked` is when its request came, by default now."""
         if not isinstance(answer, Answer):
             self._enter(State.ANSWERING)
             self._cancel = answer.cancel
@@ -268,7 +269,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         else:
             self._begin(future.result(), self._since)
-            self._continue()
+            self._advance()
 
     def _write(self) -> None:
         """Write the answer's parts, until one has to wait or the client has to read."""
@@ -299,11 +300,11 @@ class Connection(asyncio.Protocol):
             self._enter(State.ANSWERING)
 
     def _wait_for(self, part: At | Until | Never) -> bool:
-        """Wait for the part's moment or future; False if that is past."""
+        """Wait for a moment or a future; False if there is nothing to wait for."""
         if isinstance(part, Never):
             self._enter(State.STALLED)
             self._transport.resume_reading()
-            if self._is_half_closed:  # Then it can't be seen to disconnect.
+            if self._is_half_closed:  # It sends nothing more by which it could be seen to disconnect.
                 self._close()
         elif isinstance(part, At):
             early = part.moment - time.monotonic()
@@ -324,21 +325,15 @@ class Connection(asyncio.Protocol):
         self._resume()
 
     def _resume(self) -> None:
-        """Write on, unless there is still something to wait for."""
+        """Continue the answer unless it still waits, then serve the queued requests."""
         if self._parts is not None and self._cancel is None and not self._is_paused:
             self._write()
-            self._continue()
-
-    def _continue(self) -> None:
-        """Serve the queued requests once an answer is written."""
-        self._advance()
-        if self._parts is None and self._cancel is None and self._parser is not None:
-            self._transport.resume_reading()
+            self._advance()
 
     def _leave(self) -> None:
-        """Close the connection; if the client may still be sending, once it stops.
+        """Close the connection, or linger while the client may still be sending.
 
-        A socket closed with unread input resets the connection, and the answer is lost (RFC 9112, section 9.6).
+        Closing a socket with unread input resets the connection, and the answer is lost (RFC 9112, section 9.6).
         """
         is_sending = bool(self._requests) or (self._parser is not None and not self._parser.is_between())
         self._enter(State.LINGERING)

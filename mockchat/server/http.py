@@ -92,7 +92,7 @@ _LONGEST_PIECE = 4 * _WRITE_SIZE
 class AnswerWriter:
     """Writes answers, each with an id of its own in `x-request-id`, which OpenAI's SDKs show as `_request_id`.
 
-    While `closing` is set, every answer asks its client to connect anew.
+    While `closing` is set, every answer asks its client to reconnect.
     """
 
     def __init__(self) -> None:
@@ -200,7 +200,7 @@ def in_blocks(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
 
 
 def next_turn() -> Until:
-    """Wait for the next turn of the event loop, so that other clients are answered in between."""
+    """Wait for the next turn of the event loop: other connections run in between."""
     loop = asyncio.get_running_loop()
     future = loop.create_future()
     loop.call_soon(future.set_result, None)

@@ -1,4 +1,4 @@
-"""A client's bytes as requests, read with aiohttp's parser. No I/O, no limits but that of a head.
+"""A client's bytes → requests, by aiohttp's parser. No I/O; the only limit is the size of a head.
 
 What is used of aiohttp that its documentation does not promise (setup.cfg bounds its version for that reason):
 `HttpRequestParser` and `HttpProcessingError` (aiohttp.http), a parser in C that has seen more attacks than one of ours
@@ -25,7 +25,7 @@ _COMPARED = 32  # bytes
 
 
 class _PlainBody:
-    """A body behind a known head, of so many bytes: the parser is not needed for it."""
+    """A body of known size behind a known head, for which no parser is needed."""
 
     def __init__(self, size: int) -> None:
         self._left = size
@@ -206,8 +206,8 @@ def _read_head(message: RawRequestMessage) -> HttpRequest:
 class KnownHead(NamedTuple):
     """A cached request head, for requests that differ from it in their Content-Length alone.
 
-    A client sends the same head with each request on a connection: it is parsed once. `before` and `after` are its
-    bytes on either side of the length's digits.
+    Clients send the same head with each request on a connection: it is parsed once. `before` and `after` are its bytes
+    on either side of the length's digits.
     """
 
     before: bytes
@@ -229,8 +229,8 @@ class KnownHead(NamedTuple):
 def known_head(data: bytes, request: HttpRequest) -> KnownHead | None:
     """The head of a request that was read from these data; None if it is not safe to cache.
 
-    Safe is one that the data hold with its whole body and nothing else, with one plain Content-Length, and without
-    `Expect` or `Upgrade`, which concern the connection. Each of its lines must end in CR LF.
+    The data must be one whole request. Its head must have one plain Content-Length, no `Expect` or `Upgrade`, which
+    concern the connection, and CR LF at the end of each line.
     """
     size = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
     head, headers = data[:size], request.headers

@@ -28,8 +28,7 @@ FAULT_TOLD = "A fault that was asked for"
 class ChatCompletions:
     """The request handler: `answer` answers a request, `refuse` one that is not read to its end.
 
-    `max_body_size` is in bytes. Where the index `grows` while it is served, no request is read by a thread: the index
-    has no lock.
+    `max_body_size` is in bytes. An index that `grows` while it is served has no lock, so no thread reads requests.
     """
 
     def __init__(
@@ -55,11 +54,11 @@ class ChatCompletions:
 
     @property
     def busy(self) -> bool:
-        """Whether something is still to be recorded."""
+        """True while something is still to be recorded."""
         return self.upstream is not None and self.upstream.busy
 
     async def close(self) -> int:
-        """Cancel what is not finished; returns how many recordings that loses."""
+        """Cancel what is not finished; returns the number of recordings lost."""
         for task in self._answering:
             task.cancel()
         return await self.upstream.close() if self.upstream else 0
@@ -108,14 +107,14 @@ class ChatCompletions:
             return self.writer.whole(request, 200, *completion.whole(asked, created, replies), answer_id=answer_id)
         except ApiError as error:
             return self.writer.error(request, error)
-        except Exception as error:  # A bug of ours.
+        except Exception as error:  # A bug.
             server_logger.error("Error handling a request", exc_info=error)
             return self.writer.error(request, ApiError(500, "The server failed: check its log"), keep_alive=False)
 
     async def _answer_later(self, request: HttpRequest, body: bytes, arrived: float) -> Answer:
-        """Have a thread read a long body, one at a time, so that others are answered meanwhile.
+        """Let a thread read a long body, one at a time; others are answered meanwhile.
 
-        A thread can't be cancelled: a task whose body is being read goes on, and holds the body until then.
+        A thread can't be cancelled: a cancelled task waits until its body is read.
         """
         self.memory.held += len(body)
         try:
@@ -135,16 +134,16 @@ class ChatCompletions:
         return answer
 
     def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
-        """Answer a request of which the rest is not read; then the connection closes."""
+        """Refuse a request whose rest is not read, and close the connection."""
         return self.writer.error(request, error, keep_alive=False)
 
     def _stream(self, request: HttpRequest, events: Iterator[bytes], replies: Sequence[Reply]) -> Answer:
         return self.writer.stream(request, events, completion.STREAM_END, replies[0].conversation_id)
 
-    # What is refused unread
+    # Checks before the body is read
 
     def check(self, request: HttpRequest, size: int) -> None:
-        """Raise `ApiError` where a request need not be read, its body being `size` bytes or more."""
+        """Raise `ApiError` for a request that is refused whatever its body says; it has `size` bytes at least."""
         if self._api_keys:
             self._check_key(request.headers)
         if request.path != PATH:
@@ -164,7 +163,7 @@ class ChatCompletions:
     def _check_key(self, headers: Mapping[str, str]) -> None:
         scheme, _, key = headers.get("Authorization", "").partition(" ")
         given = key.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""
-        # Every key is compared, each in constant time: how long it takes says nothing.
+        # Compare every key in constant time, so that the duration reveals nothing.
         matches = [hmac.compare_digest(given, expected) for expected in self._api_keys]
         if any(matches):
             return
@@ -180,12 +179,12 @@ class ChatCompletions:
                 problem = f"{name} {encoding!r} is not supported: send the body uncompressed"
                 raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, problem)
 
-    # What is simulated
+    # Simulation
 
     def _simulated(
         self, request: HttpRequest, body: bytes, read: Read, simulation: Simulation, arrived: float
     ) -> Answer:
-        """The answer at its time, or the failure that is due instead."""
+        """The answer at its time, or the fault that is drawn or asked for."""
         named = request.fault
         if named is not None and not is_fault(named):
             return self.writer.error(request, ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}"))
@@ -194,7 +193,7 @@ class ChatCompletions:
         except ApiError:
             if named is None:
                 raise
-            asked = None  # A fault that is asked for by name comes whatever else is asked.
+            asked = None  # A fault asked for by name needs no valid request.
         chance, drawn = simulation.begin(asked.history if asked else None)
         fault = named or drawn
         if fault == STALL:
@@ -210,7 +209,7 @@ class ChatCompletions:
     def _timed(
         self, request: HttpRequest, asked: ChatRequest, chance: Random, moments: Iterator[float], by_piece: bool
     ) -> Answer:
-        """A stream one piece at a time; the plain answer when the stream would have ended."""
+        """A stream one piece at a time; a plain answer when its stream would have ended."""
         created = int(time.time())
         replies = completion.choose(asked, chance.random)
         if asked.settings.stream:
@@ -223,7 +222,7 @@ class ChatCompletions:
         return answer._replace(parts=chain(end, answer.parts))
 
     def _arrival(self) -> float:
-        """When this request was complete: of many that arrived at once, the last is as old as the first."""
+        """When this request was complete; the same moment for all of one turn of the event loop."""
         if self._arrived is None:
             self._arrived = time.monotonic()
             asyncio.get_running_loop().call_soon(self._forget_arrival)
@@ -243,7 +242,7 @@ def _read_long(body: bytes, index: ResponseIndex) -> ChatRequest:
 
 
 def _end_of_stream(moments: Iterator[float], replies: Sequence[Reply]) -> Iterator[Part]:
-    """Wait for when the stream of the replies would have ended. Long ones are counted in steps, others in between."""
+    """Wait until the stream of the replies would have ended. Other connections run while long ones are counted."""
     longest = 1
     for reply in {id(reply): reply for reply in replies}.values():
         count = 0

@@ -1,6 +1,6 @@
 """A proxy to another server of the API: forwards what is not recorded, and records the answers.
 
-It follows https://www.rfc-editor.org/rfc/rfc9110#name-message-forwarding. Each exchange is a task of its own, so it is
+Follows https://www.rfc-editor.org/rfc/rfc9110#name-message-forwarding. Each exchange is a task of its own: it is
 finished and recorded even when its client disconnects.
 """
 

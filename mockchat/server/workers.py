@@ -9,7 +9,7 @@ Rules that hold here:
 - A worker may be replaced while its clients are busy, without losing a request: see `app.py`.
 
 What is used of aiohttp that its documentation does not promise: `AppRunner._make_server`, and what a runner does with
-the server that it gives. aiohttp's worker class takes a runner, and no documented one has connections of ours.
+the server that it gives. aiohttp's worker class takes a runner, and no documented one can have another protocol.
 """
 
 import os
@@ -124,7 +124,7 @@ def _read_into(descriptor: int, paths: Sequence[Path], stitch: bool, ignore: Seq
 
 
 class Runner(web.AppRunner):
-    """aiohttp's runner, as its worker class for gunicorn uses it, with connections of ours."""
+    """aiohttp's runner, as its worker class for gunicorn uses it, of a `ChatServer`."""
 
     def __init__(self, server: ChatServer, shutdown_timeout: float) -> None:
         super().__init__(web.Application(), shutdown_timeout=shutdown_timeout)
