@@ -1,4 +1,4 @@
-"""Importing a program, which takes a moment in which Ctrl-C must not end in a traceback."""
+"""Imports a program. Ctrl-C meanwhile ends it without a traceback."""
 
 import os
 import signal

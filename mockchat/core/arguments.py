@@ -53,7 +53,7 @@ def parse(parser: ArgumentParser, given: Sequence[str] | None) -> Namespace:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The question whether a known name is meant; empty where none is like this one."""
+    """Ask whether the nearest known name is meant; empty if none is near."""
     nearest = difflib.get_close_matches(name, list(known), 1)
     return f"did you mean {nearest[0]}?" if nearest else ""
 
@@ -122,7 +122,7 @@ def base_url(value: str) -> str:
 
 
 def upstream_url(value: str) -> str:
-    """A base URL without a user: what clients send as Authorization is forwarded, and nothing else."""
+    """A base URL without a user: only the client's Authorization is forwarded."""
     if URL(base_url(value)).user:
         raise ArgumentTypeError("the URL names a user: leave it out, for the upstream gets the client's Authorization")
     return value

@@ -155,10 +155,10 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         if parser is None:
             return
-        if self._state is _IDLE and parser.known is not None:
-            start, size = parser.known.match(data)
+        if self._state is _IDLE and (known := parser.known) is not None:
+            start, size = known.match(data)
             if start and len(data) - start == size:
-                self._begin(self._route.answer(parser.known.request, data[start:]))
+                self._begin(self._route.answer(known.request, data[start:]))
                 return
         is_idle = self._state is _IDLE or self._state is State.NEW
         self._unanswered += len(data)

@@ -51,7 +51,7 @@ def parser() -> ArgumentParser:
 
 
 def _add_limits(parser: ArgumentParser) -> None:
-    """Add what the server takes, and what counts in it."""
+    """Add the limits, the keys, and what is compared."""
     add, megabytes = parser.add_argument, arguments.positive_whole_number
     add("--max-body-mb", **option(megabytes, "N", "refuse larger requests (default %(default)s)", default=64))
     memory = "of what clients send and do not read, all together (default %(default)s)"
@@ -62,7 +62,7 @@ def _add_limits(parser: ArgumentParser) -> None:
 
 
 def _add_simulation(parser: ArgumentParser) -> None:
-    """Add what is simulated: the names in `_SIMULATED`."""
+    """Add the options in `_SIMULATED`."""
     group = parser.add_argument_group("what is simulated (default: nothing; every answer at once, and right)")
     add, number = group.add_argument, arguments.number
     add("--ttft-ms", **option(number, "MS", "time to first token"))
@@ -99,7 +99,7 @@ def from_keywords(given: Mapping[str, object], beside: Iterable[str] = ()) -> Na
 
 
 def _line(name: str, value: object, default: object) -> list[str]:
-    """An option as arguments of a command line. Its default shows if it is a switch, or repeatable."""
+    """An option as arguments of a command line; its default is a bool for a switch, a list if it is repeatable."""
     argument = f"--{name.replace('_', '-')}"
     if isinstance(default, bool):
         if not isinstance(value, bool):
@@ -115,7 +115,7 @@ def _line(name: str, value: object, default: object) -> list[str]:
 
 
 def of_route(chosen: Namespace) -> dict[str, Any]:
-    """The arguments of `route.ChatCompletions` that follow from them. Raises `ProgramError`."""
+    """The options as arguments of `route.ChatCompletions`. Raises `ProgramError`."""
     asked = {name: value for name in _SIMULATED if (value := getattr(chosen, name)) not in (None, [])}
     if "fault" in asked:
         asked["faults"] = asked.pop("fault")

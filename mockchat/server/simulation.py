@@ -1,7 +1,7 @@
 """Simulated timing and faults. No I/O, no clock.
 
-Each request draws its random choices from a generator of its own. With `random_seed`, that depends on the history and
-the attempt alone: in whatever order requests arrive, the same ones are slow and fail.
+Each request has a random generator of its own. With `random_seed`, that depends on the history and the attempt alone:
+the same requests are slow and fail in whatever order they arrive.
 """
 
 import hashlib

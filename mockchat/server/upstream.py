@@ -192,10 +192,8 @@ class Upstream:
             if not self._index.replies(sent):  # Else an equal question was faster.
                 self.recorded += self._file.append(recorded)
                 self._index.add(recorded)
-        except NotRecordable as reason:
+        except (NotRecordable, DatasetError) as reason:
             self._warn_once(f"Passed on but not recorded: {reason}")
-        except DatasetError as error:
-            self._warn_once(f"An answer is not recorded: {error}")
 
     def _warn_once(self, line: str) -> None:
         """Log a warning, once."""

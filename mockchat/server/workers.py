@@ -4,9 +4,9 @@
 
 Rules that hold here:
 
-- A process of its own reads the recordings into a file in memory, before gunicorn forks (`--preload`). Workers share
-  that file whatever they look up, and the memory that reading takes is freed with that process.
-- A worker may be replaced while its clients are busy, without losing a request: see `app.py`.
+- Before gunicorn forks (`--preload`), a process of its own reads the recordings into a file in memory. Workers share
+  that file, and the memory that reading takes is freed with the process.
+- A worker can be replaced while its clients are busy, without losing a request: see `app.py`.
 
 What is used of aiohttp that its documentation does not promise: `AppRunner._make_server`, and what a runner does with
 the server that it gives. aiohttp's worker class takes a runner, and no documented one can have another protocol.

@@ -242,7 +242,7 @@ async def test_a_file_that_can_t_be_written_is_told(recorder: Recorder, caplog: 
     for _ in range(2):
         assert (await recorder.ask(ASKED))[0] == 200
     (record,) = caplog.records
-    assert f"An answer is not recorded: {recorder.file}: is not a regular file" in record.getMessage()
+    assert f"Passed on but not recorded: {recorder.file}: is not a regular file" in record.getMessage()
 
 
 async def test_keys_are_nowhere_to_be_found(recorder: Recorder, caplog: Any, capfd: Any) -> None:
