@@ -121,7 +121,7 @@ async def serve(
 async def listening(server: ChatServer, host: str, port: int, shutdown_timeout: float) -> AsyncIterator[str]:
     """Serve as long as the context lasts, and then stop within `shutdown_timeout` seconds.
 
-    `port` 0 picks a free one; gives the base URL. Raises `ProgramError` where the address can't be had.
+    `port` 0 picks a free one; gives the base URL. Raises `ProgramError` if it can't listen there.
     """
     try:
         listener = await asyncio.get_running_loop().create_server(server, host, port, backlog=_BACKLOG)

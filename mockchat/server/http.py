@@ -100,7 +100,7 @@ class AnswerWriter:
         self._run_id = secrets.token_hex(6).encode()
         self._written = 0
         self._now = 0
-        self._heads: dict[tuple[int, bytes, bool], bytes] = {}  # Those of this second.
+        self._heads: dict[tuple[int, bytes, bool], bytes] = {}  # Heads of the current second.
 
     def whole(
         self,
@@ -164,7 +164,7 @@ class AnswerWriter:
         return Answer(parts(), keep_alive, 200, None, None, answer_id)
 
     def _head(self, status: int, content_type: bytes, keep_alive: bool) -> bytes:
-        """The status line and the headers of every answer; the number that ends its id is missing."""
+        """The status line and the common headers, up to the number that ends the id."""
         self._written += 1
         now = int(time.time())
         if now != self._now:

@@ -68,7 +68,7 @@ class Incoming:
         return len(self.arrived)
 
     def whole(self) -> bytes:
-        """The body, which is at its end."""
+        """The whole body, once it is at its end."""
         if self.arrived is None:
             return self.body.read_nowait()
         self.take()
@@ -150,7 +150,7 @@ class RequestParser:
         self._received = (self._received + data[-_COMPARED:])[-_COMPARED:]
 
     def ended(self, body: bytes) -> None:
-        """Note the end of the last request, whose body is this."""
+        """Note how the last request ended: with this body."""
         self._request_end = body[-_COMPARED:]
 
     def check(self, body: Body) -> None:
@@ -174,7 +174,7 @@ class RequestParser:
 
 
 # What a body of aiohttp's asks of its protocol. It never pauses: bodies are taken from it as they arrive.
-# One object serves all parsers: so a parser refers to no connection, and no garbage collector has to free them.
+# All parsers share it: they refer to no connection, so both are freed at once, without the garbage collector.
 _NO_FLOW_CONTROL = SimpleNamespace(
     connected=True, _reading_paused=False, pause_reading=lambda: None, resume_reading=lambda **_: None
 )
@@ -194,7 +194,7 @@ def _read_head(message: RawRequestMessage) -> HttpRequest:
         message.url.path,
         message.headers,
         is_http_1_1,
-        # Kept alive are only clients of HTTP/1.1, and only where little of their last request stays in memory.
+        # Keep alive clients of HTTP/1.1 with small heads: an idle connection keeps its last head in memory.
         is_http_1_1 and not message.should_close and size <= MAX_KEPT_HEAD_SIZE,
         message.chunked or "Content-Encoding" in message.headers,
         message.url.raw_query_string,

@@ -67,19 +67,15 @@ class ChatCompletions:
         """Answer a complete request, now or later; every error is an answer too."""
         try:
             self.check(request, len(body))
+            if len(body) > LONG_BODY and not (self._grows or self.upstream):
+                return self._answer_long(request, body)
         except ApiError as error:
             return self.writer.error(request, error)
-        if len(body) > LONG_BODY and not (self._grows or self.upstream):
-            return self._answer_long(request, body)
         return self._answer(request, body, read_request)
 
     def _answer_long(self, request: HttpRequest, body: bytes) -> "Answer | asyncio.Future[Answer]":
         """Answer a long request: at once if it can be read in place, else once a thread has read it."""
-        try:
-            asked = in_place(body, self._index)
-        except ApiError as error:
-            return self.writer.error(request, error)
-        if asked:
+        if asked := in_place(body, self._index):
             return self._answer(request, body, lambda *_: asked)
         task = asyncio.create_task(self._answer_later(request, body, self._arrival()))
         self._answering.add(task)

@@ -189,14 +189,13 @@ class Upstream:
                 return
             recorded = recorder.conversation(history, completion)
             sent = self._index.compared(wire.join(recorded.messages[:-1]))
-            if not self._index.replies(sent):  # Else an equal question was faster.
+            if not self._index.replies(sent):  # Else an equal question was recorded first.
                 self.recorded += self._file.append(recorded)
                 self._index.add(recorded)
         except (NotRecordable, DatasetError) as reason:
             self._warn_once(f"Passed on but not recorded: {reason}")
 
     def _warn_once(self, line: str) -> None:
-        """Log a warning, once."""
         if line not in self.warnings:
             self.warnings.add(line)
             server_logger.warning("%s (said once)", line)

@@ -61,7 +61,6 @@ def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) ->
     `data` is a file of recordings or several; `given` are the options of server.py that shape the answers, named as
     there: `api_key=["a", "b"], ttft_ms=50`. Where it can't run, a line says why and gunicorn ends (`SystemExit`).
     """
-    check_worker()
     program.allow_descriptors()
     try:
         chosen = options.from_keywords(given)
