@@ -1,4 +1,4 @@
-"""Importing a program, which takes a moment in which Ctrl-C must not end in a traceback."""
+"""Imports a program. Ctrl-C meanwhile ends it without a traceback."""
 
 import os
 import signal
@@ -16,11 +16,9 @@ def load(module: str) -> Callable[..., int]:
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    try:
-        main: Callable[..., int] = import_module(module).main
-    finally:
-        if before is signal.default_int_handler:
-            signal.signal(signal.SIGINT, before)
+    main: Callable[..., int] = import_module(module).main
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, before)
     return main
 
 

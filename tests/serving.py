@@ -17,7 +17,6 @@ from mockchat.server.app import ChatServer
 from mockchat.server.connection import Connection
 from mockchat.server.route import PATH, ChatCompletions
 from mockchat.server.simulation import Simulation
-from mockchat.server.states import REQUEST_TIMEOUT
 from mockchat.server.workers import Runner
 from tests.helpers import conversation, index_of, request_body
 
@@ -59,8 +58,8 @@ class _WatchedConnection(Connection):
 class _WatchedServer(ChatServer):
     """Knows how many bytes have arrived from the port of each client."""
 
-    def __init__(self, route: ChatCompletions, request_timeout: float) -> None:
-        super().__init__(route, request_timeout)
+    def __init__(self, route: ChatCompletions) -> None:
+        super().__init__(route)
         self.arrived: Counter[int] = Counter()
 
     def __call__(self) -> Connection:
@@ -75,13 +74,12 @@ class MockServer(BaseTestServer):
         index: ResponseIndex = INDEX,
         api_keys: Sequence[str] = (),
         max_body_size: int = MAX_BODY_SIZE,
-        request_timeout: float = REQUEST_TIMEOUT,
         simulation: Simulation | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
         self.chat = ChatCompletions(index, max_body_size, api_keys, simulation, **options)
-        self.chat_server = _WatchedServer(self.chat, request_timeout)
+        self.chat_server = _WatchedServer(self.chat)
 
     async def _make_runner(self, **options: Any) -> web.BaseRunner:
         return Runner(self.chat_server, shutdown_timeout=PATIENCE)

@@ -53,7 +53,7 @@ def parse(parser: ArgumentParser, given: Sequence[str] | None) -> Namespace:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The question whether a known name is meant; empty where none is like this one."""
+    """Ask whether the nearest known name is meant; empty if none is near."""
     nearest = difflib.get_close_matches(name, list(known), 1)
     return f"did you mean {nearest[0]}?" if nearest else ""
 
@@ -106,28 +106,17 @@ MATCH = option(
 )
 
 
-def random_seed(value: str) -> int:
-    """A whole number, which may be negative."""
-    if re.fullmatch("-?[0-9]{1,18}", value):
-        return int(value)
-    raise ArgumentTypeError(f"{value!r} is not a whole number")
-
-
-def number(value: str) -> float:
-    """A number from 0 up."""
-    return _number(value, 0.0, "of at least 0")
+def number(value: str, least: float = 0.0) -> float:
+    """A number from `least` up."""
+    with suppress(ValueError):
+        if least <= float(value) < 1e9:
+            return float(value)
+    raise ArgumentTypeError(f"{value!r} is not a number {'above 0' if least else 'of at least 0'}")
 
 
 def positive_number(value: str) -> float:
     """A number above 0."""
-    return _number(value, math.ulp(0.0), "above 0")
-
-
-def _number(value: str, least: float, needed: str) -> float:
-    with suppress(ValueError):
-        if least <= float(value) < 1e9:
-            return float(value)
-    raise ArgumentTypeError(f"{value!r} is not a number {needed}")
+    return number(value, math.ulp(0.0))
 
 
 def api_key(value: str) -> str:
@@ -151,7 +140,7 @@ def base_url(value: str) -> str:
 
 
 def upstream_url(value: str) -> str:
-    """A base URL without a user: what clients send as Authorization is forwarded, and nothing else."""
+    """A base URL without a user: only the client's Authorization is forwarded."""
     if URL(base_url(value)).user:
         raise ArgumentTypeError("the URL names a user: leave it out, for the upstream gets the client's Authorization")
     return value

@@ -2,8 +2,8 @@
 
 Rules that hold here:
 
-- A program that can't do what it was asked raises `ProgramError` wherever it finds out. `run` prints it as one line.
-- No traceback reaches a user: what may fail in another way is turned into a `ProgramError` where it happens.
+- What a user must know raises `ProgramError`, which `run` prints as one line.
+- No traceback reaches a user: other expected errors become a `ProgramError` where they happen.
 """
 
 import asyncio

@@ -55,7 +55,7 @@ def _add_load(parser: ArgumentParser) -> None:
     add("--duration", **option(seconds, "S", "repeat everything for S seconds"))
     add("--limit", **option(count, "N", "only the first N requests"))
     add("--shuffle", action="store_true", help="in random order")
-    add("--random-seed", **option(arguments.random_seed, "N", "shuffle, in the same order each time"))
+    add("--random-seed", **option(int, "N", "shuffle, in the same order each time"))
     add("--stream", action="store_true", help="ask for streams, and measure their tokens")
     add("--timeout", **option(seconds, "S", "seconds for each attempt (default %(default)g)", default=ATTEMPT_TIMEOUT))
     add("--retries", **option(arguments.whole_number, "N", "retry a request up to N times (default 0)", default=0))

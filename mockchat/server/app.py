@@ -1,8 +1,8 @@
 """The server: its connections, and the signals that stop it.
 
-To stop, it refuses new connections. Every answer from then on asks its client to connect anew (`Connection: close`), so
-busy clients go elsewhere without losing a request. Idle connections are closed a moment later, and what has begun is
-finished until the timeout. Connections that are left are cut.
+To stop, it refuses new connections. Every answer from then on asks its client to reconnect (`Connection: close`), so
+busy clients go elsewhere without losing a request. Idle connections are closed a moment later. What has begun may
+finish until the timeout; connections that are left then are cut.
 """
 
 import asyncio
@@ -18,24 +18,19 @@ from mockchat.core.program import ProgramError, descriptor_limit, on_stop_signal
 from mockchat.server.connection import Connection, Connections
 from mockchat.server.log import Log
 from mockchat.server.route import ChatCompletions
-from mockchat.server.states import REQUEST_TIMEOUT
 
 SHUTDOWN_TIMEOUT = 5.0  # seconds
-_HANDOVER = 0.2  # seconds in which a busy client asks again, and so is told to connect anew
+_HANDOVER = 0.2  # seconds in which a busy client sends another request, whose answer asks it to reconnect
 _BACKLOG = 1024  # connections that wait to be accepted
+_INTERVAL = 1.0  # seconds
 _POLL = 0.01  # seconds
 
 
 class ChatServer(Connections):
-    """Serves one route. It is a protocol factory for `loop.create_server`: calling it makes a connection.
+    """Serves one route. It is a protocol factory for `loop.create_server`: calling it makes a connection."""
 
-    `request_timeout` is in seconds: for a request to arrive, and for a client to read any of its answer.
-    """
-
-    def __init__(
-        self, route: ChatCompletions, request_timeout: float = REQUEST_TIMEOUT, log: Log | None = None
-    ) -> None:
-        super().__init__(route, request_timeout, log)
+    def __init__(self, route: ChatCompletions, log: Log | None = None) -> None:
+        super().__init__(route, log)
         self.cut = 0  # Connections, and exchanges with an upstream, that were not finished.
         self._watching: asyncio.TimerHandle | None = None
         self._descriptors = descriptor_limit()
@@ -55,11 +50,7 @@ class ChatServer(Connections):
             )
             self._descriptors = sys.maxsize
         if self._watching is None:
-            self._watch_later()
-
-    def _watch_later(self) -> None:
-        interval = min(1.0, self.request_timeout / 4)
-        self._watching = asyncio.get_running_loop().call_later(interval, self._watch)
+            self._watching = asyncio.get_running_loop().call_later(_INTERVAL, self._watch)
 
     def _watch(self) -> None:
         now = time.monotonic()
@@ -67,11 +58,13 @@ class ChatServer(Connections):
             connection.watch(now)
         if self.log is not None:
             self.log.flush()
-        self._watching = None
-        if self.connections:
-            self._watch_later()
+        is_idle = not self.connections
+        self._watching = None if is_idle else asyncio.get_running_loop().call_later(_INTERVAL, self._watch)
 
-    async def stop(self, timeout: float) -> None:
+    def pre_shutdown(self) -> None:
+        """Do nothing; a runner of aiohttp's calls it before `shutdown`."""
+
+    async def shutdown(self, timeout: float) -> None:
         """Finish what has begun, for `timeout` seconds at most, and cut the rest."""
         self.route.writer.closing = True
         await asyncio.sleep(0)  # What has been accepted becomes a connection.
@@ -128,7 +121,7 @@ async def serve(
 async def listening(server: ChatServer, host: str, port: int, shutdown_timeout: float) -> AsyncIterator[str]:
     """Serve as long as the context lasts, and then stop within `shutdown_timeout` seconds.
 
-    `port` 0 picks a free one; gives the base URL. Raises `ProgramError` where the address can't be had.
+    `port` 0 picks a free one; gives the base URL. Raises `ProgramError` if it can't listen there.
     """
     try:
         listener = await asyncio.get_running_loop().create_server(server, host, port, backlog=_BACKLOG)
@@ -141,7 +134,7 @@ async def listening(server: ChatServer, host: str, port: int, shutdown_timeout: 
         yield f"http://{f'[{address}]' if ':' in address else address}:{port}/v1"
     finally:
         await _close(listener)
-        await server.stop(shutdown_timeout)
+        await server.shutdown(shutdown_timeout)
 
 
 async def _close(listener: asyncio.Server) -> None:

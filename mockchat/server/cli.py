@@ -5,13 +5,12 @@ import sys
 from collections.abc import Sequence
 from ipaddress import ip_address
 from os.path import realpath
-from pathlib import Path
-from typing import Any
 
 from aiohttp.log import server_logger
 from yarl import URL
 
 from mockchat.core import program, recordings
+from mockchat.core.index import ResponseIndex
 from mockchat.core.program import ProgramError
 from mockchat.server import app, options
 from mockchat.server.app import ChatServer
@@ -28,27 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(chosen: argparse.Namespace) -> int:
     route_options = options.of_route(chosen)
-    if not (chosen.upstream or chosen.record):
-        return _serve(chosen, route_options, chosen.data or [recordings.default()])
-    if not (chosen.upstream and chosen.record):
+    if bool(chosen.upstream) != bool(chosen.record):
         raise ProgramError("--upstream and --record need each other: give both, or none")
-    file = RecordFile(chosen.record, warn=lambda line: print(line, file=sys.stderr))
-    others = [path for path in chosen.data or [] if realpath(path) != realpath(chosen.record)]
-    files = [*others, chosen.record] if chosen.record.stat().st_size else others
-    return _serve(chosen, route_options, files, file)
-
-
-def _serve(
-    chosen: argparse.Namespace,
-    route_options: dict[str, Any],
-    files: Sequence[Path],
-    file: RecordFile | None = None,
-) -> int:
-    """Serve the recordings of `files`; with `file`, record into it what the upstream answers."""
-    index = recordings.index_of([], chosen.ignore)
-    if files:
-        _, index = recordings.load(files, stitch=not chosen.no_stitch, ignore=chosen.ignore)
-    chat = ChatCompletions(index, **route_options, grows=file is not None)
+    file = RecordFile(chosen.record, warn=lambda line: print(line, file=sys.stderr)) if chosen.record else None
+    index = _load(chosen)
+    chat = ChatCompletions(index, **route_options)
     if file:
         print(f"Asking {chosen.upstream} for what is not recorded, and recording it into {file.path}", flush=True)
         chat.upstream = Upstream(chosen.upstream, index, file, chosen.upstream_timeout)
@@ -61,7 +44,7 @@ def _serve(
 
     log = Log(each=chosen.log)
     server_logger.addHandler(log)
-    server = ChatServer(chat, log=log)
+    server = ChatServer(chat, log)
     listening = app.serve(server, chosen.host, chosen.port, ready, shutdown_timeout=chosen.shutdown_timeout)
     try:
         program.run_on_loop(listening)
@@ -75,3 +58,15 @@ def _serve(
     if server.cut:
         log.tell(f"Connections cut before they were finished: {server.cut:,} (see --shutdown-timeout)")
     return program.FAILED if server.cut else program.OK
+
+
+def _load(chosen: argparse.Namespace) -> ResponseIndex:
+    """Load `--data`, and the file to record into if it has anything yet."""
+    files = [path for path in chosen.data or [] if not chosen.record or realpath(path) != realpath(chosen.record)]
+    if chosen.record and chosen.record.stat().st_size:
+        files.append(chosen.record)
+    elif not (files or chosen.record):
+        files = [recordings.default()]
+    if not files:
+        return recordings.index_of([], chosen.ignore)
+    return recordings.load(files, stitch=not chosen.no_stitch, ignore=chosen.ignore)[1]

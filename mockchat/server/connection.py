@@ -1,14 +1,16 @@
 """One client's connection: a state machine that reads requests, and writes each answer as soon as it can.
 
-aiohttp's own connection has a task, which starts another for each request: that costs more than all that we do. Here is
-no task. A connection is in one of the states below; `_enter` alone changes it, and frees what the last one held.
+aiohttp's own connection runs a task, and another for each request: they cost more than all the work here, which runs in
+callbacks. `_enter` alone changes the state of a connection, and frees what the last state held.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from enum import Enum, auto
 from functools import partial
 
 from aiohttp.log import server_logger
@@ -17,25 +19,44 @@ from mockchat.server.errors import ApiError
 from mockchat.server.http import UNREADABLE, Answer, At, Never, Part, Until, next_turn
 from mockchat.server.log import Log
 from mockchat.server.memory import too_much
-from mockchat.server.parser import MAX_HEAD_SIZE, Incoming, RequestParser, too_large_head
+from mockchat.server.parser import Incoming, RequestParser
 from mockchat.server.route import ChatCompletions
-from mockchat.server.states import BUSY, DONE, State, time_limits
 
+REQUEST_TIMEOUT = 60.0  # seconds, for a request to arrive; for a client to read anything of its answer
 _AT_ONCE = 100  # answers
 _LONGEST_READ = 262144  # bytes: the most that an event loop reads at once
 _SMALL = 16384  # bytes that a connection may hold when the server's memory is full
 _QUEUED_REQUEST = 4096  # bytes that a request takes in the queue, beside its own
+
+
+class State(Enum):
+    """What a connection is doing."""
+
+    NEW = auto()  # No request has begun to arrive.
+    IDLE = auto()  # Between two requests. A request that is answered at once leaves it here.
+    RECEIVING = auto()  # A part of a request has arrived.
+    ANSWERING = auto()  # An answer waits for its next part, or for the client to read; requests are queued.
+    STALLED = auto()  # Nothing more is sent (a simulated fault), until the client disconnects.
+    LINGERING = auto()  # The last answer is written. Input is discarded until the client disconnects.
+    CLOSED = auto()
+
+
 _IDLE = State.IDLE  # A global is looked up faster than an enum's member.
+_DONE = (State.STALLED, State.LINGERING, State.CLOSED)  # Nothing more is read.
+_TIME_LIMITS = {  # seconds
+    State.NEW: REQUEST_TIMEOUT,
+    State.IDLE: 3630.0,  # Longer than proxies and load balancers keep a connection.
+    State.RECEIVING: REQUEST_TIMEOUT,
+    State.LINGERING: 10.0,
+}
 
 
 class Connections:
-    """The connections of one server, and what they share. `log` may be None."""
+    """The connections of one server, and what they share."""
 
-    def __init__(self, route: ChatCompletions, request_timeout: float, log: Log | None) -> None:
+    def __init__(self, route: ChatCompletions, log: Log | None) -> None:
         self.route = route
         self.log = log
-        self.request_timeout = request_timeout
-        self.time_limits = time_limits(request_timeout)
         self.requests_count = 0
         self.connections: set[Connection] = set()
 
@@ -64,15 +85,13 @@ class Connection(asyncio.Protocol):
         self._unread = 0, self._since  # Bytes that the client has not read, and since when it has read none of them.
         self._is_half_closed = False
 
-    # States
-
     def _enter(self, state: State) -> None:
         """Enter a state, note the time, and free what the last one held."""
         self._state, self._since = state, time.monotonic()
-        self._unanswered = min(self._unanswered, _LONGEST_READ) if state in BUSY else 0
+        self._unanswered = 0 if state is _IDLE or state in _DONE else min(self._unanswered, _LONGEST_READ)
         self._route.memory.held -= self._held
         self._held = 0
-        if state in DONE:
+        if state in _DONE:
             self._parser = self._parts = None
             self._requests.clear()
             if self._cancel is not None:
@@ -80,7 +99,7 @@ class Connection(asyncio.Protocol):
                 self._cancel = None
 
     def _account(self) -> bool:
-        """Count the bytes buffered for this connection; False if the server then holds more than it may."""
+        """Account for the bytes buffered for this connection; False when over the server's limit."""
         memory = self._route.memory
         size = self._unanswered + _QUEUED_REQUEST * len(self._requests) + self._transport.get_write_buffer_size()
         memory.held += size - self._held
@@ -88,26 +107,21 @@ class Connection(asyncio.Protocol):
         return size <= _SMALL or not memory.is_full
 
     def watch(self, now: float) -> None:
-        """End what takes too long; called now and then with the time."""
+        """Enforce the time limits; `now` is the time."""
         unread = self._transport.get_write_buffer_size()
         if unread != self._unread[0]:
             self._unread = unread, now
         if unread:
-            if now - self._unread[1] > self._server.request_timeout:
+            if now - self._unread[1] > REQUEST_TIMEOUT:
                 self.abort()
-            return
-        limit = self._server.time_limits.get(self._state)
-        if limit is None or now - self._since <= limit:
-            return
-        if self._state is State.RECEIVING:
-            self._refuse(ApiError(408, f"The request did not arrive whole within {limit:g} s"))
-        elif self._state is State.LINGERING:
-            self.abort()
-        else:
-            self._close()
+        elif now - self._since > _TIME_LIMITS.get(self._state, math.inf):
+            if self._state is State.RECEIVING:
+                self._refuse(ApiError(408, f"The request did not arrive whole within {REQUEST_TIMEOUT:g} s"))
+            else:
+                self._close()
 
     def finish(self) -> None:
-        """Close the connection as soon as what was begun on it is finished."""
+        """Close the connection if it is idle; else it closes after its answer."""
         if self._state in (State.NEW, State.IDLE, State.STALLED):
             self._close()
 
@@ -119,7 +133,7 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         """Close the connection once all is written.
 
-        Its end is sent too (FIN): a process that was forked may have the socket open, so closing it would not do that.
+        FIN is sent explicitly: closing the socket does not send it while a forked process has it open.
         """
         self._end_writing()
         self._transport.close()
@@ -141,10 +155,10 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         if parser is None:
             return
-        if self._state is _IDLE and parser.known is not None:
-            start, size = parser.known.match(data)
+        if self._state is _IDLE and (known := parser.known) is not None:
+            start, size = known.match(data)
             if start and len(data) - start == size:
-                self._begin(self._route.answer(parser.known.request, data[start:]))
+                self._begin(self._route.answer(known.request, data[start:]))
                 return
         is_idle = self._state is _IDLE or self._state is State.NEW
         self._unanswered += len(data)
@@ -153,7 +167,7 @@ class Connection(asyncio.Protocol):
             self._advance()
 
     def eof_received(self) -> bool:
-        """Stay open while a client that has sent its last request reads the answer; TLS does not allow that."""
+        """Stay open until a client that only closed its half has its answer; TLS does not allow that."""
         self._is_half_closed = True
         return self._state is State.ANSWERING and self._transport.can_write_eof()
 
@@ -162,7 +176,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_paused = False
-        asyncio.get_running_loop().call_soon(self._resume)  # asyncio's transport can't be closed from in here.
+        asyncio.get_running_loop().call_soon(self._resume)  # asyncio's transport can't be closed in this callback.
 
     # Reading
 
@@ -170,7 +184,7 @@ class Connection(asyncio.Protocol):
         """Answer the queued requests that are complete, and enter the state that follows."""
         answered = 0
         while self._parser is not None and self._parts is None and self._cancel is None:
-            if answered == _AT_ONCE and self._requests:  # Others get their answers before this goes on.
+            if answered == _AT_ONCE and self._requests:  # Let other connections run.
                 self._parts, self._persistent = iter((next_turn(),)), True
                 self._write()
                 break
@@ -191,8 +205,6 @@ class Connection(asyncio.Protocol):
                     raise parser.malformed
                 return None
             first = self._requests[0]
-            if first.request.head_size > MAX_HEAD_SIZE:
-                return self._route.refuse(first.request, too_large_head())
             if first.body.is_eof():
                 self._requests.popleft()
                 body = first.whole()
@@ -200,22 +212,17 @@ class Connection(asyncio.Protocol):
                 return self._route.answer(first.request, body)
             parser.check(first.body)
             request = first.request
-            self._receive(first)
+            if first.arrived is None:
+                self._route.check(request, request.body_size)
+                if request.headers.get("Expect", "").lower() == "100-continue" and request.is_http_1_1:
+                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._route.check(request, first.take())  # A body is refused as soon as it is too large.
         except ApiError as error:
             return self._route.refuse(request, error)
         return None
 
-    def _receive(self, incoming: Incoming) -> None:
-        """Take what has arrived of a body; raises `ApiError` as soon as it is certain that it is refused."""
-        request = incoming.request
-        if incoming.arrived is None:
-            self._route.check(request, request.body_size)
-            if request.headers.get("Expect", "").lower() == "100-continue" and request.is_http_1_1:
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._route.check(request, incoming.take())
-
     def _settle(self, parser: RequestParser, has_answered: bool) -> None:
-        """Enter the state that follows, once all that is complete is answered."""
+        """Enter the state that follows after all complete requests are answered."""
         has_more = bool(self._requests) or not parser.is_between()
         if self._parts is not None or self._cancel is not None:
             if has_more:  # The rest is read once this is answered.
@@ -224,6 +231,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._unanswered = 0
             return
+        self._transport.resume_reading()
         has_answered = has_answered or self._state is State.ANSWERING
         if has_answered and not has_more:
             self._enter(State.IDLE)
@@ -239,15 +247,19 @@ class Connection(asyncio.Protocol):
 
     # Writing
 
-    def _begin(self, answer: "Answer | asyncio.Future[Answer]") -> None:
-        """Start writing an answer, now or when there is one."""
-        self._server.requests_count += 1
-        if isinstance(answer, Answer):
-            self._take(answer)
-        else:
+    def _begin(self, answer: "Answer | asyncio.Future[Answer]", asked: float | None = None) -> None:
+        """Start writing an answer, now or once it is known; `asked` is when its request came, by default now."""
+        if not isinstance(answer, Answer):
             self._enter(State.ANSWERING)
             self._cancel = answer.cancel
             answer.add_done_callback(self._answered)
+            return
+        server = self._server
+        server.requests_count += 1
+        if server.log is not None and (server.log.each or answer.status != 200):
+            answer = server.log.watch(answer, asked or time.monotonic())
+        self._parts, self._persistent = iter(answer.parts), answer.persistent
+        self._write()
 
     def _answered(self, future: "asyncio.Future[Answer]") -> None:
         if self._parser is None:
@@ -256,15 +268,8 @@ class Connection(asyncio.Protocol):
         if future.cancelled():
             self.abort()
         else:
-            self._take(future.result(), self._since)
-            self._continue()
-
-    def _take(self, answer: Answer, asked: float | None = None) -> None:
-        log = self._server.log
-        if log is not None and (log.each or answer.status != 200):
-            answer = log.watch(answer, asked or time.monotonic())
-        self._parts, self._persistent = iter(answer.parts), answer.persistent
-        self._write()
+            self._begin(future.result(), self._since)
+            self._advance()
 
     def _write(self) -> None:
         """Write the answer's parts, until one has to wait or the client has to read."""
@@ -295,21 +300,24 @@ class Connection(asyncio.Protocol):
             self._enter(State.ANSWERING)
 
     def _wait_for(self, part: At | Until | Never) -> bool:
-        """Wait for the part's moment or future; False if that is past."""
-        if isinstance(part, At):
+        """Wait for a moment or a future; False if there is nothing to wait for."""
+        if isinstance(part, Never):
+            self._enter(State.STALLED)
+            self._transport.resume_reading()
+            if self._is_half_closed:  # It sends nothing more by which it could be seen to disconnect.
+                self._close()
+        elif isinstance(part, At):
             early = part.moment - time.monotonic()
             if early <= 0:
                 return False
             self._wait()
             self._cancel = asyncio.get_running_loop().call_later(early, self._wake).cancel
-        elif isinstance(part, Until):
+        else:
             if part.future.done():
                 return False
             self._wait()
             part.future.add_done_callback(self._wake)
             self._cancel = partial(part.future.remove_done_callback, self._wake)
-        else:
-            self._stall()
         return True
 
     def _wake(self, future: "asyncio.Future[object] | None" = None) -> None:
@@ -317,33 +325,20 @@ class Connection(asyncio.Protocol):
         self._resume()
 
     def _resume(self) -> None:
-        """Write on, unless there is still something to wait for."""
+        """Continue the answer unless it still waits, then serve the queued requests."""
         if self._parts is not None and self._cancel is None and not self._is_paused:
             self._write()
-            self._continue()
-
-    def _continue(self) -> None:
-        """Serve the queued requests once an answer is written."""
-        self._advance()
-        if self._parts is None and self._cancel is None and self._parser is not None:
-            self._transport.resume_reading()
-
-    def _stall(self) -> None:
-        self._enter(State.STALLED)
-        self._transport.resume_reading()
-        # A client that has closed its half of the connection already can't be seen to disconnect.
-        if self._is_half_closed:
-            self._close()
+            self._advance()
 
     def _leave(self) -> None:
-        """Close the connection; if the client may still be sending, once it stops.
+        """Close the connection, or linger while the client may still be sending.
 
-        A socket closed with unread input resets the connection, and the answer is lost (RFC 9112, section 9.6).
+        Closing a socket with unread input resets the connection, and the answer is lost (RFC 9112, section 9.6).
         """
         is_sending = bool(self._requests) or (self._parser is not None and not self._parser.is_between())
         self._enter(State.LINGERING)
         if self._is_half_closed or not is_sending:
             self._close()
-            return
-        self._transport.resume_reading()
-        self._end_writing()
+        else:
+            self._transport.resume_reading()
+            self._end_writing()

@@ -48,8 +48,8 @@ Part = bytes | At | Until | Never  # What to write, or what to wait for before t
 class HttpRequest(NamedTuple):
     """A request head. `path` is decoded, `query` is not; `is_http_1_1` is also true of later versions.
 
-    On a kept connection, `headers` may have the `Content-Length` of an earlier request with the same head. The sizes
-    are in bytes; that of the body is 0 where it is not declared.
+    On a kept connection, `headers` may have the `Content-Length` of an earlier request with the same head. `body_size`
+    is in bytes, and 0 where it is not declared.
     """
 
     method: str
@@ -57,10 +57,9 @@ class HttpRequest(NamedTuple):
     headers: CIMultiDictProxy[str]
     is_http_1_1: bool
     keep_alive: bool
-    is_chunked: bool
+    is_encoded: bool  # By a transfer coding (chunked) or a content coding.
     query: str = ""
     fault: str | None = None  # The value of the header `X-Mockchat-Fault`.
-    head_size: int = 0
     body_size: int = 0
 
 
@@ -87,13 +86,13 @@ class Answer(NamedTuple):
 
 _LONGEST_MISS = 2000  # bytes: aiohttp's clients refuse a header of more than 8,190
 _WRITE_SIZE = 65536  # bytes
-_LONGEST_WRITE = 4 * _WRITE_SIZE
+_LONGEST_PIECE = 4 * _WRITE_SIZE
 
 
 class AnswerWriter:
     """Writes answers, each with an id of its own in `x-request-id`, which OpenAI's SDKs show as `_request_id`.
 
-    While `closing` is set, every answer asks its client to connect anew.
+    While `closing` is set, every answer asks its client to reconnect.
     """
 
     def __init__(self) -> None:
@@ -101,7 +100,7 @@ class AnswerWriter:
         self._run_id = secrets.token_hex(6).encode()
         self._written = 0
         self._now = 0
-        self._heads: dict[tuple[int, bytes, bool], bytes] = {}  # Those of this second.
+        self._heads: dict[tuple[int, bytes, bool], bytes] = {}  # Heads of the current second.
 
     def whole(
         self,
@@ -130,24 +129,16 @@ class AnswerWriter:
         A miss has its diagnosis in a header too: some clients show no body, but headers.
         """
         error.__traceback__ = error.__context__ = None  # Their frames hold the request's body.
-        body, content_type, headers = error.body(), JSON, b""
+        body, more = error.body(), {}
         if isinstance(error, NotRecorded):
             accepted = request.headers.get("Accept", "").lower()
             if "json" not in accepted and "event-stream" not in accepted:
-                body, content_type = str(error).encode(), PLAIN_TEXT
+                body, more["content_type"] = str(error).encode(), PLAIN_TEXT
             why = excerpt(error.diagnosis().text).encode("ascii", "backslashreplace")
-            headers = b"X-Mockchat-Miss: %b\r\n" % (
-                why if len(why) <= _LONGEST_MISS else why[: _LONGEST_MISS - 3] + b"..."
-            )
-        return self.whole(
-            request,
-            error.status,
-            body,
-            error=error,
-            keep_alive=keep_alive,
-            content_type=content_type,
-            headers=headers,
-        )
+            if len(why) > _LONGEST_MISS:
+                why = why[: _LONGEST_MISS - 3] + b"..."
+            more["headers"] = b"X-Mockchat-Miss: %b\r\n" % why
+        return self.whole(request, error.status, body, error=error, keep_alive=keep_alive, **more)
 
     def stream(self, request: HttpRequest, blocks: Iterator[bytes], end: bytes, answer_id: bytes) -> Answer:
         """Server-sent events, several in each block; the last block ends with `end`.
@@ -173,7 +164,7 @@ class AnswerWriter:
         return Answer(parts(), keep_alive, 200, None, None, answer_id)
 
     def _head(self, status: int, content_type: bytes, keep_alive: bool) -> bytes:
-        """The status line and the headers of every answer; the number that ends its id is missing."""
+        """The status line and the common headers, up to the number that ends the id."""
         self._written += 1
         now = int(time.time())
         if now != self._now:
@@ -198,24 +189,18 @@ def in_blocks(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
     block: list[bytes | memoryview] = []
     size = 0
     for part in parts:
-        if len(part) > _LONGEST_WRITE:
-            if size:
+        for start in range(0, len(part), _LONGEST_PIECE):
+            block.append(part[start : start + _LONGEST_PIECE])
+            size += len(block[-1])
+            if size >= _WRITE_SIZE:
                 yield b"".join(block)
                 block, size = [], 0
-            for start in range(0, len(part), _LONGEST_WRITE):
-                yield bytes(part[start : start + _LONGEST_WRITE])
-            continue
-        block.append(part)
-        size += len(part)
-        if size >= _WRITE_SIZE:
-            yield b"".join(block)
-            block, size = [], 0
-    if size:
+    if block:
         yield b"".join(block)
 
 
 def next_turn() -> Until:
-    """Wait for the next turn of the event loop, so that other clients are answered in between."""
+    """Wait for the next turn of the event loop: other connections run in between."""
     loop = asyncio.get_running_loop()
     future = loop.create_future()
     loop.call_soon(future.set_result, None)

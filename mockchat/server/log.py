@@ -21,7 +21,7 @@ _LONGEST_LINE = 4000  # characters: a pipe that is writable takes 4,096 bytes wi
 
 
 class Log(logging.Handler):
-    """Logs the answers of one server, each of them if `each`; as a handler, also what `logging` is given."""
+    """Logs the answers of one server, each of them if `each`; as a `logging.Handler`, also the server's warnings."""
 
     def __init__(self, *, each: bool = False) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Log(logging.Handler):
     def watch(self, answer: Answer, asked: float) -> Answer:
         """Count an answer, and log it when it ends; `asked` is the moment of its request (`time.monotonic()`).
 
-        Without `each`, answers of status 200 need not be watched.
+        Without `each`, only answers with another status than 200 are counted here.
         """
         error = answer.error
         is_miss = isinstance(error, NotRecorded)
@@ -45,7 +45,7 @@ class Log(logging.Handler):
         return answer._replace(parts=self._watched(answer, asked)) if self.each else answer
 
     def summary(self, requests: int) -> str:
-        """What so many requests were answered."""
+        """A line of totals."""
         answered = requests - self._misses - self._errors
         others = f"not recorded {self._misses:,}, other errors {self._errors:,}"
         return f"Requests: {requests:,}; answered {answered:,}, {others}"
@@ -60,7 +60,7 @@ class Log(logging.Handler):
         self.flush()
 
     def flush(self) -> None:
-        """Print the queued lines, as far as stderr is writable, and how many were dropped."""
+        """Print the queued lines while stderr is writable, then the number of dropped ones."""
         with contextlib.suppress(OSError):
             while self._queue and is_writable(sys.stderr):
                 print(self._queue.popleft()[:_LONGEST_LINE], file=sys.stderr, flush=True)
@@ -69,11 +69,11 @@ class Log(logging.Handler):
                 print(f"Lines dropped, as stderr was not read: {dropped:,}", file=sys.stderr, flush=True)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print what was given to `logging`."""
+        """Print a record of `logging`."""
         self.tell(self.format(record))
 
     def _tell_first(self, error: ApiError) -> None:
-        """Log the first miss, and the first failure of each status; other errors concern the client alone."""
+        """Log the first miss, and the first failure of each status; other errors are the client's."""
         kind = error.status, error.code
         is_failure = error.status >= 500 or error.code == UPSTREAM
         if (is_failure or isinstance(error, NotRecorded)) and kind not in self._told:

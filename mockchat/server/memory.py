@@ -1,7 +1,7 @@
-"""The memory that clients make the server hold, and its limit. No I/O.
+"""The limit of the memory that clients make the server hold. No I/O.
 
-Counted are heads and bodies that are not complete, long bodies that wait for a thread, queued requests, and answers
-that are not read. A request that arrives at once, and is answered at once, holds nothing.
+It counts incomplete heads and bodies, long bodies that wait for a thread, queued requests, and answers that are not
+read. A request that arrives whole and is answered at once is not counted.
 """
 
 from aiohttp.log import server_logger

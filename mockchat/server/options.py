@@ -18,7 +18,7 @@ from mockchat.core.text import excerpt
 from mockchat.server import simulation, upstream
 from mockchat.server.app import SHUTDOWN_TIMEOUT
 from mockchat.server.memory import MAX_MEMORY_MB
-from mockchat.server.simulation import FAULT_HEADER, Fault, Simulation
+from mockchat.server.simulation import FAULT_HEADER, Simulation
 
 _SIMULATED = ("ttft_ms", "itl_ms", "jitter", "fault", "random_seed")
 
@@ -51,7 +51,7 @@ def parser() -> ArgumentParser:
 
 
 def _add_limits(parser: ArgumentParser) -> None:
-    """Add what the server takes, and what counts in it."""
+    """Add the limits, the keys, and what is compared."""
     add, megabytes = parser.add_argument, arguments.positive_whole_number
     add("--max-body-mb", **option(megabytes, "N", "refuse larger requests (default %(default)s)", default=64))
     memory = "memory for unread requests and unsent answers of all clients (default %(default)s)"
@@ -63,7 +63,7 @@ def _add_limits(parser: ArgumentParser) -> None:
 
 
 def _add_simulation(parser: ArgumentParser) -> None:
-    """Add what is simulated: the names in `_SIMULATED`."""
+    """Add the options in `_SIMULATED`."""
     group = parser.add_argument_group("delays and faults (default: none)")
     add, number = group.add_argument, arguments.number
     add("--ttft-ms", **option(number, "MS", "time to first token"))
@@ -73,8 +73,8 @@ def _add_simulation(parser: ArgumentParser) -> None:
         "fail with a status (429, 503, ...), disconnect or stall; HOW is a rate (0.05) or first:N of each "
         f"history; 'header' lets requests name a kind in {FAULT_HEADER}; repeatable"
     )
-    add("--fault", **option(_fault, "KIND=HOW", failing, action="append", default=[]))
-    add("--random-seed", **option(arguments.random_seed, "N", "the same replies, jitter and faults in each run"))
+    add("--fault", **option(simulation.read_fault, "KIND=HOW", failing, action="append", default=[]))
+    add("--random-seed", **option(int, "N", "the same replies, jitter and faults in each run"))
 
 
 def from_keywords(given: Mapping[str, object], beside: Iterable[str] = ()) -> Namespace:
@@ -100,7 +100,7 @@ def from_keywords(given: Mapping[str, object], beside: Iterable[str] = ()) -> Na
 
 
 def _line(name: str, value: object, default: object) -> list[str]:
-    """An option as arguments of a command line. Its default shows if it is a switch, or repeatable."""
+    """An option as arguments of a command line; its default is a bool for a switch, a list if it is repeatable."""
     argument = f"--{name.replace('_', '-')}"
     if isinstance(default, bool):
         if not isinstance(value, bool):
@@ -116,7 +116,7 @@ def _line(name: str, value: object, default: object) -> list[str]:
 
 
 def of_route(chosen: Namespace) -> dict[str, Any]:
-    """The arguments of `route.ChatCompletions` that follow from them. Raises `ProgramError`."""
+    """The options as arguments of `route.ChatCompletions`. Raises `ProgramError`."""
     asked = {name: value for name in _SIMULATED if (value := getattr(chosen, name)) not in (None, [])}
     if "fault" in asked:
         asked["faults"] = asked.pop("fault")
@@ -131,13 +131,6 @@ def of_route(chosen: Namespace) -> dict[str, Any]:
         "match": chosen.match,
         "simulation": simulated,
     }
-
-
-def _fault(value: str) -> Fault:
-    try:
-        return simulation.read_fault(value)
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from None
 
 
 def _port(value: str) -> int:

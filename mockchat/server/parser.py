@@ -1,4 +1,4 @@
-"""A client's bytes as requests, read with aiohttp's parser. No I/O, no limits but that of a head.
+"""A client's bytes → requests, by aiohttp's parser. No I/O; the only limit is the size of a head.
 
 What is used of aiohttp that its documentation does not promise (setup.cfg bounds its version for that reason):
 `HttpRequestParser` and `HttpProcessingError` (aiohttp.http), a parser in C that has seen more attacks than one of ours
@@ -8,9 +8,10 @@ ever would. It asks of its protocol `connected`, `_reading_paused`, `pause_readi
 
 import asyncio
 import re
-from typing import NamedTuple, Protocol
+from types import SimpleNamespace
+from typing import NamedTuple
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
 
 from mockchat.server.errors import ApiError
@@ -23,17 +24,32 @@ _READ_SIZE = 65536  # bytes
 _COMPARED = 32  # bytes
 
 
-class Body(Protocol):
-    """A request body that is still arriving."""
+class _PlainBody:
+    """A body of known size behind a known head, for which no parser is needed."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._arrived = bytearray()
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what belongs to the body, and return the rest."""
+        rest = data[self._left :]
+        self._arrived += data[: self._left]
+        self._left -= len(data) - len(rest)
+        return rest
 
     def is_eof(self) -> bool:
-        """Whether all of it has arrived."""
+        return not self._left
 
     def read_nowait(self) -> bytes:
-        """What has arrived since the last call."""
+        arrived, self._arrived = bytes(self._arrived), bytearray()
+        return arrived
 
-    def exception(self) -> BaseException | None:
-        """Why the rest can't be read."""
+    def exception(self) -> None:
+        return None
+
+
+Body = StreamReader | _PlainBody  # A request body that may still be arriving.
 
 
 class Incoming:
@@ -52,7 +68,7 @@ class Incoming:
         return len(self.arrived)
 
     def whole(self) -> bytes:
-        """The body, which is at its end."""
+        """The whole body, once it is at its end."""
         if self.arrived is None:
             return self.body.read_nowait()
         self.take()
@@ -111,16 +127,19 @@ class RequestParser:
         try:
             while is_upgraded:  # An upgrade is declined, and what follows is read as HTTP.
                 messages, is_upgraded, data = self._parser.feed_data(data)
-                requests += [Incoming(_read_head(message), body) for message, body in messages]
+                for message, body in messages:
+                    requests.append(Incoming(_read_head(message), body))
                 if is_upgraded:
                     self._parser.set_upgraded(False)
         except HttpProcessingError as error:
             self._refuse(error.message)
+        except ApiError as error:
+            self.malformed = error
         if requests:
             self._body = requests[-1].body
         self._head_size = self._head_size + size if is_in_head and not requests else 0
         if self._head_size > MAX_HEAD_SIZE and not self.malformed:
-            self.malformed = too_large_head()
+            self.malformed = _too_large_head()
         return requests
 
     def _refuse(self, reason: str) -> None:
@@ -131,7 +150,7 @@ class RequestParser:
         self._received = (self._received + data[-_COMPARED:])[-_COMPARED:]
 
     def ended(self, body: bytes) -> None:
-        """Note the end of the last request, whose body is this."""
+        """Note how the last request ended: with this body."""
         self._request_end = body[-_COMPARED:]
 
     def check(self, body: Body) -> None:
@@ -154,69 +173,32 @@ class RequestParser:
         return self._received.endswith(b"\r\n\r\n") or received[-len(end) :] == end[-len(received) :]
 
 
-class _PlainBody:
-    """A body behind a known head, of so many bytes: the parser is not needed for it."""
-
-    def __init__(self, size: int) -> None:
-        self._left = size
-        self._arrived = bytearray()
-
-    def feed(self, data: bytes) -> bytes:
-        """Take what belongs to the body, and return the rest."""
-        rest = data[self._left :]
-        self._arrived += data[: self._left]
-        self._left -= len(data) - len(rest)
-        return rest
-
-    def is_eof(self) -> bool:
-        return not self._left
-
-    def read_nowait(self) -> bytes:
-        arrived, self._arrived = bytes(self._arrived), bytearray()
-        return arrived
-
-    def exception(self) -> None:
-        return None
+# What a body of aiohttp's asks of its protocol. It never pauses: bodies are taken from it as they arrive.
+# All parsers share it: they refer to no connection, so both are freed at once, without the garbage collector.
+_NO_FLOW_CONTROL = SimpleNamespace(
+    connected=True, _reading_paused=False, pause_reading=lambda: None, resume_reading=lambda **_: None
+)
 
 
-class _NoFlowControl:
-    """What a body of aiohttp's asks of its protocol. It never pauses: bodies are taken from it as they arrive.
-
-    One object serves all parsers: so a parser refers to no connection, and no garbage collector has to free them.
-    """
-
-    connected = True
-    _reading_paused = False
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        pass
-
-
-_NO_FLOW_CONTROL = _NoFlowControl()
-
-
-def too_large_head() -> ApiError:
-    """The error of a request whose head is larger than this server reads."""
+def _too_large_head() -> ApiError:
     return ApiError(431, f"The request head is larger than the {MAX_HEAD_SIZE} bytes that this server reads")
 
 
 def _read_head(message: RawRequestMessage) -> HttpRequest:
     size = len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)
+    if size > MAX_HEAD_SIZE:
+        raise _too_large_head()
     is_http_1_1 = message.version >= HttpVersion11
     return HttpRequest(
         message.method,
         message.url.path,
         message.headers,
         is_http_1_1,
-        # Kept alive are only clients of HTTP/1.1, and only where little of their last request stays in memory.
+        # Keep alive clients of HTTP/1.1 with small heads: an idle connection keeps its last head in memory.
         is_http_1_1 and not message.should_close and size <= MAX_KEPT_HEAD_SIZE,
-        message.chunked,
+        message.chunked or "Content-Encoding" in message.headers,
         message.url.raw_query_string,
         message.headers.get(FAULT_HEADER),
-        size,
         int(message.headers.get("Content-Length", 0)),
     )
 
@@ -224,8 +206,8 @@ def _read_head(message: RawRequestMessage) -> HttpRequest:
 class KnownHead(NamedTuple):
     """A cached request head, for requests that differ from it in their Content-Length alone.
 
-    A client sends the same head with each request on a connection: it is parsed once. `before` and `after` are its
-    bytes on either side of the length's digits.
+    Clients send the same head with each request on a connection: it is parsed once. `before` and `after` are its bytes
+    on either side of the length's digits.
     """
 
     before: bytes
@@ -247,12 +229,12 @@ class KnownHead(NamedTuple):
 def known_head(data: bytes, request: HttpRequest) -> KnownHead | None:
     """The head of a request that was read from these data; None if it is not safe to cache.
 
-    Safe is one that the data hold with its whole body and nothing else, with one plain Content-Length, and without
-    `Expect` or `Upgrade`, which concern the connection. Each of its lines must end in CR LF.
+    The data must be one whole request. Its head must have one plain Content-Length, no `Expect` or `Upgrade`, which
+    concern the connection, and CR LF at the end of each line.
     """
     size = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
     head, headers = data[:size], request.headers
-    if request.method != "POST" or request.is_chunked or any(name in headers for name in ("Expect", "Upgrade")):
+    if request.method != "POST" or request.is_encoded or any(name in headers for name in ("Expect", "Upgrade")):
         return None
     lengths = list(_LENGTH.finditer(head))
     if len(headers.getall("Content-Length", ())) != 1 or len(lengths) != 1 or head.count(b"\n") != head.count(b"\r\n"):

@@ -1,4 +1,4 @@
-"""What to do about a path that this server does not have, for the paths that clients of other APIs ask."""
+"""What to do about an unknown path: the paths of other APIs, and wrong base URLs."""
 
 import re
 

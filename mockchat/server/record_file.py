@@ -4,7 +4,7 @@ Rules that hold here:
 
 - A line is written by one write, under a lock that the system releases when its holder dies.
 - Nothing is deleted: a last line that a crash cut off is moved to `FILE.unfinished`.
-- The file is opened for each line, since an editor may have put another one in its place.
+- The file is opened for each line: an editor may have replaced it.
 """
 
 import codecs
@@ -32,9 +32,9 @@ _CUT_TOKEN = re.compile(r"|u[0-9a-f]{0,4}|-|\.|[eE][+-]?|t(ru?)?|f(a(ls?)?)?|n(u
 
 
 class RecordFile:
-    """The file at `path`, made if it is missing. `warn` is called with a sentence where a line was moved away.
+    """The file at `path`, made if it is missing. `warn` is called with a sentence when a line is moved away.
 
-    Raises `DatasetError` where the file can't be written, or has a line that is not an entry.
+    Raises `DatasetError` if the file can't be written, or has a line that is not an entry.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], object]) -> None:

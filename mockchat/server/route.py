@@ -4,7 +4,6 @@ import asyncio
 import hmac
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from itertools import chain, islice
 from random import Random
@@ -29,8 +28,8 @@ FAULT_TOLD = "A fault that was asked for"
 class ChatCompletions:
     """The request handler: `answer` answers a request, `refuse` one that is not read to its end.
 
-    `max_body_size` is in bytes. Replies are those to requests with the same parameters, as far as `match` names them.
-    Where the index `grows` while it is served, no request is read by a thread: the index has no lock.
+    `max_body_size` is in bytes. `match` names parameters that must be as recorded. An index that `grows` while it is
+    served has no lock, so no thread reads requests.
     """
 
     def __init__(
@@ -39,16 +38,14 @@ class ChatCompletions:
         max_body_size: int = MAX_BODY_SIZE,
         api_keys: Sequence[str] = (),
         simulation: Simulation | None = None,
-        upstream: Upstream | None = None,
         max_memory_mb: int = MAX_MEMORY_MB,
         grows: bool = False,
         match: Sequence[str] = (),
     ) -> None:
-        self.upstream = upstream
+        self.upstream: Upstream | None = None  # Asked for what is not recorded.
         self.memory = Memory(max_memory_mb)
         self.writer = AnswerWriter()
         self._grows = grows
-        self._reader: ThreadPoolExecutor | None = None
         self._is_reading = asyncio.Lock()
         self._answering: set[asyncio.Task[Answer]] = set()  # Those of long bodies.
         self._index = index
@@ -60,34 +57,28 @@ class ChatCompletions:
 
     @property
     def busy(self) -> bool:
-        """Whether something is still to be recorded."""
+        """True while something is still to be recorded."""
         return self.upstream is not None and self.upstream.busy
 
     async def close(self) -> int:
-        """Cancel what is not finished; returns how many recordings that loses."""
+        """Cancel what is not finished; returns the number of recordings lost."""
         for task in self._answering:
             task.cancel()
-        if self._reader is not None:
-            self._reader.shutdown(wait=False)
         return await self.upstream.close() if self.upstream else 0
 
     def answer(self, request: HttpRequest, body: bytes) -> "Answer | asyncio.Future[Answer]":
         """Answer a complete request, now or later; every error is an answer too."""
         try:
             self.check(request, len(body))
+            if len(body) > LONG_BODY and not (self._grows or self.upstream):
+                return self._answer_long(request, body)
         except ApiError as error:
             return self.writer.error(request, error)
-        if len(body) > LONG_BODY and not (self._grows or self.upstream):
-            return self._answer_long(request, body)
         return self._answer(request, body, read_request)
 
     def _answer_long(self, request: HttpRequest, body: bytes) -> "Answer | asyncio.Future[Answer]":
         """Answer a long request: at once if it can be read in place, else once a thread has read it."""
-        try:
-            asked = in_place(body, self._index)
-        except ApiError as error:
-            return self.writer.error(request, error)
-        if asked:
+        if asked := in_place(body, self._index):
             return self._answer(request, body, lambda *_: asked)
         task = asyncio.create_task(self._answer_later(request, body, self._arrival()))
         self._answering.add(task)
@@ -115,21 +106,19 @@ class ChatCompletions:
             return self.writer.whole(request, 200, *completion.whole(asked, created, replies), answer_id=answer_id)
         except ApiError as error:
             return self.writer.error(request, error)
-        except Exception as error:  # A bug of ours.
+        except Exception as error:  # A bug.
             server_logger.error("Error handling a request", exc_info=error)
             return self.writer.error(request, ApiError(500, "The server failed: check its log"), keep_alive=False)
 
     async def _answer_later(self, request: HttpRequest, body: bytes, arrived: float) -> Answer:
-        """Have a thread read a long body, one at a time, so that others are answered meanwhile.
+        """Let a thread read a long body, one at a time; others are answered meanwhile.
 
-        A thread can't be cancelled: a task whose body is being read goes on, and holds the body until then.
+        A thread can't be cancelled: a cancelled task waits until its body is read.
         """
-        if self._reader is None:
-            self._reader = ThreadPoolExecutor(1, "mockchat-reader")
         self.memory.held += len(body)
         try:
             async with self._is_reading:
-                reading = asyncio.get_running_loop().run_in_executor(self._reader, _read_long, body, self._index)
+                reading = asyncio.get_running_loop().run_in_executor(None, _read_long, body, self._index)
                 try:
                     await asyncio.wait([reading])
                 except asyncio.CancelledError:
@@ -144,16 +133,16 @@ class ChatCompletions:
         return answer
 
     def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
-        """Answer a request of which the rest is not read; then the connection closes."""
+        """Refuse a request whose rest is not read, and close the connection."""
         return self.writer.error(request, error, keep_alive=False)
 
     def _stream(self, request: HttpRequest, events: Iterator[bytes], replies: Sequence[Reply]) -> Answer:
         return self.writer.stream(request, events, completion.STREAM_END, replies[0].conversation_id)
 
-    # What is refused unread
+    # Checks before the body is read
 
     def check(self, request: HttpRequest, size: int) -> None:
-        """Raise `ApiError` where a request need not be read, its body being `size` bytes or more."""
+        """Raise `ApiError` for a request that is refused whatever its body says; it has `size` bytes at least."""
         if self._api_keys:
             self._check_key(request.headers)
         if request.path != PATH:
@@ -161,7 +150,7 @@ class ChatCompletions:
         if request.method != "POST":
             problem = f"Method {request.method} is not allowed on {PATH}: use POST"
             raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, problem)
-        if request.is_chunked or "Content-Encoding" in request.headers:
+        if request.is_encoded:
             self._check_encoding(request)
         if request.fault is not None and not (self._simulation and self._simulation.by_header):
             problem = f"{FAULT_HEADER} is not heeded here: start the server with --fault header"
@@ -173,7 +162,7 @@ class ChatCompletions:
     def _check_key(self, headers: Mapping[str, str]) -> None:
         scheme, _, key = headers.get("Authorization", "").partition(" ")
         given = key.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""
-        # Every key is compared, each in constant time: how long it takes says nothing.
+        # Compare every key in constant time, so that the duration reveals nothing.
         matches = [hmac.compare_digest(given, expected) for expected in self._api_keys]
         if any(matches):
             return
@@ -189,12 +178,12 @@ class ChatCompletions:
                 problem = f"{name} {encoding!r} is not supported: send the body uncompressed"
                 raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, problem)
 
-    # What is simulated
+    # Simulation
 
     def _simulated(
         self, request: HttpRequest, body: bytes, read: Read, simulation: Simulation, arrived: float
     ) -> Answer:
-        """The answer at its time, or the failure that is due instead."""
+        """The answer at its time, or the fault that is drawn or asked for."""
         named = request.fault
         if named is not None and not is_fault(named):
             return self.writer.error(request, ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}"))
@@ -203,26 +192,23 @@ class ChatCompletions:
         except ApiError:
             if named is None:
                 raise
-            asked = None  # A fault that is asked for by name comes whatever else is asked.
+            asked = None  # A fault asked for by name needs no valid request.
         chance, drawn = simulation.begin(asked.history if asked else None)
         fault = named or drawn
-        if fault is None and asked is not None:
-            return self._timed(request, asked, chance, simulation.moments(arrived, chance), simulation.timed)
-        assert fault is not None
         if fault == STALL:
             return Answer((Never.STALL,), False, ABORTED, fault=fault)
-        if fault != DISCONNECT:
+        if fault and fault != DISCONNECT:
             error = ApiError(int(fault), f"{FAULT_TOLD}: status {fault}")
             return self.writer.error(request, error)._replace(fault=fault)
-        if asked is None or (not named and chance.random() < 0.5):
+        if asked is None or (drawn and not named and chance.random() < 0.5):
             return Answer((), False, ABORTED, fault=fault)
         answer = self._timed(request, asked, chance, simulation.moments(arrived, chance), simulation.timed)
-        return Answer(_first_half(answer.parts), False, ABORTED, fault=fault)
+        return Answer(_first_half(answer.parts), False, ABORTED, fault=fault) if fault else answer
 
     def _timed(
         self, request: HttpRequest, asked: ChatRequest, chance: Random, moments: Iterator[float], by_piece: bool
     ) -> Answer:
-        """A stream one piece at a time; the plain answer when the stream would have ended."""
+        """A stream one piece at a time; a plain answer when its stream would have ended."""
         created = int(time.time())
         replies = completion.choose(asked, chance.random)
         if asked.settings.stream:
@@ -235,7 +221,7 @@ class ChatCompletions:
         return answer._replace(parts=chain(end, answer.parts))
 
     def _arrival(self) -> float:
-        """When this request was complete: of many that arrived at once, the last is as old as the first."""
+        """When this request was complete; the same moment for all of one turn of the event loop."""
         if self._arrived is None:
             self._arrived = time.monotonic()
             asyncio.get_running_loop().call_soon(self._forget_arrival)
@@ -255,7 +241,7 @@ def _read_long(body: bytes, index: ResponseIndex) -> ChatRequest:
 
 
 def _end_of_stream(moments: Iterator[float], replies: Sequence[Reply]) -> Iterator[Part]:
-    """Wait for when the stream of the replies would have ended. Long ones are counted in steps, others in between."""
+    """Wait until the stream of the replies would have ended. Other connections run while long ones are counted."""
     longest = 1
     for reply in {id(reply): reply for reply in replies}.values():
         count = 0

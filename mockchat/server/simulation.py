@@ -1,13 +1,14 @@
 """Simulated timing and faults. No I/O, no clock.
 
-Each request draws its random choices from a generator of its own. With `random_seed`, that depends on the history and
-the attempt alone: in whatever order requests arrive, the same ones are slow and fail.
+Each request has a random generator of its own. With `random_seed`, that depends on the history and the attempt alone:
+the same requests are slow and fail in whatever order they arrive.
 """
 
 import hashlib
 import math
 import random
 import re
+from argparse import ArgumentTypeError
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -97,13 +98,13 @@ def is_fault(kind: str) -> bool:
 def read_fault(text: str) -> Fault:
     """Parse a fault: `KIND=RATE` (from 0 to 1), `KIND=first:N` (of each history), or `header`.
 
-    Raises `ValueError` for any other text.
+    Raises `ArgumentTypeError` for any other text.
     """
     if text == BY_HEADER:
         return Fault(BY_HEADER)
     kind, _, how = text.partition("=")
     if not is_fault(kind):
-        raise ValueError(f"{text!r} is none: give KIND=RATE, KIND=first:N or header, where KIND is {FAULTS}")
+        raise ArgumentTypeError(f"{text!r} is none: give KIND=RATE, KIND=first:N or header, where KIND is {FAULTS}")
     if times := re.fullmatch("first:([1-9][0-9]{0,8})", how):
         return Fault(kind, first=int(times[1]))
     try:
@@ -112,4 +113,4 @@ def read_fault(text: str) -> Fault:
         rate = 0.0
     if 0 < rate <= 1:
         return Fault(kind, rate=rate)
-    raise ValueError(f"{text!r} is none: give {kind}=RATE, above 0 and up to 1, or {kind}=first:N, from 1")
+    raise ArgumentTypeError(f"{text!r} is none: give {kind}=RATE, above 0 and up to 1, or {kind}=first:N, from 1")

@@ -1,6 +1,6 @@
 """A proxy to another server of the API: forwards what is not recorded, and records the answers.
 
-It follows https://www.rfc-editor.org/rfc/rfc9110#name-message-forwarding. Each exchange is a task of its own, so it is
+Follows https://www.rfc-editor.org/rfc/rfc9110#name-message-forwarding. Each exchange is a task of its own: it is
 finished and recorded even when its client disconnects.
 """
 
@@ -41,25 +41,15 @@ _HOP_BY_HOP = frozenset(
 class _Exchange:
     """A request to the upstream, and its answer so far."""
 
-    def __init__(self, memory: Memory) -> None:
-        self.memory = memory
-        self.held = 0  # Bytes received.
+    def __init__(self) -> None:
         self.status = 0
-        self.reason = ""
-        self.headers: CIMultiDict[str] = CIMultiDict()
-        self.blocks: list[bytes] = []
-        self.streamed = False  # True once a first block of a stream can be forwarded.
-        self.over = False  # True once the exchange has ended, well or not.
+        self.head = b""  # The status line and the headers, without those of the connection.
+        self.received = bytearray()
+        self.ready = 0  # Bytes of a stream that can be forwarded: whole events.
+        self.over = False
         self.error: ApiError | None = ApiError(503, "The server was stopped before the upstream had answered")
         self.refusal: ApiError | None = None  # The upstream's own error, if it answered with one.
         self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def count(self, size: int) -> None:
-        """Account for received bytes; raises `ApiError` over the limit."""
-        self.held += size
-        self.memory.held += size
-        if self.memory.is_full:
-            raise too_much()
 
     def notify(self) -> None:
         """Wake what waits for more of the answer."""
@@ -70,23 +60,14 @@ class _Exchange:
 class Upstream:
     """Forwards requests to the server at `base_url`, and records good answers in `file` and in `index`.
 
-    `timeout` is in seconds, for the head of an answer and between its parts. A larger answer than `max_answer_mb` is an
-    error.
+    `timeout` is in seconds, for the head of an answer and between its parts.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        index: ResponseIndex,
-        file: RecordFile,
-        timeout: float = TIMEOUT,
-        max_answer_mb: int = MAX_ANSWER_MB,
-    ) -> None:
+    def __init__(self, base_url: str, index: ResponseIndex, file: RecordFile, timeout: float = TIMEOUT) -> None:
         self._url = URL(endpoint(base_url))
         self._index = index
         self._file = file
         self._timeout = timeout
-        self._max_answer_mb = max_answer_mb
         self._session: aiohttp.ClientSession | None = None
         self._exchanges: set[asyncio.Task[None]] = set()
         self._name = f"mockchat-{secrets.token_hex(6)}"
@@ -116,17 +97,17 @@ class Upstream:
         except NotRecordable as reason:
             self._warn_once(f"Passed on but not recorded: {reason}")
         stream = isinstance(parameters, dict) and parameters.get("stream") is True
-        exchange = _Exchange(memory)
-        task = asyncio.create_task(self._ask(exchange, request, body, stream, asked))
+        exchange = _Exchange()
+        task = asyncio.create_task(self._ask(exchange, memory, request, body, stream, asked))
         self._exchanges.add(task)
         task.add_done_callback(self._exchanges.discard)
         # Closing the connection is the only sign of a stream that broke off.
-        keep_alive = not (stream or not request.keep_alive)
-        return asyncio.create_task(_answer(exchange, writer, request, keep_alive))
+        return asyncio.create_task(_answer(exchange, writer, request, request.keep_alive and not stream))
 
     async def _ask(
         self,
         exchange: _Exchange,
+        memory: Memory,
         request: HttpRequest,
         body: bytes,
         stream: bool,
@@ -134,15 +115,15 @@ class Upstream:
     ) -> None:
         """Complete the exchange, and record its answer if it is good."""
         try:
-            rest, events = await self._talk(exchange, request, body, stream)
+            events = await self._talk(exchange, memory, request, body, stream)
+            answer = bytes(exchange.received)
             if exchange.status == 200:
-                self._record(asked, b"".join([*exchange.blocks, rest]), events)
+                self._record(asked, answer, events)
             elif exchange.status >= 400:
-                message = f"the upstream answered so: {error_message(rest)}"
+                message = f"the upstream answered so: {error_message(answer)}"
                 if exchange.status == 404 and not self._url.path.endswith("/v1/chat/completions"):
                     message += f" (it was asked at {self._url.path}: should its base URL end in /v1?)"
                 exchange.refusal = ApiError(exchange.status, message, code=UPSTREAM)
-            exchange.blocks.append(rest)
             exchange.error = None
         except ApiError as error:
             exchange.error = error
@@ -154,12 +135,12 @@ class Upstream:
             problem = explain(error)
             exchange.error = ApiError(502, f"The upstream failed: {problem.cause}, {problem.detail}")
         finally:
-            exchange.memory.held -= exchange.held
+            memory.held -= len(exchange.received)
             exchange.over = True
             exchange.notify()
 
-    async def _talk(self, exchange: _Exchange, request: HttpRequest, body: bytes, stream: bool) -> tuple[bytes, bool]:
-        """Ask the upstream. Returns what of the answer is not in `blocks`, and whether it is an event stream."""
+    async def _talk(self, exchange: _Exchange, memory: Memory, request: HttpRequest, body: bytes, stream: bool) -> bool:
+        """Ask the upstream. Returns whether its answer is an event stream."""
         headers = _end_to_end(request.headers)
         headers["Accept-Encoding"] = "identity"
         headers.add("Via", f"1.1 {self._name}")
@@ -170,25 +151,24 @@ class Upstream:
         async with response:
             if not 200 <= response.status <= 599:
                 raise BadAnswer(f"an answer with the status {response.status}")
-            exchange.status, exchange.reason = response.status, response.reason or ""
-            exchange.headers = _end_to_end(response.headers)
+            exchange.status, exchange.head = response.status, _head(response)
             events = response.content_type == "text/event-stream"
             streamed = stream and events and response.status == 200
-            decoder = Decoder(response.headers.get("Content-Encoding"), self._max_answer_mb)
-            rest = bytearray()
+            decoder = Decoder(response.headers.get("Content-Encoding"), MAX_ANSWER_MB)
+            received = exchange.received
             async for sent in response.content.iter_any():
                 block = decoder.feed(sent)
-                exchange.count(len(block))
-                rest += block
+                searched = max(exchange.ready, len(received) - 3)
+                received += block
+                memory.held += len(block)
+                if memory.is_full:
+                    raise too_much()
                 # Forward whole events only: an error event after half of another would be lost.
-                new = max(0, len(rest) - len(block) - 3)
-                if streamed and (ends := [blank.end() for blank in BLANK_LINE.finditer(rest, new)]):
-                    exchange.streamed = True
-                    exchange.blocks.append(bytes(rest[: ends[-1]]))
+                if streamed and (ends := [blank.end() for blank in BLANK_LINE.finditer(received, searched)]):
+                    exchange.ready = ends[-1]
                     exchange.notify()
-                    del rest[: ends[-1]]
             decoder.end()
-        return bytes(rest), events
+        return events
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -210,17 +190,13 @@ class Upstream:
                 return
             recorded = recorder.conversation(asked, completion)
             sent = self._index.compared(wire.join(recorded.messages[:-1]))
-            if not matching(self._index.replies(sent), asked, self._index.match):  # Else an equal question was faster.
+            if not matching(self._index.replies(sent), asked, self._index.match):  # Else an equal one was first.
                 self.recorded += self._file.append(recorded)
                 self._index.add(recorded)
-        except NotRecordable as reason:
-            if asked is not None:
-                self._warn_once(f"Passed on but not recorded: {reason}")
-        except DatasetError as error:
-            self._warn_once(f"An answer is not recorded: {error}")
+        except (NotRecordable, DatasetError) as reason:
+            self._warn_once(f"Passed on but not recorded: {reason}")
 
     def _warn_once(self, line: str) -> None:
-        """Log a warning, once."""
         if line not in self.warnings:
             self.warnings.add(line)
             server_logger.warning("%s (said once)", line)
@@ -252,37 +228,37 @@ def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 
 
 async def _answer(exchange: _Exchange, writer: AnswerWriter, request: HttpRequest, keep_alive: bool) -> Answer:
-    """The answer of an exchange, once its first block or its error is known."""
-    while not (exchange.streamed or exchange.over):
+    """The answer of an exchange, once its first events or its end are known."""
+    while not (exchange.ready or exchange.over):
         await asyncio.wait([exchange.news])
     keep_alive = keep_alive and not writer.closing
-    if exchange.streamed:
-        return Answer(_streamed(exchange, request, keep_alive), keep_alive, exchange.status, id=_ID)
+    head = exchange.head if keep_alive else exchange.head + CLOSE
+    if exchange.ready:
+        return Answer(_stream(exchange, head, request.is_http_1_1), keep_alive, exchange.status, id=_ID)
     if exchange.error:
         return writer.error(request, exchange.error, keep_alive=keep_alive)
-    body = b"".join(exchange.blocks)
-    bodiless = exchange.status in (204, 304)
-    head = _head(exchange, keep_alive, None if bodiless else f"Content-Length: {len(body)}")
-    return Answer((head + body,), keep_alive, exchange.status, exchange.refusal, id=_ID)
+    if exchange.status not in (204, 304):
+        head += b"Content-Length: %d\r\n" % len(exchange.received)
+    return Answer((head + b"\r\n" + exchange.received,), keep_alive, exchange.status, exchange.refusal, id=_ID)
 
 
 _ID = b"upstream"  # Stands for the id of a conversation that is not recorded yet.
 
 
-def _streamed(exchange: _Exchange, request: HttpRequest, keep_alive: bool) -> Iterator[Part]:
+def _stream(exchange: _Exchange, head: bytes, chunked: bool) -> Iterator[Part]:
     """A stream, from its beginning."""
-    chunked = request.is_http_1_1
-    yield _head(exchange, keep_alive, "Transfer-Encoding: chunked" if chunked else None)
-    handed_on = 0
+    yield head + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
+    sent = 0
     while True:
-        blocks = exchange.blocks[handed_on:]
-        handed_on += len(blocks)
-        if block := b"".join(blocks):
+        ready = len(exchange.received) if exchange.over and not exchange.error else exchange.ready
+        if sent < ready:
+            block = bytes(exchange.received[sent:ready])
+            sent = ready
             yield chunk(block) if chunked else block
-        elif not exchange.over:
-            yield Until(exchange.news)
-        else:
+        elif exchange.over:
             break
+        else:
+            yield Until(exchange.news)
     if exchange.error:
         event = b"data: %b\n\n" % exchange.error.body()
         yield chunk(event) if chunked else event
@@ -290,10 +266,8 @@ def _streamed(exchange: _Exchange, request: HttpRequest, keep_alive: bool) -> It
         yield LAST_CHUNK
 
 
-def _head(exchange: _Exchange, keep_alive: bool, framing: str | None) -> bytes:
-    lines = [f"HTTP/1.1 {exchange.status} {exchange.reason}"]
-    lines += [f"{name}: {value}" for name, value in exchange.headers.items()]
-    if framing:
-        lines.append(framing)
-    head = "\r\n".join([*lines, ""]).encode(errors="surrogateescape")
-    return b"%b%b\r\n" % (head, b"" if keep_alive else CLOSE)
+def _head(response: aiohttp.ClientResponse) -> bytes:
+    """The status line, and the headers to forward."""
+    lines = [f"HTTP/1.1 {response.status} {response.reason or ''}"]
+    lines += [f"{name}: {value}" for name, value in _end_to_end(response.headers).items()]
+    return "\r\n".join([*lines, ""]).encode(errors="surrogateescape")

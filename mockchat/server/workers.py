@@ -4,12 +4,12 @@
 
 Rules that hold here:
 
-- A process of its own reads the recordings into a file in memory, before gunicorn forks (`--preload`). Workers share
-  that file whatever they look up, and the memory that reading takes is freed with that process.
-- A worker may be replaced while its clients are busy, without losing a request: see `app.py`.
+- Before gunicorn forks (`--preload`), a process of its own reads the recordings into a file in memory. Workers share
+  that file, and the memory that reading takes is freed with the process.
+- A worker can be replaced while its clients are busy, without losing a request: see `app.py`.
 
 What is used of aiohttp that its documentation does not promise: `AppRunner._make_server`, and what a runner does with
-the server that it gives. aiohttp's worker class takes a runner, and no documented one has connections of ours.
+the server that it gives. aiohttp's worker class takes a runner, and no documented one can have another protocol.
 """
 
 import os
@@ -34,7 +34,6 @@ from mockchat.core.index import ResponseIndex
 from mockchat.core.program import ProgramError
 from mockchat.server import options
 from mockchat.server.app import ChatServer
-from mockchat.server.connection import Connection
 from mockchat.server.route import ChatCompletions
 
 _APP_LOAD_ERROR = 4  # gunicorn does not start a worker again that ends with this status.
@@ -62,7 +61,6 @@ def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) ->
     `data` is a file of recordings or several; `given` are the options of server.py that shape the answers, named as
     there: `api_key=["a", "b"], ttft_ms=50`. Where it can't run, a line says why and gunicorn ends (`SystemExit`).
     """
-    check_worker()
     program.allow_descriptors()
     try:
         chosen = options.from_keywords(given)
@@ -125,7 +123,7 @@ def _read_into(descriptor: int, paths: Sequence[Path], stitch: bool, ignore: Seq
 
 
 class Runner(web.AppRunner):
-    """aiohttp's runner, as its worker class for gunicorn uses it, with connections of ours."""
+    """aiohttp's runner, as its worker class for gunicorn uses it, of a `ChatServer`."""
 
     def __init__(self, server: ChatServer, shutdown_timeout: float) -> None:
         super().__init__(web.Application(), shutdown_timeout=shutdown_timeout)
@@ -133,26 +131,9 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> Any:
         self.app.freeze()  # Its shutdown, which does nothing here, asks for that.
-        return _RunnerServer(self._chat_server)
+        return self._chat_server
 
-
-class _RunnerServer:
-    """What a runner of aiohttp's expects of its server."""
-
-    def __init__(self, server: ChatServer) -> None:
-        self._server = server
-
-    def __call__(self) -> Connection:
-        return self._server()
-
-    @property
-    def requests_count(self) -> int:
-        return self._server.requests_count
-
-    def pre_shutdown(self) -> None:
-        """Do nothing: `shutdown` does it all."""
-
-    async def shutdown(self, timeout: float) -> None:
-        await self._server.stop(timeout)
-        if cut := self._server.cut:
+    async def cleanup(self) -> None:
+        await super().cleanup()
+        if cut := self._chat_server.cut:
             server_logger.warning("Connections cut before they were finished: %d (see --graceful-timeout)", cut)

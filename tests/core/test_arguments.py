@@ -15,7 +15,6 @@ from mockchat.core import arguments, recordings
     [
         (arguments.whole_number, "0", 0),
         (arguments.positive_whole_number, "999999999", 999_999_999),
-        (arguments.random_seed, "-7", -7),
         (arguments.number, "0", 0.0),
         (arguments.number, "1e-3", 0.001),
         (arguments.positive_number, "2.5", 2.5),
@@ -37,7 +36,6 @@ def test_what_is_taken(kind: Callable[[str], Any], text: str, value: Any) -> Non
             "is not a whole number of at least 0",
         ),
         (arguments.positive_whole_number, ["0"], "is not a whole number of at least 1"),
-        (arguments.random_seed, ["", "1.5", "x", "1" * 19], "is not a whole number"),
         (arguments.number, ["", "-0.1", "nan", "inf", "1e9", "x"], "is not a number of at least 0"),
         (arguments.positive_number, ["0", "-1", "nan"], "is not a number above 0"),
         (

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mockchat.server import completion
+from mockchat.server.connection import REQUEST_TIMEOUT as LIMIT
 from mockchat.server.http import Answer, At, Never, Part, Until
 from mockchat.server.route import PATH
 from tests.fuzz import inputs, properties
@@ -368,13 +369,10 @@ async def test_bodies_larger_than_any_buffer(aiohttp_client: Any, size: int, hea
 # Time limits
 
 
-LIMIT = 60.0  # seconds
-
-
 @pytest.fixture
 async def limited(clock: Clock, aiohttp_client: Any) -> Client:
     """A client of a server that waits for nobody longer than a minute, which the clock can have pass."""
-    return await aiohttp_client(MockServer(request_timeout=LIMIT))
+    return await aiohttp_client(MockServer())
 
 
 @pytest.mark.parametrize(
@@ -532,7 +530,7 @@ async def test_a_client_may_go_while_its_answer_waits(client: Client, raw: Raw, 
             raw.writer.close()  # No matter: the answer is under way.
         server.finish()
         assert server.connections
-        await server.stop(0.05)
+        await server.shutdown(0.05)
     assert server.cut == (ends != "abort")
 
 

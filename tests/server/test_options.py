@@ -41,6 +41,7 @@ def test_both_ways_give_the_same() -> None:
         ({"ignore": re.compile(r"\d+")}, "ignore: give a text or a number, not re.compile('"),
         ({"ignore": ["x", {"y"}]}, "ignore: give a text or a number, not {'y'}"),
         ({"ignore": b"x"}, "ignore: give a text or a number, not b'x'"),
+        ({"random_seed": 1.5}, "random_seed: invalid int value: '1.5'"),
         ({"random_seed": None}, "random_seed: give a text or a number, not None"),
         ({"no_stitch": "yes"}, "no_stitch: give True or False, not 'yes'"),
         ({"no_stitch": [True]}, "no_stitch: give True or False, not [True]"),

@@ -156,7 +156,7 @@ async def test_each_error(aiohttp_client: Any, method: str, path: str, headers: 
 async def test_requests_that_are_not_whole_or_no_http(
     aiohttp_client: Any, connect: Connect, clock: Clock, sent: bytes, status: int
 ) -> None:
-    raw = await connect(await aiohttp_client(MockServer(request_timeout=60)))
+    raw = await connect(await aiohttp_client(MockServer()))
     await raw.send(sent)
     if status == 408:
         await raw.arrived()

@@ -1,6 +1,7 @@
 """Timing and faults as plain values."""
 
 import random
+from argparse import ArgumentTypeError
 from itertools import islice, pairwise
 from statistics import fmean, pstdev
 
@@ -23,7 +24,7 @@ def test_faults_there_are(kind: str) -> None:
 )
 def test_faults_there_are_not(kind: str) -> None:
     assert not is_fault(kind)
-    with pytest.raises(ValueError, match="is none: give KIND=RATE, KIND=first:N or header, where KIND is a status"):
+    with pytest.raises(ArgumentTypeError, match="is none: give KIND=RATE, KIND=first:N or header, where KIND is a "):
         Simulation(faults=faults(f"{kind}=0.1"))
 
 
@@ -46,7 +47,7 @@ def test_faults_there_are_not(kind: str) -> None:
     ],
 )
 def test_when_a_fault_can_not_come(how: str) -> None:
-    with pytest.raises(ValueError, match=f"'503={how}' is none: give 503=RATE, above 0 and up to 1, or"):
+    with pytest.raises(ArgumentTypeError, match=f"'503={how}' is none: give 503=RATE, above 0 and up to 1, or"):
         Simulation(faults=faults("429=0.5", f"503={how}"))
 
 

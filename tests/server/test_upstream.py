@@ -317,7 +317,7 @@ async def test_a_file_that_can_t_be_written_is_told(recorder: Recorder, caplog: 
     for _ in range(2):
         assert (await recorder.ask(ASKED))[0] == 200
     (record,) = caplog.records
-    assert f"An answer is not recorded: {recorder.file}: is not a regular file" in record.getMessage()
+    assert f"Passed on but not recorded: {recorder.file}: is not a regular file" in record.getMessage()
 
 
 async def test_keys_are_nowhere_to_be_found(recorder: Recorder, caplog: Any, capfd: Any) -> None:
@@ -404,7 +404,7 @@ async def broken(recorder: Recorder) -> AsyncIterator[Speak]:
     servers: list[asyncio.Server] = []
     speaking: set[asyncio.Task[None] | None] = set()
 
-    async def speak(answer: bytes, timeout: float = PATIENCE, max_answer_mb: int = 64) -> None:
+    async def speak(answer: bytes, timeout: float = PATIENCE) -> None:
         async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             speaking.add(asyncio.current_task())
             with suppress(OSError, asyncio.IncompleteReadError):
@@ -422,7 +422,7 @@ async def broken(recorder: Recorder) -> AsyncIterator[Speak]:
         url = "http://{}:{}/v1".format(*server.sockets[0].getsockname())
         chat = recorder.server.chat  # type: ignore[attr-defined]
         await chat.upstream.close()
-        chat.upstream = Upstream(url, chat._index, recorder.record_file, timeout, max_answer_mb)
+        chat.upstream = Upstream(url, chat._index, recorder.record_file, timeout)
 
     yield speak
     over.set()
@@ -511,9 +511,10 @@ async def test_a_stream_that_fails_after_its_beginning(
 )
 @pytest.mark.parametrize("asked", [ASKED, STREAM])
 async def test_an_answer_that_is_too_large_is_given_up(
-    recorder: Recorder, broken: Speak, said: bytes, asked: bytes
+    recorder: Recorder, broken: Speak, said: bytes, asked: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await broken(said + SILENCE, max_answer_mb=1)
+    monkeypatch.setattr("mockchat.server.upstream.MAX_ANSWER_MB", 1)
+    await broken(said + SILENCE)
     try:
         status, body = await recorder.ask(asked)
     except ClientPayloadError:  # A stream that has begun can only break off.
@@ -591,7 +592,7 @@ async def test_what_is_under_way_at_the_end_is_finished_though_its_client_has_go
         server.abort()
     else:
         asyncio.get_running_loop().call_later(0.1, go_on.set)
-    await server.stop(PATIENCE)
+    await server.shutdown(PATIENCE)
     go_on.set()
     assert (recorder.recorded(), server.cut) == ((0, 1) if hurried else (1, 0))
 

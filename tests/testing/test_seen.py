@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from mockchat.server.states import REQUEST_TIMEOUT
+from mockchat.server.connection import REQUEST_TIMEOUT
 from mockchat.testing.server import MockServer, serve
 from tests.helpers import Clock, request_body
 from tests.serving import HEAD, Raw, post
