@@ -90,10 +90,10 @@ soak: $(VENV)/with-test ## attack the server, stop it and kill it, for two minut
 	@$(VENV_PYTHON) -m tests.soak.soak $(ARGS)
 
 test: $(VENV)/with-test $(VENV)/with-node ## run the tests (ARGS=options of pytest, such as --cov)
-	$(VENV_PYTHON) -m pytest --quiet --numprocesses auto $(ARGS)
+	$(VENV_PYTHON) -m pytest --quiet --numprocesses auto --dist worksteal $(ARGS)
 
 test-lowest: $(LOWEST)/installed $(VENV)/with-node ## run the tests with the lowest versions that setup.cfg allows
-	$(LOWEST)/bin/python -m pytest --quiet --numprocesses auto $(ARGS)
+	$(LOWEST)/bin/python -m pytest --quiet --numprocesses auto --dist worksteal $(ARGS)
 
 # Only wheels: where a Python is newer than a lowest version, it gets the first one that was built for it.
 $(LOWEST)/installed: setup.cfg

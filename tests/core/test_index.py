@@ -233,3 +233,11 @@ def test_what_has_the_weight_0_is_no_reply_among_others() -> None:
     index = index_of(muted, calling("b", "{}"), conversation("c", "hi", "hello"), muted)
     assert [reply.conversation_id for reply in in_file_order(index, hi)] == [b'"b_1"', b'"c"']
     assert index.recorded(muted.recording) == len(muted.recording)
+
+
+def test_a_long_reply_is_one_object_for_all_who_ask() -> None:
+    """Clients that do not read it would have as many copies in memory."""
+    index = index_of(conversation("one", "hi", "long " * 20_000, "more", "short"))
+    history = wire.join([wire.message("user", "hi")])
+    (first,), (second,) = index.replies(history), index.replies(history)
+    assert first.message is second.message

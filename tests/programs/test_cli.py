@@ -131,15 +131,6 @@ def test_no_server_is_a_failure(call: Call) -> None:
     "arguments",
     [
         ("--concurrency", "0"),
-        ("--concurrency", "many"),
-        ("--limit", "-1"),
-        ("--retries", "-1"),
-        ("--processes", "0"),
-        ("--base-url", "127.0.0.1:8000"),
-        ("--base-url", "ftp://127.0.0.1/v1"),
-        ("--base-url", "http://"),
-        ("--base-url", "http://[::1/v1"),
-        ("--base-url", "http://127.0.0.1:99999/v1"),
         ("--data", "missing.json"),
         ("--json", "/nowhere/result.json"),
         ("--json", str(SAMPLE), "--data", str(SAMPLE)),
@@ -148,23 +139,8 @@ def test_no_server_is_a_failure(call: Call) -> None:
         ("--json", str(recordings.DATASETS[-1])),
         ("--json", "same.png", "--plot", "./same.png"),
         ("--base-url", "http://me:secret@127.0.0.1:1/v1", "--api-key", "key"),
-        ("--api-key", "sk-abc\r"),
-        ("--base-url", "http://127.0.0.1:8000/v1?x=1"),
-        ("--base-url", "http://exa mple/v1"),
-        ("--rate", "0"),
-        ("--rate", "nan"),
-        ("--duration", "-1"),
-        ("--duration", "soon"),
-        ("--timeout", "0"),
-        ("--header", "no colon"),
-        ("--header", "X: a\nb"),
-        ("--header", ": b"),
-        ("--plot", "picture.gif"),
         ("--plot", "/nowhere/picture.png"),
-        ("--quie",),
-        ("--conc", "3"),
         ("--unknown",),
-        ("data/sample.json",),
     ],
 )
 def test_what_can_not_run_exits_2(arguments: tuple[str, ...], call: Call) -> None:
@@ -196,7 +172,9 @@ def test_output_that_can_not_be_printed_is_one_line(program: Path) -> None:
     assert ended.stderr == f"{program.name}: can't print: No space left on device\n"
 
 
-def test_interrupted_it_tells_what_was_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_it_tells_what_was_done(tmp_path: Path, number: signal.Signals) -> None:
+    """Though the server that it waits for never answers."""
     output = tmp_path / "result.json"
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(STOP_TIMEOUT)
@@ -204,19 +182,21 @@ def test_interrupted_it_tells_what_was_done(tmp_path: Path) -> None:
         command = [sys.executable, str(REQUESTER), "--base-url", url, "--data", str(SAMPLE), "--json", str(output)]
         with (
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV) as process,
-            silent.accept()[0],
+            silent.accept()[0] as accepted,
         ):
-            process.send_signal(signal.SIGINT)
+            accepted.recv(1)
+            process.send_signal(number)
             printed, errors = process.communicate(timeout=STOP_TIMEOUT)
     assert (process.returncode, errors) == (130, "")
     assert "Interrupted: the 0 answers so far are verified." in printed
-    assert json.loads(output.read_text())["requests"] == 0
+    result = json.loads(output.read_text())
+    assert (result["requests"], result["interrupted"]) == (0, True)
 
 
 # The requester's processes
 
 
-def test_several_processes_are_one_run_with_one_report(base_url: str, tmp_path: Path) -> None:
+def test_several_processes_are_one_run_with_one_report(base_url: str, call: Call, tmp_path: Path) -> None:
     arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--concurrency", "3")
     ended = run_requester(*arguments, "--processes", "4", env=ENV)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -226,7 +206,7 @@ def test_several_processes_are_one_run_with_one_report(base_url: str, tmp_path: 
     for processes in ("1", "2"):
         output = tmp_path / f"{processes}.json"
         options = ("--processes", processes, "--keep-going", "--json", str(output))
-        assert run_requester(*arguments, *options, env=environment(SEED_ERRORS="1")).returncode == 1
+        assert call(REQUESTER, *arguments, *options, SEED_ERRORS="1").returncode == 1
         found.append(json.loads(output.read_text()))
     one, two = found
     assert (one["processes"], two["processes"], two["lost_processes"]) == (1, 2, [])
@@ -382,20 +362,11 @@ def test_a_port_in_use(base_url: str, call: Call) -> None:
     "arguments",
     [
         ("--port", "65536"),
-        ("--port", "x"),
         ("--host", "no.such.host.invalid"),
         ("--host", "a..b"),
         ("--host", ""),
-        ("--max-body-mb", "0"),
-        ("--max-body", "1"),
         ("--data", "/"),
-        ("--ttft-ms", "-1"),
-        ("--jitter", "much"),
-        ("--fault", "418"),
-        ("--fault", "late=0.5"),
         ("--fault", "stall=0.5", "--fault", "429=0.6"),
-        ("--ttft", "20"),
-        ("data/sample.json",),
     ],
 )
 def test_a_server_that_can_not_run_exits_2(arguments: tuple[str, ...], call: Call) -> None:
@@ -606,9 +577,11 @@ def test_help_names_every_option(program: Path, options: str, call: Call) -> Non
 # make bench
 
 
-@pytest.mark.parametrize(("seed", "status"), [("", 0), ("1", 1)])
-def test_bench_keeps_the_requester_s_status(seed: str, status: int) -> None:
-    """Each program gets its own options; SEED_ERRORS is the requester's alone, or nothing would be found."""
+def test_bench_keeps_the_requester_s_status() -> None:
+    """Each program gets its own options; SEED_ERRORS is the requester's alone, or nothing would be found.
+
+    That a clean run ends with 0 is what the README's `make bench` shows.
+    """
     options = ["--data", str(SAMPLE), "--concurrency", "3", "--processes", "2", "--keep-going", "--ttft-ms", "0"]
     ended = subprocess.run(
         [sys.executable, "-m", "mockchat", "bench", *options, "--stream"],
@@ -616,13 +589,14 @@ def test_bench_keeps_the_requester_s_status(seed: str, status: int) -> None:
         text=True,
         timeout=60,
         check=False,
-        env=environment(SEED_ERRORS=seed),
+        env=environment(SEED_ERRORS="1"),
     )
-    assert ended.returncode == status
-    assert ended.stderr.startswith("404: not recorded: ") if seed else not ended.stderr
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("404: not recorded: ")
     assert "(limit 3) by 2 processes" in ended.stdout
     assert "Time to first token, ms" in ended.stdout
-    assert ("\nSEED_ERRORS: " in ended.stdout) == ("the replay must fail" in ended.stdout) == bool(seed)
+    assert "\nSEED_ERRORS: " in ended.stdout
+    assert "the replay must fail" in ended.stdout
     assert "[server] SEED_ERRORS" not in ended.stdout
 
 
@@ -660,8 +634,10 @@ def test_bench_of_files_of_every_form(tmp_path: Path, server: tuple[str, ...]) -
     assert "All 2,451 replies verified." in ended.stdout
 
 
-def test_bench_without_a_server_exits_2() -> None:
-    command = [sys.executable, "-m", "mockchat", "bench", "--data", "missing.json"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=ENV)
-    assert ended.returncode == 2
-    assert "missing.json: No such file" in ended.stderr
+def test_bench_without_a_server_exits_2(capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert bench.main(["--data", "missing.json"]) == 2
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capfd.readouterr().err == "mockchat serve: missing.json: No such file or directory\n"

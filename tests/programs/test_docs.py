@@ -7,7 +7,7 @@ else is to be done with it:
     <!-- test: servers stop -->    those are stopped first, as the page says
     <!-- test: fails -->           its exit status is 1
     <!-- test: printed -->         what the block above has printed, but for numbers; `…` stands for lines left out
-    <!-- test: file NAME -->       it is written to a file; one whose name begins with test_ is run by pytest
+    <!-- test: file NAME -->       it is written to a file; test_*.py: the next pytest runs it, or one at the end
     <!-- test: not run, WHY -->
     <!-- test: new folder -->      above a paragraph: what follows is done in an empty folder beside the clone
 
@@ -74,6 +74,7 @@ class Typist:
         self._ports = ports
         self._servers = running
         self._printed = ""
+        self._tests: list[str] = []  # Files of tests that no pytest has run yet.
         path = f"{clone / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
         self._env = environment(PATH=path, PYTHONPATH=str(clone))
         for name in [name for name in self._env if name == "CI" or name.startswith(("PYTEST_", "COV"))]:
@@ -90,8 +91,8 @@ class Typist:
                 (self.folder / ".venv").symlink_to(self._clone / ".venv")
             case ["file", name]:
                 (self.folder / name).write_text(text, encoding="utf-8")
-                if name.startswith("test_"):
-                    self._run([sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", ".", name])
+                if Path(name).name.startswith("test_"):
+                    self._tests.append(name)
             case ["server"]:
                 self._servers.close()
                 for line in text.splitlines():
@@ -105,6 +106,13 @@ class Typist:
                 if block.mark == "servers stop":
                     self._servers.close()
                 self._run(["bash", "-euo", "pipefail", "-c", text], status=int(block.mark == "fails"))
+                if "-m pytest" in text:  # It runs all that there are.
+                    self._tests.clear()
+
+    def finish(self) -> None:
+        """Run the tests that the page gives, and does not run."""
+        if self._tests:
+            self._run([sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", ".", *self._tests])
 
     def _run(self, command: Sequence[str], status: int = 0) -> None:
         ended = subprocess.run(
@@ -169,6 +177,7 @@ def typist(tmp_path: Path) -> Iterator[Typist]:
 def test_what_a_page_says_works(page: Path, typist: Typist) -> None:
     for block in blocks(page):
         typist.do(block)
+    typist.finish()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

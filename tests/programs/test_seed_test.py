@@ -1,27 +1,33 @@
 """The check on the check: `make seed-test` passes here, and fails for a requester that verifies too little."""
 
-from pathlib import Path
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 
 from mockchat import seed_test
+from mockchat.requester import plan, run
+from mockchat.requester.verify import Problem, verify
 from tests.helpers import SAMPLE
+from tests.programs import REQUESTER, Call
 
 ARGUMENTS = ["--data", str(SAMPLE), "--seeds", "1"]
 
-BROKEN = {
-    "takes any answer for right": "run.verify = lambda status, answer, expected: None",
-    "does not compare the content": (
-        "verify = run.verify\n"
-        "def blind(*given):\n"
-        "    problem = verify(*given)\n"
-        "    return None if problem and problem.kind == 'mismatched' else problem\n"
-        "run.verify = blind"
-    ),
-    "skips a request": (
-        "places = plan.places\nplan.places = lambda *given: (place for place in places(*given) if place.number != 1)"
-    ),
-}
+places = plan.places
+
+
+def takes_any_answer_for_right(*given: Any) -> None:
+    return None
+
+
+def does_not_compare_the_content(*given: Any) -> Problem | None:
+    problem = verify(*given)
+    return None if problem and problem.kind == "mismatched" else problem
+
+
+def skips_a_request(*given: Any) -> Iterator[plan.Place]:
+    return (place for place in places(*given) if place.number != 1)
 
 
 def test_requester_and_prediction_agree(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,18 +37,28 @@ def test_requester_and_prediction_agree(capsys: pytest.CaptureFixture[str]) -> N
     assert (printed.count(", as predicted"), errors) == (3, "")
 
 
-@pytest.mark.parametrize("how", BROKEN)
-def test_a_broken_requester_is_found_out(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    program = tmp_path / "requester.py"
-    program.write_text(
-        f"import sys\nfrom mockchat.requester import cli, plan, run\n{BROKEN[how]}\nsys.exit(cli.main())\n"
-    )
+@pytest.mark.parametrize(
+    ("module", "broken"),
+    [(run, verify), (run, takes_any_answer_for_right), (run, does_not_compare_the_content), (plan, skips_a_request)],
+)
+def test_a_broken_requester_is_found_out(
+    module: Any, broken: Callable[..., Any], call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The requester runs in this process, and a function of it is replaced; with `verify` by itself, for comparison."""
+    printed: list[str] = []
+
+    def called(command: Sequence[str], *, env: Mapping[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return call(REQUESTER, *command[command.index("--base-url") :], SEED_ERRORS=env["SEED_ERRORS"])
+
+    monkeypatch.setattr(seed_test.subprocess, "run", called)  # type: ignore[attr-defined]
+    monkeypatch.setattr(seed_test, "print", printed.append, raising=False)
+    monkeypatch.setattr(module, "verify" if module is run else "places", broken)
     try:
-        assert seed_test.main(ARGUMENTS, requester=[str(program)]) == 1
+        assert seed_test.main(ARGUMENTS) == (broken is not verify)
     except SystemExit as ended:
         assert "contradicts itself" in str(ended)
     else:
-        assert "FAILED" in capsys.readouterr().out
+        assert printed[-1].startswith("Requester and prediction agree." if broken is verify else "FAILED: ")
 
 
 def test_what_the_server_can_not_read_is_told(capfd: pytest.CaptureFixture[str]) -> None:

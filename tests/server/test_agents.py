@@ -1,7 +1,6 @@
-"""What real clients sent in tool loops: recorded through an upstream, then answered without it, in both ways."""
+"""What real clients send in tool loops: recorded through an upstream, then answered without it, in both ways."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,24 +16,20 @@ from mockchat.requester.plan import places, questions
 from mockchat.requester.verify import verify, verify_stream
 from mockchat.server import completion, request
 from mockchat.server.errors import NotRecorded
-from tests.helpers import SHARED
+from tests.server.clients import RUNS, Exchange
 from tests.server.test_recorder import streamed, whole
 from tests.server.test_upstream import Recorder, recorder, says
 
 __all__ = ["recorder"]
 
-FILES = sorted((SHARED / "agents").glob("*.jsonl"))
-pytestmark = pytest.mark.skipif(not FILES, reason="the shared recordings are not there")
+EVERY_RUN = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+RUN = RUNS["openai-python-object"]
 
 
-def exchanges(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
-
-
-def answered(exchange: dict[str, Any]) -> bytes:
+def answered(exchange: Exchange) -> bytes:
     """The answer that the client was given, streamed if it asked for that: each call in two deltas."""
-    said, reason = exchange["message"], exchange["finish_reason"]
-    if not json.loads(exchange["request"]).get("stream"):
+    body, said, reason = exchange
+    if not json.loads(body).get("stream"):
         return whole(said, reason, usage={"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10})
     deltas = [{"role": "assistant", "content": said["content"]}]
     for number, call in enumerate(said.get("tool_calls", ())):
@@ -51,13 +46,12 @@ def as_said(found: answer.Completion) -> dict[str, Any]:
     return {key: value for key, value in found.message.items() if value is not None or key == "content"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
-async def test_a_run_is_recorded_and_answered_without_the_upstream(recorder: Recorder, path: Path) -> None:
-    run = exchanges(path)
+@EVERY_RUN
+async def test_a_run_is_recorded_and_answered_without_the_upstream(recorder: Recorder, run: list[Exchange]) -> None:
     for exchange in run:
         event_stream = {"Content-Type": "text/event-stream"} if answered(exchange).startswith(b"data") else {}
         recorder.handler = says(answered(exchange), **event_stream)
-        assert (await recorder.ask(exchange["request"].encode()))[0] == 200
+        assert (await recorder.ask(exchange.request.encode()))[0] == 200
     assert len(recorder.asked) == recorder.recorded() == len(run)
 
     async def no_upstream(asked: web.Request) -> web.StreamResponse:
@@ -66,27 +60,26 @@ async def test_a_run_is_recorded_and_answered_without_the_upstream(recorder: Rec
     recorder.handler = no_upstream
     index = ResponseIndex(load(recorder.file).conversations)
     for exchange in run:
-        body = exchange["request"].encode()
-        for reader in (index, recorder.server.chat._index):  # type: ignore[attr-defined]
+        body = exchange.request.encode()
+        for reader in (index, recorder.index):
             for stream in (False, True):
                 asked = json.dumps(json.loads(body) | {"stream": stream}).encode()
                 found = request.read_request(asked, reader)
                 plain = answer.read(b"".join(completion.whole(found, 1)))
-                assert as_said(plain) == exchange["message"]
-                assert plain.finish_reason == exchange["finish_reason"]
+                assert as_said(plain) == exchange.message
+                assert plain.finish_reason == exchange.finish_reason
                 sent = b"".join(completion.stream(found, 1))
                 both = answer.read_stream(sent).completion
-                assert as_said(both) == exchange["message"]
-                assert (both.finish_reason, both.flaw) == (exchange["finish_reason"], None)
+                assert as_said(both) == exchange.message
+                assert (both.finish_reason, both.flaw) == (exchange.finish_reason, None)
     assert len(recorder.asked) == len(run)
 
 
-@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
-async def test_the_requester_replays_what_was_recorded(recorder: Recorder, path: Path) -> None:
-    run = exchanges(path)
+@EVERY_RUN
+async def test_the_requester_replays_what_was_recorded(recorder: Recorder, run: list[Exchange]) -> None:
     for exchange in run:
-        recorder.handler = says(whole(exchange["message"], exchange["finish_reason"]))
-        await recorder.ask(json.dumps(json.loads(exchange["request"]) | {"stream": False}).encode())
+        recorder.handler = says(whole(exchange.message, exchange.finish_reason))
+        await recorder.ask(json.dumps(json.loads(exchange.request) | {"stream": False}).encode())
     conversations = load(recorder.file).conversations
     index = ResponseIndex(conversations)
     asked = list(questions(places(conversations), index, None, stream=False))
@@ -103,10 +96,10 @@ async def test_the_requester_replays_what_was_recorded(recorder: Recorder, path:
 def recorded() -> ResponseIndex:
     entries = [
         {
-            "messages": [*json.loads(each["request"])["messages"], each["message"]],
-            "finish_reason": each["finish_reason"],
+            "messages": [*json.loads(each.request)["messages"], each.message],
+            "finish_reason": each.finish_reason,
         }
-        for each in exchanges(FILES[-1])
+        for each in RUN
     ]
     for entry in entries:
         entry["messages"][:-1] = [
@@ -123,14 +116,14 @@ def recorded() -> ResponseIndex:
             "messages[2].tool_calls[0].function.name differs: sent 'ping'",
         ),
         (
-            lambda call: call["function"].update(arguments='{"city":"Bern","n":1}'),
-            "messages[2].tool_calls[0].function.arguments differs at city: sent 'Bern', recorded 'Zürich'",
+            lambda call: call["function"].update(arguments='{"to":"Bern","n":2}'),
+            "messages[2].tool_calls[0].function.arguments differs at to: sent 'Bern', recorded 'Genève'",
         ),
     ],
 )
 def test_another_call_is_a_miss_that_says_where(change: Any, told: str) -> None:
     index = recorded()
-    asked = json.loads(exchanges(FILES[-1])[1]["request"])
+    asked = json.loads(RUN[1].request)
     change(asked["messages"][2]["tool_calls"][0])
     for body in (json.dumps(asked), json.dumps(asked, separators=(",", ":"), ensure_ascii=False)):
         with pytest.raises(NotRecorded) as missed:
@@ -142,7 +135,7 @@ def test_another_call_is_a_miss_that_says_where(change: Any, told: str) -> None:
 
 def test_a_call_or_an_answer_too_many_or_too_few() -> None:
     index = recorded()
-    asked = json.loads(exchanges(FILES[-1])[1]["request"])
+    asked = json.loads(RUN[1].request)
     messages = asked["messages"]
     for changed, told in (
         ([*messages, messages[-1]], "messages[5] is an answer too many, or one to no call"),

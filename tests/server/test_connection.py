@@ -37,6 +37,13 @@ from tests.serving import (
 # Requests
 
 
+async def gone(client: Client) -> None:
+    """Wait until the server has no connection left."""
+    async with asyncio.timeout(PATIENCE):
+        while client.server.chat_server.connections:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.001)
+
+
 async def test_keep_alive(raw: Raw) -> None:
     for body, status in ((GOOD, 200), (MISS, 404), (b"{", 400), (GOOD, 200)):
         await raw.send(post(body))
@@ -266,7 +273,7 @@ async def test_a_client_that_goes_away_is_forgotten(client: Client, raw: Raw, se
     await raw.send(post(GOOD)[:sent])
     await raw.arrived()
     raw.writer.transport.abort()
-    await asyncio.sleep(0.02)
+    await gone(client)
     async with client.post(PATH, data=GOOD) as response:
         assert response.status == 200
     assert not caplog.records
@@ -285,6 +292,15 @@ def made(monkeypatch: Any) -> list[int]:
 
     monkeypatch.setattr(completion, "whole", counting)
     return sizes
+
+
+async def others_are_served(client: Client, connect: Connect) -> None:
+    """Whatever the server had received by now, it has handled: its loop looks at all connections in each turn."""
+    other = await connect(client)
+    for _ in range(10):
+        await other.send(post(MISS))
+        assert (await other.answer())[0] == 404
+    await other.close()
 
 
 async def settled(made: list[int]) -> None:
@@ -309,7 +325,7 @@ async def test_a_reader_that_does_not_read_holds_back_the_writer(
     await settled(made)
     assert 1 <= len(made) < 10
     stalled.writer.write(post(GOOD[:-1] + b" " * 5_000_000 + b"}") + post(GOOD) * 20)
-    await asyncio.sleep(0.1)
+    await others_are_served(client, connect)
     assert len(made) < 10
     for number in range(41):
         status, _, body = await stalled.answer()
@@ -327,7 +343,7 @@ async def test_what_is_asked_while_an_answer_waits_for_its_reader_waits_too(
         await stalled.send(post(ASK_BIG))
         await settled(made)
     await stalled.send(post(GOOD) * 3)
-    await asyncio.sleep(0.1)
+    await others_are_served(client, connect)
     assert len(made) == asked - 1
     for number in range(asked + 3):
         assert content((await stalled.answer())[2]) == (BIG if number < asked else "hello")
@@ -522,9 +538,7 @@ async def test_a_client_may_go_while_its_answer_waits(client: Client, raw: Raw, 
     server = client.server.chat_server  # type: ignore[attr-defined]
     if ends == "abort":
         raw.reset()
-        async with asyncio.timeout(PATIENCE):
-            while server.connections:
-                await asyncio.sleep(0.01)
+        await gone(client)
     else:
         if ends == "close":
             raw.writer.close()  # No matter: the answer is under way.
@@ -537,7 +551,7 @@ async def test_a_client_may_go_while_its_answer_waits(client: Client, raw: Raw, 
 @pytest.mark.parametrize("begun", [b"", b"begun"])
 @pytest.mark.parametrize("count", [1, 3])
 async def test_nothing_more_may_be_said_until_the_client_gives_up(
-    client: Client, connect: Connect, say: Say, begun: bytes, count: int
+    client: Client, connect: Connect, say: Say, clock: Clock, begun: bytes, count: int
 ) -> None:
     say(begun, Never.STALL, b"never")
     server = client.server.chat_server  # type: ignore[attr-defined]
@@ -548,7 +562,7 @@ async def test_nothing_more_may_be_said_until_the_client_gives_up(
         assert await raw.reader.readexactly(len(begun)) == begun
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(raw.reader.read(1), 0.02)
-        server._watch()
+        await clock.passes(2 * LIMIT)
         assert server.connections
         match ends:
             case "eof":
@@ -559,9 +573,7 @@ async def test_nothing_more_may_be_said_until_the_client_gives_up(
                 raw.reset()
             case "shutdown":
                 server.finish()
-        async with asyncio.timeout(PATIENCE):
-            while server.connections:
-                await asyncio.sleep(0.01)
+        await gone(client)
     assert server.cut == 0
 
 

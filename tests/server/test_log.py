@@ -10,7 +10,7 @@ from mockchat.server.record_file import RecordFile
 from mockchat.server.simulation import Simulation
 from mockchat.server.upstream import Upstream
 from tests.helpers import Connect, conversation, faults, index_of, request_body
-from tests.serving import ASK_BIG, GOOD, HEAD, MISS, STREAMED, STREAMED_BIG, MockServer, content, post
+from tests.serving import ASK_BIG, GOOD, HEAD, INDEX, MISS, STREAMED, STREAMED_BIG, MockServer, content, post
 
 JSON = "Accept: application/json\r\nAuthorization: Bearer sk-secret\r\n"
 
@@ -118,7 +118,7 @@ async def test_what_an_upstream_answers_is_told(
         client = await serve(aiohttp_client, log)
         file = RecordFile(tmp_path / "f", print)
         chat = client.server.chat
-        chat.upstream = Upstream(base, chat._index, file)
+        chat.upstream = Upstream(base, INDEX, file)
         for _ in range(2):
             async with client.post("/v1/chat/completions", data=MISS) as response:
                 assert response.status == status

@@ -77,6 +77,32 @@ def test_options_that_make_no_sense_together(line: list[str], told: str) -> None
     assert str(caught.value) == told
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("--port", "65536"),
+        ("--port", "x"),
+        ("--max-body-mb", "0"),
+        ("--ttft-ms", "-1"),
+        ("--jitter", "much"),
+        ("--fault", "418"),
+        ("--fault", "late=0.5"),
+    ],
+)
+def test_what_an_option_refuses(name: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        options.parse([f"{name}={text}"])
+    assert ended.value.code == 2
+    assert f"error: argument {name}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["--ttft=20", "--max-body=1", "data.json"])
+def test_what_is_no_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        options.parse([name])
+    assert f"unrecognized arguments: {name}" in capsys.readouterr().err
+
+
 def test_nothing_is_simulated_where_nothing_is_asked_for() -> None:
     assert options.of_route(options.parse([]))["simulation"] is None
     assert options.of_route(options.parse(["--ttft-ms", "0"]))["simulation"] is not None

@@ -247,7 +247,9 @@ async def test_a_stream_whose_client_goes_away_ends_quietly(client: Client, raw:
     await raw.send(post(STREAMED_BIG))
     await raw.reader.readexactly(1000)
     raw.writer.transport.abort()
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(PATIENCE):
+        while client.server.chat_server.connections:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.001)
     async with client.post(PATH, data=GOOD) as response:
         assert response.status == 200
     assert not caplog.records
@@ -266,10 +268,13 @@ async def test_a_stream_to_a_slow_reader_waits_and_others_do_not(client: Client,
     monkeypatch.setattr(completion, "stream", counting)
     slow = Raw(*await asyncio.open_connection(client.host, client.port, limit=1000))
     await slow.send(post(STREAMED_BIG))
-    await asyncio.sleep(0.3)
-    assert 0 < made < 20_000_000  # Of some 50 MB.
-    async with client.post(PATH, data=GOOD) as response:
-        assert response.status == 200
+    async with asyncio.timeout(PATIENCE):
+        while not made:
+            await asyncio.sleep(0.001)
+    for _ in range(20):
+        async with client.post(PATH, data=GOOD) as response:
+            assert response.status == 200
+    assert made < 20_000_000  # Of some 50 MB.
     slow.writer.transport.abort()
 
 

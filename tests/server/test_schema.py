@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,8 @@ from mockchat.server.route import PATH
 from mockchat.server.simulation import FAULT_HEADER, Simulation
 from mockchat.server.upstream import Upstream
 from tests.helpers import SAMPLE, Clock, Connect, faults
-from tests.server import kinds, schema, test_agents, test_recorder
+from tests.server import kinds, schema, test_recorder
+from tests.server.clients import RUNS, Exchange
 from tests.server.kinds import KINDS, ask
 from tests.server.test_upstream import CHUNK, EVENTS_HEAD, SILENCE, STREAM, Recorder, Speak, begun, broken, recorder
 from tests.serving import GOOD, MISS, PATIENCE, MockServer, post
@@ -70,16 +70,15 @@ def test_every_reply_of_the_sample() -> None:
     assert asked == 169
 
 
-@pytest.mark.parametrize("path", test_agents.FILES, ids=[path.stem for path in test_agents.FILES])
-def test_what_real_clients_recorded(path: Path) -> None:
-    run = test_agents.exchanges(path)
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_what_real_clients_recorded(run: list[Exchange]) -> None:
     recorded = []
     for each in run:
-        said = answer.read(test_recorder.whole(each["message"], each["finish_reason"]))
-        recorded.append(conversation(json.loads(each["request"]), said))
+        said = answer.read(test_recorder.whole(each.message, each.finish_reason))
+        recorded.append(conversation(json.loads(each.request), said))
     index = ResponseIndex(recorded)
     for each in run:
-        assert problems(read_request(each["request"].encode(), index)) == []
+        assert problems(read_request(each.request.encode(), index)) == []
 
 
 texts = st.text(st.characters(codec=None, exclude_categories=()), max_size=40)
@@ -191,7 +190,7 @@ async def test_an_upstream_that_breaks_off(recorder: Recorder, broken: Speak, co
 async def test_an_upstream_that_is_the_server_itself(recorder: Recorder) -> None:
     chat = recorder.server.chat  # type: ignore[attr-defined]
     await chat.upstream.close()
-    chat.upstream = Upstream(str(recorder.make_url("/v1")), chat._index, recorder.record_file)
+    chat.upstream = Upstream(str(recorder.make_url("/v1")), recorder.index, recorder.record_file)
     status, body = await recorder.ask(STREAM)
     assert status == 508
     assert schema.error_problems(json.loads(body)) == []

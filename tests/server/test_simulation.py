@@ -105,6 +105,7 @@ def test_another_seed_is_another_run_and_none_is_chance() -> None:
     ]
     assert runs[0] == runs[1]
     assert len(set(runs)) == 5
+    assert len(set(runs[0])) == 3  # Each history has choices of its own.
 
 
 def test_faults_do_not_change_the_other_choices() -> None:

@@ -15,6 +15,7 @@ from yarl import URL
 
 from mockchat.core.answer import read_stream
 from mockchat.core.dataset import load
+from mockchat.core.index import ResponseIndex
 from mockchat.server.memory import Memory
 from mockchat.server.record_file import RecordFile
 from mockchat.server.route import PATH
@@ -34,6 +35,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Recorder(Client[Any, Any]):
     """A client of a server that records, the upstream that it asks, and what that was asked."""
 
+    index: ResponseIndex
     file: Path
     record_file: RecordFile
     handler: Handler
@@ -77,12 +79,14 @@ async def recorder(aiohttp_server: Any, tmp_path: Path) -> AsyncIterator[Recorde
     application = web.Application(client_max_size=2**30)
     application.router.add_post("/base/chat/completions", upstream)
     asked = await aiohttp_server(application)
-    server = MockServer(index_of(conversation("one", "hi", "hello")), max_body_size=2**25)
+    index = index_of(conversation("one", "hi", "hello"))
+    server = MockServer(index, max_body_size=2**25)
     client = Recorder(server)
+    client.index = index
     client.file, client.handler, client.asked = tmp_path / "f", says(whole()), []
     client.record_file = RecordFile(client.file, print)
     url = str(asked.make_url("/base/"))
-    server.chat.upstream = Upstream(url, server.chat._index, client.record_file, PATIENCE)
+    server.chat.upstream = Upstream(url, index, client.record_file, PATIENCE)
     await client.start_server()
     yield client
     await client.close()
@@ -422,7 +426,7 @@ async def broken(recorder: Recorder) -> AsyncIterator[Speak]:
         url = "http://{}:{}/v1".format(*server.sockets[0].getsockname())
         chat = recorder.server.chat  # type: ignore[attr-defined]
         await chat.upstream.close()
-        chat.upstream = Upstream(url, chat._index, recorder.record_file, timeout)
+        chat.upstream = Upstream(url, recorder.index, recorder.record_file, timeout)
 
     yield speak
     over.set()
@@ -553,7 +557,7 @@ async def test_no_upstream(recorder: Recorder) -> None:
         chat = recorder.server.chat  # type: ignore[attr-defined]
         await chat.upstream.close()
         port = bound.getsockname()[1]
-        chat.upstream = Upstream(f"http://127.0.0.1:{port}/v1", chat._index, recorder.record_file)
+        chat.upstream = Upstream(f"http://127.0.0.1:{port}/v1", recorder.index, recorder.record_file)
         status, body = await recorder.ask(ASKED)
     message = json.loads(body)["error"]["message"]
     assert status == 502
@@ -564,7 +568,7 @@ async def test_no_upstream(recorder: Recorder) -> None:
 async def test_a_server_that_is_its_own_upstream(recorder: Recorder) -> None:
     chat = recorder.server.chat  # type: ignore[attr-defined]
     await chat.upstream.close()
-    chat.upstream = Upstream(str(recorder.make_url("/v1")), chat._index, recorder.record_file)
+    chat.upstream = Upstream(str(recorder.make_url("/v1")), recorder.index, recorder.record_file)
     for asked in (ASKED, STREAM, b"no JSON"):
         for via in ({}, {"Via": "1.1 a-gateway"}):
             status, body = await recorder.ask(asked, **via)

@@ -183,7 +183,7 @@ def test_own(mockchat, number):
     result.stdout.fnmatch_lines(
         ["*= mockchat =*", "Recorded * answers into *", "Passed on but not recorded: requests for several choices *"]
     )
-    run(pytester, "-k", "test_new", "-n", "2").assert_outcomes(passed=20)
+    run(pytester, "-k", "test_new").assert_outcomes(passed=20)
 
 
 def test_a_line_that_a_crash_cut_off_is_moved_away_and_told(pytester: pytest.Pytester, upstream: MockServer) -> None:
