@@ -106,9 +106,14 @@ class Connection(asyncio.Protocol):
         else:
             self._close()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is between two requests."""
+        return self._state in (State.NEW, State.IDLE)
+
     def finish(self) -> None:
         """Close the connection as soon as what was begun on it is finished."""
-        if self._state in (State.NEW, State.IDLE, State.STALLED):
+        if self.is_idle or self._state is State.STALLED:
             self._close()
 
     def abort(self) -> None:

@@ -209,7 +209,7 @@ class Upstream:
                 return
             recorded = recorder.conversation(history, completion)
             sent = self._index.compared(wire.join(recorded.messages[:-1]))
-            if not self._index.replies(sent):  # Else an equal question was faster.
+            if self._is_new(sent):
                 self.recorded += self._file.append(recorded)
                 self._index.add(recorded)
         except NotRecordable as reason:
@@ -217,6 +217,10 @@ class Upstream:
                 self._warn_once(f"Passed on but not recorded: {reason}")
         except DatasetError as error:
             self._warn_once(f"An answer is not recorded: {error}")
+
+    def _is_new(self, history: bytes) -> bool:
+        """False if an equal question was faster."""
+        return not self._index.replies(history)
 
     def _warn_once(self, line: str) -> None:
         """Log a warning, once."""
