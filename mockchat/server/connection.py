@@ -107,13 +107,13 @@ class Connection(asyncio.Protocol):
             self._close()
 
     @property
-    def is_idle(self) -> bool:
-        """Whether it is between two requests."""
-        return self._state in (State.NEW, State.IDLE)
+    def is_receiving(self) -> bool:
+        """Whether a part of a request has arrived."""
+        return self._state is State.RECEIVING
 
     def finish(self) -> None:
         """Close the connection as soon as what was begun on it is finished."""
-        if self.is_idle or self._state is State.STALLED:
+        if self._state in (State.NEW, State.IDLE, State.STALLED):
             self._close()
 
     def abort(self) -> None:

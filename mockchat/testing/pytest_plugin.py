@@ -63,8 +63,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Set the environment variables, if the configuration says so: a conftest.py may import the program."""
     if early_config.getini("mockchat_env"):
-        os.environ["OPENAI_BASE_URL"] = _listener(early_config).base_url
-        os.environ.setdefault("OPENAI_API_KEY", "any")
+        environment = pytest.MonkeyPatch()
+        early_config.add_cleanup(environment.undo)
+        environment.setenv("OPENAI_BASE_URL", _listener(early_config).base_url)
+        environment.setenv("OPENAI_API_KEY", os.environ.get("OPENAI_API_KEY", "any"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -225,20 +227,17 @@ def _unused(config: pytest.Config) -> Iterator[str]:
         yield str(error)
         return
     unused = [(path, each) for path, number, each in found if (str(path), number) not in run.used]
-    yield f"Used by no test that ran, {len(unused):,} of {len(found):,} recordings:" if unused else _ALL_USED
+    every = "There is no unused recording"
+    yield f"Used by no test that ran, {len(unused):,} of {len(found):,} recordings:" if unused else every
     for path, each in unused:
         shown = path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
-        yield f"{shown}: {each.id}, {len(each.messages)} messages: {_first_words(each)}"
+        yield f"{shown}: {each.id}, {len(each.messages)} messages: {_first_words(each.messages)}"
 
 
-_ALL_USED = "There is no unused recording"
-
-
-def _first_words(conversation: "Conversation") -> str:
+def _first_words(messages: list[bytes]) -> str:
     """Of what the user said first, for many conversations begin with the same prompt of the system."""
     from mockchat.core import text, wire
 
-    messages = conversation.messages
     said = [*(message for message in messages if wire.role_of(message) == "user"), *messages]
     return text.around(wire.content_of(said[0]), 0) if said else "none"
 
@@ -276,6 +275,7 @@ def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
         server = MockServer(recordings, recorder, **options)
     except ProgramError as error:
         raise pytest.fail.Exception(f"{problem}{error}", pytrace=False) from None
+    server.route.writer.closing = True  # A kept connection would belong to the event loop of another test.
     server.hint = f"(Nothing is recorded in {', '.join(map(str, named))}: {_CURE})"
     with _listener(config).serving(server):
         item.stash[_SERVER] = server

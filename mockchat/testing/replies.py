@@ -48,6 +48,9 @@ class FunctionFailed(GivenError):
     """A function raised an exception, or returned something else than a reply."""
 
 
+_KEYS = ("text", "refusal", "reasoning", "tool_calls", "status", "finish_reason", "usage")
+
+
 class Given(NamedTuple):
     """A reply, described in a few words. `function` is the one that returned it, or is to be called for it."""
 
@@ -65,14 +68,15 @@ class GivenReplies:
         self._left: list[Given] = []
         self._answered: list[ReplyFunction] = []
 
-    def add(self, given: str | ReplyFunction | None, **more: Any) -> None:
-        """Add a reply; the arguments are those of `MockServer.reply`. Raises `ProgramError`."""
-        if not callable(given):
-            made = reply(next(self._numbers), given, **more)
-        elif any(value is not None for value in more.values()):
+    def add(self, given: Mapping[str, Any]) -> None:
+        """Add a reply, made of the arguments of `MockServer.reply`. Raises `ProgramError`."""
+        function = given["text"]
+        if not callable(function):
+            made = _made(next(self._numbers), given)
+        elif any(value is not None for key, value in given.items() if key != "text"):
             raise ProgramError("reply: a function returns all that there is to answer: give nothing beside it")
         else:
-            made = Given(f"the function {getattr(given, '__name__', given)}", None, given)
+            made = Given(f"the function {getattr(function, '__name__', function)}", None, function)
         self.count += 1
         self._left.append(made)
 
@@ -92,9 +96,8 @@ class GivenReplies:
             returned = function(request)
             if returned is None:
                 return None
-            keywords = returned if isinstance(returned, Mapping) else {"text": returned}
-            made = reply(next(self._numbers), **keywords)
-            return made._replace(function=function)
+            given_now = returned if isinstance(returned, Mapping) else {"text": returned}
+            return _made(next(self._numbers), given_now)._replace(function=function)
         except Exception as error:
             problem = str(error) if isinstance(error, ProgramError) else f"{type(error).__name__}: {error}"
             raise FunctionFailed(400, f"{given.described} failed: {problem}") from None
@@ -107,29 +110,22 @@ class GivenReplies:
             self._answered.append(given.function)
 
 
-def reply(
-    number: int,
-    text: str | None = None,
-    *,
-    tool_calls: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
-    refusal: str | None = None,
-    reasoning: str | None = None,
-    status: int | None = None,
-    finish_reason: str | None = None,
-    usage: Mapping[str, Any] | None = None,
-) -> Given:
-    """Make a reply; its ids have this number. Raises `ProgramError`."""
-    texts = {"content": text, "refusal": refusal, "reasoning_content": reasoning}
-    for name, value in zip(("text", "refusal", "reasoning"), texts.values(), strict=True):
-        if not isinstance(value, str | None):
-            raise ProgramError(f"reply: the {name} is {value!r}, no string")
+def _made(number: int, given: Mapping[str, Any]) -> Given:
+    """Make a reply; its ids have this number."""
+    if unknown := [key for key in given if key not in _KEYS]:
+        raise ProgramError(f"reply: there is no {unknown[0]!r}: give one of {', '.join(_KEYS)}")
+    text, refusal, reasoning, tool_calls, status, finish_reason, usage = map(given.get, _KEYS)
+    for name in _KEYS[:3]:
+        if not isinstance(given.get(name), str | None):
+            raise ProgramError(f"reply: the {name} is {given[name]!r}, no string")
     if status is not None:
         if any(value is not None for value in (tool_calls, refusal, reasoning, finish_reason, usage)):
             raise ProgramError("reply: a status is an error's, which has a text at most")
         return _error(status, text)
-    if not tool_calls and all(value is None for value in texts.values()):
+    said = {"role": "assistant", "content": text, "refusal": refusal, "reasoning_content": reasoning}
+    if not tool_calls and text is refusal is reasoning is None:
         raise ProgramError("reply: give a text, tool_calls, a refusal, reasoning or a status")
-    said = {"role": "assistant", "content": None} | {key: value for key, value in texts.items() if value is not None}
+    said = {key: value for key, value in said.items() if value is not None or key == "content"}
     ending = {"finish_reason": finish_reason, "usage": None if usage is None else dict(usage)}
     return _reply(f"reply_{number}", said, [tool_calls] if isinstance(tool_calls, Mapping) else tool_calls, ending)
 

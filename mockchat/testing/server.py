@@ -92,11 +92,12 @@ class MockServer:
 
     def used(self, conversations: Sequence[Conversation]) -> set[int]:
         """The numbers of the conversations that may have been an answer: one of their histories was asked."""
-        histories = [
-            {self._index.compared(wire.join(each.messages[:number])) for number in each.replies}
-            for each in conversations
-        ]
-        return {number for number, each in enumerate(histories) if not self.route.asked.isdisjoint(each)}
+        compared = self._index.compared
+        return {
+            place
+            for place, each in enumerate(conversations)
+            if any(compared(wire.join(each.messages[:number])) in self.route.asked for number in each.replies)
+        }
 
     def load(self, data: Recordings) -> None:
         """Add recordings, given as to `serve`; they come before the others. Raises `DatasetError`."""
@@ -126,15 +127,9 @@ class MockServer:
         thread. It returns a text, a dictionary of these arguments, or None where it has no answer. Raises
         `ProgramError`.
         """
-        self.route.replies.add(
-            text,
-            tool_calls=tool_calls,
-            refusal=refusal,
-            reasoning=reasoning,
-            status=status,
-            finish_reason=finish_reason,
-            usage=usage,
-        )
+        said = {"text": text, "tool_calls": tool_calls, "refusal": refusal, "reasoning": reasoning}
+        ending = {"status": status, "finish_reason": finish_reason, "usage": usage}
+        self.route.replies.add(said | ending)
 
     def check(self) -> None:
         """Raise `AssertionError` where a request missed or a reply was not asked for, unless `strict` is false."""
@@ -209,7 +204,7 @@ class Listener:
 
     @contextmanager
     def serving(self, server: MockServer) -> Iterator[MockServer]:
-        """Have a server answer while the context lasts. Requests that are open at the end are cut off."""
+        """Have a server answer while the context lasts."""
         server.base_url, server.listener = self.base_url, self
         self._current.route = server.route
         try:
@@ -220,7 +215,10 @@ class Listener:
                 asyncio.run_coroutine_threadsafe(self._end(server.route), self._loop).result()
 
     async def _end(self, route: WatchedChat) -> None:
-        """Finish what is being recorded, and cut the rest; idle connections stay for the next test's requests."""
+        """Finish what is being recorded, and cut what has arrived in part.
+
+        What is being answered goes on: a client that is cut off would ask again, and reach the next test.
+        """
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         end = time.monotonic() + _FINISHING
@@ -228,7 +226,7 @@ class Listener:
             await asyncio.sleep(_POLL)
         self._current.route = self._nobody
         for connection in list(self._server.connections):
-            if not connection.is_idle:
+            if connection.is_receiving:
                 connection.abort()
         await route.close()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,28 +123,26 @@ def test_requests_of_an_earlier_test_do_not_reach_it(project: pytest.Pytester) -
         + """
 import socket
 
-ended = []
 left = []
 
+@pytest.mark.mockchat(ttft_ms=500)
 def test_one(mockchat):
-    def ask():
-        try:
-            with client(mockchat.base_url) as asking:
-                said(asking, extra_headers={"X-Mockchat-Fault": "stall"})
-        except openai.APIConnectionError:
-            ended.append(True)
-    left.append(threading.Thread(target=ask))
+    slow = openai.OpenAI(base_url=mockchat.base_url, api_key="any")  # It would try again.
+    answers = []
+    left.append(threading.Thread(target=lambda: answers.append(said(slow))))
     left[0].start()
     while not mockchat.requests:
         pass
     half = socket.create_connection(("127.0.0.1", int(mockchat.base_url.split(":")[2][:-3])))
-    half.sendall(b"POST /v1/chat/completions HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 10\\r\\n\\r\\nha")
-    left.append(half)
+    half.sendall(b"POST /v1/chat/completions HTTP/1.1\\r\\nHost: x\\r\\n")
+    half.sendall(b"Content-Length: 10\\r\\nExpect: 100-continue\\r\\n\\r\\nha")
+    assert half.recv(100)
+    left.extend([half, answers])
 
 def test_other(mockchat):
-    thread, half = left
+    thread, half, answers = left
     thread.join(30)
-    assert ended
+    assert answers == ["hello"]
     with half:
         try:
             half.sendall(b"h" * 8)
@@ -186,23 +185,20 @@ def test_an_app_that_is_made_at_its_import(project: pytest.Pytester) -> None:
             assert app.greet() == "other"
         """
     )
-    result = project.runpytest_subprocess("-p", "no:hypothesispytest")
-    result.assert_outcomes(passed=2)
+    run(project).assert_outcomes(passed=2)
+    assert "OPENAI_BASE_URL" not in os.environ
 
 
-def test_async_tests_with_one_client(project: pytest.Pytester) -> None:
-    project.makeini(
-        "[pytest]\nasyncio_mode = auto\nasyncio_default_test_loop_scope = session\n"
-        "asyncio_default_fixture_loop_scope = session"
-    )
+@pytest.mark.parametrize("scope", ["function", "session"])
+def test_async_tests_with_one_client(project: pytest.Pytester, scope: str) -> None:
+    project.makeini(f"[pytest]\nasyncio_mode = auto\nasyncio_default_test_loop_scope = {scope}\n")
     project.makepyfile(
         """
         import asyncio, openai, pytest
 
         @pytest.fixture(scope="session")
-        async def client(mockchat_url):
-            async with openai.AsyncOpenAI(base_url=mockchat_url, api_key="any", max_retries=0) as made:
-                yield made
+        def client(mockchat_url):
+            return openai.AsyncOpenAI(base_url=mockchat_url, api_key="any", max_retries=0)
 
         @pytest.mark.parametrize("number", range(3))
         async def test_one(client, mockchat, number):
@@ -217,7 +213,7 @@ def test_async_tests_with_one_client(project: pytest.Pytester) -> None:
             assert len(mockchat.requests) == 20
         """
     )
-    run(project, "-o", "asyncio_default_fixture_loop_scope=session").assert_outcomes(passed=3)
+    run(project).assert_outcomes(passed=3)
 
 
 # What a test says comes first
@@ -454,8 +450,7 @@ def test_shared(mockchat):
 )
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")])
-def test_a_file_of_its_own(project: pytest.Pytester, upstream: MockServer, arguments: tuple[str, ...]) -> None:
+def test_a_file_of_its_own(project: pytest.Pytester, upstream: MockServer) -> None:
     upstream.reply(lambda request: "recorded")
     tests = project.path / "tests/unit"
     tests.mkdir()
@@ -463,14 +458,14 @@ def test_a_file_of_its_own(project: pytest.Pytester, upstream: MockServer, argum
     missing = run(project)
     missing.assert_outcomes(passed=1, failed=1)
     missing.stdout.fnmatch_lines(["(Nothing is recorded in */tests/unit/weather.jsonl: *"])
-    result = run(project, f"--mockchat-record={upstream.base_url}", *arguments)
+    result = run(project, f"--mockchat-record={upstream.base_url}", "-n", "2")
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["*= mockchat =*", f"Recorded 1 answer into {tests}/weather.jsonl"])
     assert answers((tests / "weather.jsonl").read_text()) == ["recorded"]
     assert answers((project.path / "tests/conversations.jsonl").read_text()) == ["hello"]
     with (tests / "weather.jsonl").open("a") as file:
         file.write(recordings(("never", "asked")))
-    replayed = run(project, "--mockchat-unused", *arguments)
+    replayed = run(project, "--mockchat-unused")
     replayed.assert_outcomes(passed=2)
     replayed.stdout.fnmatch_lines(["Used by no test that ran, 1 of 3 *", "tests/unit/weather.jsonl: *: 'never'"])
 
