@@ -7,7 +7,7 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Generator, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mockchat.testing.server import Listener, MockServer, Recorder
 
 _DEFAULT = "tests/conversations.jsonl"
-_RECORDED_INTO = "conversations.jsonl"  # In a folder.
 _ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
 
@@ -97,9 +96,9 @@ def _listener(config: pytest.Config) -> "Listener":
     if _LISTENER not in config.stash:
         from mockchat.testing.server import Listener
 
-        listener = config.stash[_LISTENER] = Listener()
-        listener.__enter__()
-        config.add_cleanup(lambda: listener.__exit__())
+        stack = ExitStack()
+        config.add_cleanup(stack.close)
+        config.stash[_LISTENER] = stack.enter_context(Listener())
     return config.stash[_LISTENER]
 
 
@@ -151,7 +150,7 @@ def _recorder(config: pytest.Config, named: list[Path]) -> "Recorder | None":
     if len(named) > 1 or _is_glob(path):
         names = ", ".join(each.name for each in named)
         raise ProgramError(f"{names}: name one file to record into, as with -o mockchat_data=FILE")
-    file = path / _RECORDED_INTO if path.is_dir() else path
+    file = path / Path(_DEFAULT).name if path.is_dir() else path
     if file not in run.recorders:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 from mockchat.core import dataset, entries, recordings, wire
 from mockchat.core.entries import Conversation, DatasetError
@@ -35,7 +35,6 @@ from mockchat.testing.watched import WatchedChat, WatchedUpstream
 Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Conversation
 Recordings = str | os.PathLike[str] | Sequence[Recording]
 
-_T = TypeVar("_T")
 _FINISHING = 60.0  # seconds for answers that are still being recorded
 _POLL = 0.01  # seconds
 _TURNS = 5  # of the loop, in which what has been sent is read
@@ -192,15 +191,16 @@ class Listener:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    def run(self, function: Callable[[], _T]) -> _T:
+    def run(self, function: Callable[[], object]) -> None:
         """Call a function in the thread, which alone changes an index."""
+
+        async def call() -> None:
+            function()
+
         if threading.current_thread() is self._thread:
-            return function()
-
-        async def call() -> _T:
-            return function()
-
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+            function()
+        else:
+            asyncio.run_coroutine_threadsafe(call(), self._loop).result()
 
     @contextmanager
     def serving(self, server: MockServer) -> Iterator[MockServer]:
