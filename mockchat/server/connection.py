@@ -106,11 +106,6 @@ class Connection(asyncio.Protocol):
         else:
             self._close()
 
-    @property
-    def is_receiving(self) -> bool:
-        """Whether a part of a request has arrived."""
-        return self._state is State.RECEIVING
-
     def finish(self) -> None:
         """Close the connection as soon as what was begun on it is finished."""
         if self._state in (State.NEW, State.IDLE, State.STALLED):

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from mockchat.core import dataset, entries, recordings, wire
 from mockchat.core.entries import Conversation, DatasetError
@@ -158,16 +158,6 @@ class _NoTest(ChatCompletions):
         raise ApiError(404, "No test with the fixture mockchat is running: add mockchat, or mockchat_env, to this test")
 
 
-class _Current:
-    """Stands for the route of the server that answers now."""
-
-    def __init__(self, route: ChatCompletions) -> None:
-        self.route = route
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.route, name)
-
-
 class Listener:
     """A thread that listens on a port while the context lasts; one `MockServer` after the other answers there."""
 
@@ -175,8 +165,8 @@ class Listener:
 
     def __init__(self) -> None:
         self._nobody = _NoTest(ResponseIndex(()))
-        self._current = _Current(self._nobody)
-        self._server = ChatServer(cast(ChatCompletions, self._current))
+        self._nobody.writer.closing = True
+        self._server = ChatServer(self._nobody)
         self._loop: asyncio.AbstractEventLoop
         self._stop = asyncio.Event()
         self._started: Future[None] = Future()
@@ -206,7 +196,7 @@ class Listener:
     def serving(self, server: MockServer) -> Iterator[MockServer]:
         """Have a server answer while the context lasts."""
         server.base_url, server.listener = self.base_url, self
-        self._current.route = server.route
+        self._server.route = server.route  # A connection keeps the one that it began with.
         try:
             yield server
         finally:
@@ -215,20 +205,15 @@ class Listener:
                 asyncio.run_coroutine_threadsafe(self._end(server.route), self._loop).result()
 
     async def _end(self, route: WatchedChat) -> None:
-        """Finish what is being recorded, and cut what has arrived in part.
-
-        What is being answered goes on: a client that is cut off would ask again, and reach the next test.
-        """
+        """Finish what is being recorded. What is being answered goes on: a client that is cut off would ask again."""
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         end = time.monotonic() + _FINISHING
         while route.busy and time.monotonic() < end:
             await asyncio.sleep(_POLL)
-        self._current.route = self._nobody
-        for connection in list(self._server.connections):
-            if connection.is_receiving:
-                connection.abort()
+        self._server.route = self._nobody
         await route.close()
+        route.upstream = None
 
     def _run(self) -> None:
         async def main() -> None:
