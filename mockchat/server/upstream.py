@@ -190,11 +190,15 @@ class Upstream:
                 return
             recorded = recorder.conversation(asked, completion)
             sent = self._index.compared(wire.join(recorded.messages[:-1]))
-            if not matching(self._index.replies(sent), asked, self._index.match):  # Else an equal one was first.
+            if self._is_new(sent, asked):
                 self.recorded += self._file.append(recorded)
                 self._index.add(recorded)
         except (NotRecordable, DatasetError) as reason:
             self._warn_once(f"Passed on but not recorded: {reason}")
+
+    def _is_new(self, history: bytes, asked: dict[str, Any]) -> bool:
+        """False if an equal question was faster."""
+        return not matching(self._index.replies(history), asked, self._index.match)
 
     def _warn_once(self, line: str) -> None:
         if line not in self.warnings:

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mockchat.testing.replies import Request
     from mockchat.testing.server import MockServer, Recording, Recordings, read, serve
-    from mockchat.testing.watched import Request
 
 __all__ = ["MockServer", "Recording", "Recordings", "Request", "read", "serve"]
 

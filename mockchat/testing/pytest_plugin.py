@@ -1,11 +1,13 @@
-"""The pytest plugin: a server for each test that uses the fixture `mockchat`.
+"""The pytest plugin: all tests that use the fixture `mockchat` have one address, and a server each behind it.
 
 Imports are local to functions, so that a run without the fixture costs nothing.
 """
 
+import glob
 import os
-from collections.abc import Callable, Generator, Iterator
-from contextlib import nullcontext
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,104 +16,187 @@ import pytest
 
 if TYPE_CHECKING:
     from mockchat.core.entries import Conversation
-    from mockchat.testing.server import MockServer, Recorder
+    from mockchat.testing.server import Listener, MockServer, Recorder
 
 _DEFAULT = "tests/conversations.jsonl"
+_ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
 
 @dataclass
 class _Run:
-    """A run of pytest: its recorder, the project's recordings by `stitch`, and what its tests did.
+    """A run of pytest: what it has read, and what its tests did.
 
-    That is the number of answers they recorded, warnings, and the recordings that they used.
+    Recorders go by their files, recordings by their file and `stitch`. What tests did is the number of answers they
+    recorded into each file, warnings, the files they read, and the recordings they used, by file and number.
     """
 
-    recorder: "Recorder | None" = None
-    recordings: "dict[bool, list[Conversation]]" = field(default_factory=dict)
-    recorded: int = 0
+    recorders: "dict[Path, Recorder]" = field(default_factory=dict)
+    recordings: "dict[tuple[Path, bool], list[Conversation]]" = field(default_factory=dict)
+    recorded: Counter[str] = field(default_factory=Counter)
     warnings: set[str] = field(default_factory=set)
-    used: set[int] = field(default_factory=set)
-
-    def add(self, recorded: int, warnings: set[str], used: set[int]) -> None:
-        """Add what a test did, or another process."""
-        self.recorded += recorded
-        self.warnings |= warnings
-        self.used |= used
+    read: set[str] = field(default_factory=set)
+    used: set[tuple[str, int]] = field(default_factory=set)
 
 
 _DONE = "mockchat_done"
 _RUN = pytest.StashKey[_Run]()
+_LISTENER = pytest.StashKey["Listener"]()
 _SERVER = pytest.StashKey["MockServer"]()
 _PASSED = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options, and where the recordings are."""
-    about = f"recordings for the fixture mockchat (default: {_DEFAULT} in the root directory, if it is there)"
+    about = f"files, folders and globs of recordings for the fixture mockchat (default: {_DEFAULT}, if it is there)"
     parser.addini("mockchat_data", about, type="paths")
     about = "parameters of requests that must be as recorded, like model and tools (default: the messages alone count)"
     parser.addini("mockchat_match", about, type="args")
+    about = "patterns of what varies from run to run, a line each: what they match is not compared"
+    parser.addini("mockchat_ignore", about, type="linelist")
+    about = "set OPENAI_BASE_URL and OPENAI_API_KEY before tests are imported, for clients that are made at an import"
+    parser.addini("mockchat_env", about, type="bool")
     group = parser.getgroup("mockchat", "mockchat, a mock of OpenAI's API")
     about = "ask this server, as https://api.openai.com/v1, for what is not recorded, and record its answers"
     group.addoption("--mockchat-record", metavar="URL", help=about)
     group.addoption("--mockchat-unused", action="store_true", help="say at the end which recordings no test has used")
 
 
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Set the environment variables, if the configuration says so: a conftest.py may import the program."""
+    if early_config.getini("mockchat_env"):
+        environment = pytest.MonkeyPatch()
+        early_config.add_cleanup(environment.undo)
+        environment.setenv("OPENAI_BASE_URL", _listener(early_config).base_url)
+        environment.setenv("OPENAI_API_KEY", os.environ.get("OPENAI_API_KEY", "any"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker, and check that recording is possible where it is asked for."""
     about = (
         "mockchat(**options): options of mockchat.testing.serve for the fixture mockchat, as fault='503=first:2'; "
-        "and strict=False for a test in which a request may miss"
+        "data='weather.jsonl' for a file of its own beside the test; strict=False where a request may miss"
     )
     config.addinivalue_line("markers", about)
-    run = config.stash[_RUN] = _Run()
+    config.stash[_RUN] = _Run()
     if (upstream := config.getoption("mockchat_record")) is not None:
-        run.recorder = _recorder(config, upstream, run.warnings.add)
+        from argparse import ArgumentTypeError
+
+        from mockchat.core import arguments
+        from mockchat.core.program import ProgramError
+
+        try:
+            if os.environ.get("CI", "").lower() not in ("", "0", "false", "no"):
+                raise ProgramError("is refused where CI is set: set CI=false if it is meant")
+            arguments.upstream_url(upstream)
+            _recorder(config, _named(config))
+        except (ArgumentTypeError, ProgramError) as error:
+            raise pytest.UsageError(f"--mockchat-record: {error}") from None
 
 
-def _recorder(config: pytest.Config, upstream: str, warn: Callable[[str], object]) -> "Recorder":
-    """What records the answers of `upstream` into the file of recordings. Raises `pytest.UsageError`."""
-    from argparse import ArgumentTypeError
+def _listener(config: pytest.Config) -> "Listener":
+    """What listens in this process, until pytest ends."""
+    if _LISTENER not in config.stash:
+        from mockchat.testing.server import Listener
 
-    from mockchat.core import arguments
+        stack = ExitStack()
+        config.add_cleanup(stack.close)
+        config.stash[_LISTENER] = stack.enter_context(Listener())
+    return config.stash[_LISTENER]
+
+
+# Files of recordings
+
+
+def _named(config: pytest.Config, item: pytest.Item | None = None, data: object = None) -> list[Path]:
+    """The files, folders and globs that the configuration names; or the file that the marker of a test names."""
+    if item and isinstance(data, str | os.PathLike):
+        return [item.path.parent / data]
+    if data is not None:
+        from mockchat.core.program import ProgramError
+
+        raise ProgramError(f"@pytest.mark.mockchat: data: give the name of a file, not {data!r}")
+    return list(config.getini("mockchat_data")) or [config.rootpath / _DEFAULT]
+
+
+def _files(named: list[Path]) -> Iterator[Path]:
+    """The files that are meant by these names."""
+    for path in named:
+        if path.is_dir():
+            yield from sorted(each for each in path.iterdir() if each.name.endswith(_ENDINGS))
+        elif _is_glob(path):
+            yield from map(Path, sorted(glob.glob(str(path), recursive=True)))
+        else:
+            yield path
+
+
+def _present(config: pytest.Config, named: list[Path]) -> list[Path]:
+    """The files to read. One that is not there, or empty, is an error only where the configuration names it."""
+    if named == config.getini("mockchat_data") and not config.stash[_RUN].recorders:
+        return list(_files(named))
+    return [path for path in _files(named) if path.is_file() and path.stat().st_size]
+
+
+def _is_glob(path: Path) -> bool:
+    return glob.has_magic(str(path)) and not path.exists()
+
+
+def _recorder(config: pytest.Config, named: list[Path]) -> "Recorder | None":
+    """What records answers into the one file that is named; None if this run does not record. Raises `ProgramError`."""
+    if (upstream := config.getoption("mockchat_record")) is None:
+        return None
     from mockchat.core.program import ProgramError
     from mockchat.server.record_file import RecordFile
     from mockchat.testing.server import Recorder
 
-    files = _named(config) or [config.rootpath / _DEFAULT]
-    try:
-        if os.environ.get("CI", "").lower() not in ("", "0", "false", "no"):
-            raise ProgramError("is refused where CI is set: set CI=false if it is meant")
-        arguments.upstream_url(upstream)
-        if len(files) != 1:
-            raise ProgramError(f"mockchat_data names {len(files)} files: add -o mockchat_data=FILE to name one")
-        files[0].parent.mkdir(parents=True, exist_ok=True)
-        return Recorder(upstream, RecordFile(files[0], warn))
-    except (ArgumentTypeError, ProgramError) as error:
-        raise pytest.UsageError(f"--mockchat-record: {error}") from None
-    except OSError as error:
-        raise pytest.UsageError(f"--mockchat-record: can't make {files[0].parent}: {error.strerror}") from None
+    run, path = config.stash[_RUN], named[0]
+    if len(named) > 1 or _is_glob(path):
+        names = ", ".join(each.name for each in named)
+        raise ProgramError(f"{names}: name one file to record into, as with -o mockchat_data=FILE")
+    file = path / Path(_DEFAULT).name if path.is_dir() else path
+    if file not in run.recorders:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ProgramError(f"can't make {file.parent}: {error.strerror}") from None
+        run.recorders[file] = Recorder(upstream, RecordFile(file, run.warnings.add))
+    return run.recorders[file]
+
+
+def _read(config: pytest.Config, path: Path, stitch: bool = True) -> "list[Conversation]":
+    """The recordings of a file, read once unless this run records. Raises `ProgramError`."""
+    from mockchat.testing.server import read
+
+    run = config.stash[_RUN]
+    if run.recorders or (path, stitch) not in run.recordings:
+        with run.recorders[path].file.locked() if path in run.recorders else nullcontext():
+            run.recordings[path, stitch] = read(path, stitch=stitch)
+    return run.recordings[path, stitch]
+
+
+# The report
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say that this run records."""
-    if not (to := config.stash[_RUN].recorder):
-        return []
-    return [f"mockchat: asking {to.upstream} for what is not recorded, and recording it into {to.file.path}"]
+    told = "mockchat: asking {} for what is not recorded, and recording it into {}"
+    return [told.format(to.upstream, to.file.path) for to in config.stash[_RUN].recorders.values()]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Send what the tests of this process did, if it is one of pytest-xdist's."""
     if hasattr(session.config, "workeroutput"):
         run = session.config.stash[_RUN]
-        session.config.workeroutput[_DONE] = run.recorded, run.warnings, run.used
+        done = {"recorded": dict(run.recorded), "warnings": run.warnings, "read": run.read, "used": run.used}
+        session.config.workeroutput[_DONE] = done
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Add what such a process sent."""
     if sent := getattr(node, "workeroutput", {}).get(_DONE):
-        node.config.stash[_RUN].add(*sent)
+        run: _Run = node.config.stash[_RUN]
+        for name, done in sent.items():
+            getattr(run, name).update(done)
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
@@ -123,88 +208,102 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
 
 
 def _recorded(run: _Run) -> Iterator[str]:
-    if run.recorder:
-        answers = "1 answer" if run.recorded == 1 else f"{run.recorded:,} answers"
-        yield f"Recorded {answers} into {run.recorder.file.path}"
-        yield from sorted(run.warnings)
+    recorded = +run.recorded or dict.fromkeys(map(str, run.recorders), 0)
+    for path, count in recorded.items():
+        yield f"Recorded {'1 answer' if count == 1 else f'{count:,} answers'} into {path}"
+    yield from sorted(run.warnings)
 
 
 def _unused(config: pytest.Config) -> Iterator[str]:
-    if config.getoption("mockchat_unused"):
-        from mockchat.core.program import ProgramError
-        from mockchat.testing import unused
-        from mockchat.testing.server import read
-
-        try:
-            recordings = [(path, conversation) for path in _files(config) for conversation in read(path)]
-            yield from unused.tell(recordings, config.stash[_RUN].used, config.rootpath)
-        except ProgramError as error:
-            yield str(error)
-
-
-def _named(config: pytest.Config) -> list[Path]:
-    """The files of recordings that the configuration names."""
-    return list(config.getini("mockchat_data"))
-
-
-def _files(config: pytest.Config) -> list[Path]:
-    """The files of recordings to read, without a default file that is missing or empty."""
-    named = _named(config)
-    if named and not config.stash[_RUN].recorder:
-        return named
-    return [path for path in named or [config.rootpath / _DEFAULT] if path.exists() and path.stat().st_size]
-
-
-def _read(config: pytest.Config, stitch: bool = True) -> "list[Conversation]":
-    """The recordings of the project, read once unless this run records."""
+    """Lines that say which recordings no test has used."""
+    if not config.getoption("mockchat_unused"):
+        return
     from mockchat.core.program import ProgramError
-    from mockchat.testing.server import read
 
     run = config.stash[_RUN]
-    if run.recorder or stitch not in run.recordings:
-        try:
-            with run.recorder.file.locked() if run.recorder else nullcontext():
-                run.recordings[stitch] = read(_files(config), stitch=stitch)
-        except (ProgramError, OSError) as error:
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
-    return run.recordings[stitch]
+    files = dict.fromkeys([*_present(config, _named(config)), *map(Path, sorted(run.read))])
+    try:
+        found = [(path, number, each) for path in files for number, each in enumerate(_read(config, path))]
+    except ProgramError as error:
+        yield str(error)
+        return
+    unused = [(path, each) for path, number, each in found if (str(path), number) not in run.used]
+    every = "There is no unused recording"
+    yield f"Used by no test that ran, {len(unused):,} of {len(found):,} recordings:" if unused else every
+    for path, each in unused:
+        shown = path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
+        yield f"{shown}: {each.id}, {len(each.messages)} messages: {_first_words(each.messages)}"
+
+
+def _first_words(messages: list[bytes]) -> str:
+    """Of what the user said first, for many conversations begin with the same prompt of the system."""
+    from mockchat.core import text, wire
+
+    said = [*(message for message in messages if wire.role_of(message) == "user"), *messages]
+    return text.around(wire.content_of(said[0]), 0) if said else "none"
+
+
+# The fixtures
+
+
+@pytest.fixture(scope="session")
+def mockchat_url(pytestconfig: pytest.Config) -> str:
+    """The base URL of the fixture `mockchat` in all tests of this process, for clients that are made before a test."""
+    return _listener(pytestconfig).base_url
 
 
 @pytest.fixture
 def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
-    """A mock of OpenAI's API on a free port (`mockchat.base_url`), which answers from the project's recordings.
+    """A mock of OpenAI's API (`mockchat.base_url`), which answers from the project's recordings.
 
-    `mockchat.load([...])` adds more, `mockchat.reply(...)` answers what is not recorded, `mockchat.requests` has the
-    requests. A test fails at its end where a request missed or a reply was not asked for, unless `mockchat.strict` is
-    set to False. The report of a failed test names the requests that were refused. The marker `mockchat` takes the
-    server's options, and `strict`.
+    `mockchat.reply(...)` answers the next request, `mockchat.load([...])` adds recordings, `mockchat.requests` has the
+    requests. Each test has its own; the address stays the same. A test fails at its end where a request missed or a
+    reply was not asked for, unless `mockchat.strict` is set to False. The report of a failed test names the requests
+    that were refused. The marker `mockchat` takes the server's options, `strict`, and `data`.
     """
     from mockchat.core.program import ProgramError
-    from mockchat.testing.server import MockServer, running
+    from mockchat.testing.server import MockServer
 
-    item, run = request.node, request.config.stash[_RUN]
-    options = {"match": request.config.getini("mockchat_match")} | _options(item)
-    data = _read(request.config, stitch=not options.get("no_stitch"))
+    item, config, run = request.node, request.config, request.config.stash[_RUN]
+    given, problem = _options(item), ""
+    options = {"ignore": config.getini("mockchat_ignore"), "match": config.getini("mockchat_match")} | given
     try:
-        server = MockServer(data, run.recorder, **options)
+        named = _named(config, item, options.pop("data", None))
+        recorder = _recorder(config, named)
+        files = _present(config, named)
+        recordings = [each for path in files for each in _read(config, path, not options.get("no_stitch"))]
+        problem = "@pytest.mark.mockchat: " if given else "mockchat_ignore: "
+        server = MockServer(recordings, recorder, **options)
     except ProgramError as error:
-        raise pytest.fail.Exception(f"@pytest.mark.mockchat: {error}", pytrace=False) from None
-    with running(server):
+        raise pytest.fail.Exception(f"{problem}{error}", pytrace=False) from None
+    server.route.writer.closing = True  # A kept connection would belong to the event loop of another test.
+    server.hint = f"(Nothing is recorded in {', '.join(map(str, named))}: {_CURE})"
+    with _listener(config).serving(server):
         item.stash[_SERVER] = server
         yield server
-    if server.upstream:
-        run.add(server.upstream.recorded, server.upstream.warnings, set())
-    if request.config.getoption("mockchat_unused"):
-        run.used |= server.used(_read(request.config))
+    if recorder and server.upstream:
+        run.recorded[str(recorder.file.path)] += server.upstream.recorded
+        run.warnings |= server.upstream.warnings
+    if config.getoption("mockchat_unused"):
+        for path in _present(config, named):
+            run.read.add(str(path))
+            run.used |= {(str(path), number) for number in server.used(_read(config, path))}
     if item.stash.get(_PASSED, False):  # For requests after the test itself, as in other fixtures' teardown.
         _check(item)
 
 
+_CURE = "record it with --mockchat-record=URL, or say what is answered with mockchat.reply(...)"
+
+
 @pytest.fixture
 def mockchat_env(mockchat: "MockServer", monkeypatch: pytest.MonkeyPatch) -> "MockServer":
-    """The server of the fixture `mockchat`, with `OPENAI_BASE_URL` and `OPENAI_API_KEY` set to it during the test."""
+    """The server of the fixture `mockchat`, with `OPENAI_BASE_URL` and `OPENAI_API_KEY` set to it during the test.
+
+    A test in which nothing asks it fails.
+    """
     monkeypatch.setenv("OPENAI_BASE_URL", mockchat.base_url)
     monkeypatch.setenv("OPENAI_API_KEY", mockchat.api_key)
+    mockchat.expects_requests = True
     return mockchat
 
 
@@ -226,15 +325,7 @@ def _check(item: pytest.Item) -> None:
         try:
             server.check()
         except AssertionError as error:
-            problem = f"{error}\n{_hint(item.config, server)}".rstrip()
-            raise pytest.fail.Exception(problem, pytrace=False) from None
-
-
-def _hint(config: pytest.Config, server: "MockServer") -> str:
-    """A sentence that may explain misses; empty without any."""
-    if not server.misses or _files(config):
-        return ""
-    return f"(There are no recordings in {config.rootpath / _DEFAULT}, and mockchat_data names no other.)"
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -253,5 +344,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.when == "call":
         item.stash[_PASSED] = report.passed
     if server is not None and report.failed and (refused := server.report()) and refused not in report.longreprtext:
-        report.sections.append(("mockchat", f"{refused}\n{_hint(item.config, server)}".rstrip()))
+        report.sections.append(("mockchat", refused))
     return report

@@ -5,31 +5,39 @@
         ...
         assert server.requests[0].body["temperature"] == 0
 
-With pytest, the fixture `mockchat` of `mockchat.testing.pytest_plugin` is such a server.
+With pytest, the fixture `mockchat` of `mockchat.testing.pytest_plugin` is such a server: there, all tests of a process
+have one thread and one port.
 """
 
 import asyncio
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from mockchat.core import dataset, entries, recordings
+from mockchat.core import dataset, entries, recordings, wire
 from mockchat.core.entries import Conversation, DatasetError
+from mockchat.core.index import ResponseIndex
 from mockchat.server import app, options
 from mockchat.server.app import ChatServer
+from mockchat.server.errors import ApiError
+from mockchat.server.http import HttpRequest
 from mockchat.server.record_file import RecordFile
+from mockchat.server.route import ChatCompletions
 from mockchat.server.simulation import BY_HEADER, Fault
-from mockchat.testing import unused
-from mockchat.testing.watched import Request, WatchedChat, WatchedUpstream
+from mockchat.testing.replies import ReplyFunction, Request
+from mockchat.testing.watched import WatchedChat, WatchedUpstream
 
 # A file of recordings; or one conversation, as a list of messages or as an entry of such a file has it.
 Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Conversation
 Recordings = str | os.PathLike[str] | Sequence[Recording]
 
 _FINISHING = 60.0  # seconds for answers that are still being recorded
+_POLL = 0.01  # seconds
+_TURNS = 5  # of the loop, in which what has been sent is read
 _NOT_STRICT = "where that is meant: mockchat.strict = False, or @pytest.mark.mockchat(strict=False)"
 
 
@@ -44,7 +52,7 @@ class MockServer:
     """A running server, made by `serve`. Clients need its `base_url`, and a key, such as `api_key`.
 
     While `strict` is true, `check` fails for requests that missed and replies that were not asked for; with pytest, so
-    does the end of each test.
+    does the end of each test. Where it `expects_requests`, it fails without any too.
     """
 
     def __init__(
@@ -57,23 +65,24 @@ class MockServer:
         **given: object,
     ) -> None:
         self.strict = strict
+        self.expects_requests = False
+        self.hint = "(Nothing is recorded: load recordings, or say what is answered with reply(...))"
         chosen = options.from_keywords(given, beside=["strict"])
         chosen.fault.append(Fault(BY_HEADER))
         self._stitch = not chosen.no_stitch
         self._index = recordings.index_of(read(data, stitch=self._stitch), chosen.ignore)
-        self._chat = WatchedChat(self._index, **options.of_route(chosen))
+        self.route = WatchedChat(self._index, **options.of_route(chosen))
         self.upstream: WatchedUpstream | None = None
         if recorder:
-            self.upstream = self._chat.upstream = WatchedUpstream(recorder.upstream, self._index, recorder.file)
-        self._loop: asyncio.AbstractEventLoop
-        self._stop = asyncio.Event()
+            self.upstream = self.route.upstream = WatchedUpstream(recorder.upstream, self._index, recorder.file)
+        self.listener: Listener | None = None
         self.base_url = ""
         self.api_key: str = [*chosen.api_key, (recorder and os.environ.get("OPENAI_API_KEY")) or "any"][0]
 
     @property
     def requests(self) -> list[Request]:
         """The requests so far, in order."""
-        return self._chat.requests
+        return self.route.requests
 
     @property
     def misses(self) -> list[Request]:
@@ -81,61 +90,136 @@ class MockServer:
         return [request for request in self.requests if request.is_miss]
 
     def used(self, conversations: Sequence[Conversation]) -> set[int]:
-        """The numbers of the conversations of which a reply was asked for."""
-        return unused.used(conversations, self._index, self._chat.asked)
+        """The numbers of the conversations that may have been an answer: one of their histories was asked."""
+        compared = self._index.compared
+        return {
+            place
+            for place, each in enumerate(conversations)
+            if any(compared(wire.join(each.messages[:number])) in self.route.asked for number in each.replies)
+        }
 
     def load(self, data: Recordings) -> None:
-        """Add recordings, given as to `serve`. Raises `DatasetError`."""
+        """Add recordings, given as to `serve`; they come before the others. Raises `DatasetError`."""
         conversations = read(data, stitch=self._stitch)
-        if not self._loop.is_running():
+        if self.listener is None:
             raise RuntimeError("the server has stopped: there is nothing to load into")
-
-        async def add() -> None:
-            for conversation in conversations:
-                self._index.add(conversation)
-
-        asyncio.run_coroutine_threadsafe(add(), self._loop).result()
+        self.listener.run(lambda: self.route.load(conversations))
 
     def reply(
         self,
-        text: str | None = None,
+        text: str | ReplyFunction | None = None,
         *,
-        tool_calls: Sequence[Mapping[str, Any]] | None = None,
+        tool_calls: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
+        refusal: str | None = None,
+        reasoning: str | None = None,
         status: int | None = None,
         finish_reason: str | None = None,
         usage: Mapping[str, Any] | None = None,
     ) -> None:
-        """Queue an answer to a request whose history is not recorded; replies are used up in order.
+        """Queue an answer to the next request, recorded or not; replies are used up in order.
 
-        `tool_calls` are as the API has them, their arguments as a string or as they are; they need no ids. With a
-        `status` (400 to 599) the answer is an error, of which `text` is the message. Raises `ProgramError`.
+        `tool_calls` are as the API has them, or `{"name": …, "arguments": …}` alone; their arguments are a string or a
+        dictionary, and they need no ids. `reasoning` is answered as `reasoning_content`. With a `status` (400 to 599)
+        the answer is an error, of which `text` is the message.
+
+        A function in place of the text is called with each request that no earlier reply answers, in the server's
+        thread. It returns a text, a dictionary of these arguments, or None where it has no answer. Raises
+        `ProgramError`.
         """
-        ending = {"finish_reason": finish_reason, "usage": None if usage is None else dict(usage)}
-        self._chat.replies.add(text, tool_calls, status, ending)
+        said = {"text": text, "tool_calls": tool_calls, "refusal": refusal, "reasoning": reasoning}
+        ending = {"status": status, "finish_reason": finish_reason, "usage": usage}
+        self.route.replies.add(said | ending)
 
     def check(self) -> None:
         """Raise `AssertionError` where a request missed or a reply was not asked for, unless `strict` is false."""
         if not self.strict:
             return
+        if self.expects_requests and not self.requests:
+            told = "nothing asked this server: a client that was made before the test goes elsewhere"
+            raise AssertionError(f"{told} ({_NOT_STRICT})")
         if missed := len(self.misses):
             subject = "1 request is" if missed == 1 else f"{missed} requests are"
             raise AssertionError(f"{subject} not recorded ({_NOT_STRICT})\n{self.report()}")
-        if left := self._chat.replies.described():
+        if left := self.route.replies.unused():
             subject = "1 reply was" if len(left) == 1 else f"{len(left)} replies were"
             raise AssertionError(f"{subject} not asked for ({_NOT_STRICT}): {', '.join(left)}")
 
     def report(self) -> str:
         """A line for each request that was refused, with the reason."""
         refused = [(number, request) for number, request in enumerate(self.requests) if request.error]
-        return "\n".join([f"requests[{number}]: {request.status}, {request.error}" for number, request in refused])
+        lines = [f"requests[{number}]: {request.status}, {request.error}" for number, request in refused]
+        return "\n".join([*lines, self.hint] if self.misses and not self._index.recordings else lines)
 
-    def _run(self, started: "Future[None]") -> None:
+
+class _NoTest(ChatCompletions):
+    """Refuses what is asked between two tests."""
+
+    def check(self, request: HttpRequest, size: int) -> None:
+        raise ApiError(404, "No test with the fixture mockchat is running: add mockchat, or mockchat_env, to this test")
+
+
+class Listener:
+    """A thread that listens on a port while the context lasts; one `MockServer` after the other answers there."""
+
+    base_url: str
+
+    def __init__(self) -> None:
+        self._nobody = _NoTest(ResponseIndex(()))
+        self._nobody.writer.closing = True
+        self._server = ChatServer(self._nobody)
+        self._loop: asyncio.AbstractEventLoop
+        self._stop = asyncio.Event()
+        self._started: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="mockchat", daemon=True)
+
+    def __enter__(self) -> "Listener":
+        self._thread.start()
+        self._started.result()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def run(self, function: Callable[[], object]) -> None:
+        """Call a function in the thread, which alone changes an index."""
+
+        async def call() -> None:
+            function()
+
+        if threading.current_thread() is self._thread:
+            function()
+        else:
+            asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+
+    @contextmanager
+    def serving(self, server: MockServer) -> Iterator[MockServer]:
+        """Have a server answer while the context lasts."""
+        server.base_url, server.listener = self.base_url, self
+        self._server.route = server.route  # A connection keeps the one that it began with.
+        try:
+            yield server
+        finally:
+            server.listener = None
+            if self._thread.is_alive():  # It is not in a process that the test forked.
+                asyncio.run_coroutine_threadsafe(self._end(server.route), self._loop).result()
+
+    async def _end(self, route: WatchedChat) -> None:
+        """Finish what is being recorded. What is being answered goes on: a client that is cut off would ask again."""
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        end = time.monotonic() + _FINISHING
+        while route.busy and time.monotonic() < end:
+            await asyncio.sleep(_POLL)
+        self._server.route = self._nobody
+        await route.close()
+        route.upstream = None
+
+    def _run(self) -> None:
         async def main() -> None:
             self._loop = asyncio.get_running_loop()
-            server = ChatServer(self._chat)
-            finishing = _FINISHING if self.upstream else 0
-            async with app.listening(server, "127.0.0.1", 0, finishing) as self.base_url:
-                started.set_result(None)
+            async with app.listening(self._server, "127.0.0.1", 0, 0) as self.base_url:
+                self._started.set_result(None)
                 await self._stop.wait()
 
         try:
@@ -143,9 +227,9 @@ class MockServer:
             with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 runner.run(main())
         except Exception as error:
-            if started.done():
+            if self._started.done():
                 raise
-            started.set_exception(error)
+            self._started.set_exception(error)
 
 
 def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
@@ -177,19 +261,6 @@ def serve(data: Recordings = (), *, strict: bool = True, **options: object) -> I
     header `X-Mockchat-Fault`. `strict` is for `MockServer.check`, which you call yourself here. Requests that are open
     at the end are cut off. Raises `DatasetError` for bad recordings, and `ProgramError` for bad options.
     """
-    with running(MockServer(data, strict=strict, **options)) as server:
+    server = MockServer(data, strict=strict, **options)
+    with Listener() as listener, listener.serving(server):
         yield server
-
-
-@contextmanager
-def running(server: MockServer) -> Iterator[MockServer]:
-    """Run a server while the context lasts."""
-    started: Future[None] = Future()
-    thread = threading.Thread(target=server._run, args=(started,), name="mockchat", daemon=True)
-    thread.start()
-    started.result()
-    try:
-        yield server
-    finally:
-        server._loop.call_soon_threadsafe(server._stop.set)
-        thread.join()

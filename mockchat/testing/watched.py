@@ -1,70 +1,86 @@
-"""What a test's server is asked and what it answers: taken down, with the replies that the test gives itself.
+"""The route of a test's server: it keeps each request, and answers what the test gave before what is recorded.
 
-A request is taken down before its client hears of the answer, so what a client has heard of is there.
+A request is in the list before its client receives the answer.
 """
 
 import asyncio
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ujson
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from mockchat.core.index import ResponseIndex
+from mockchat.core import wire
+from mockchat.core.diagnosis import Diagnosis
+from mockchat.core.entries import Conversation
+from mockchat.core.index import Replies, Reply, ResponseIndex
+from mockchat.core.matching import matching
+from mockchat.core.text import around
 from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.http import ABORTED, Answer, AnswerWriter, HttpRequest
 from mockchat.server.memory import Memory
-from mockchat.server.request import ChatRequest, read_request
+from mockchat.server.paths import PATH
+from mockchat.server.request import ChatRequest, read_request, read_settings
 from mockchat.server.route import FAULT_TOLD, ChatCompletions, Read
 from mockchat.server.upstream import Upstream
-from mockchat.testing.replies import GivenError, GivenReplies
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request, and what became of it.
-
-    `body` is its JSON, None where it was none; `status` is the answer's, 0 where a fault that was asked for left it
-    without one, or without its end. `error` says why it was refused, if it was: of a miss that is the diagnosis, where
-    the history left the recordings and how.
-    """
-
-    body: Any
-    headers: Mapping[str, str]
-    status: int = 200
-    error: str | None = None
-    is_miss: bool = False
+from mockchat.testing.replies import FunctionFailed, GivenError, GivenReplies, Request
 
 
 class WatchedChat(ChatCompletions):
-    """Takes down each request and its answer, and has replies that were given for what is not recorded."""
+    """Answers from the replies that were given, then from what was loaded, then from the index.
+
+    Of several replies recorded after a history, the first time gets the first one in the order of the files, the next
+    time the next one, and so on; the last one stays. With an upstream, it is asked in place of staying.
+    """
 
     def __init__(self, index: ResponseIndex, **options: Any) -> None:
         super().__init__(index, **options, grows=True)
         self.requests: list[Request] = []
         self.replies = GivenReplies()
-        self.asked: set[bytes] = set()  # The histories, recorded or not: what was not may be now.
-        self._offered = False
+        self.asked: set[bytes] = set()  # Histories that were looked up in the index.
+        self._loaded = ResponseIndex((), index.ignore)
+        self._times: Counter[tuple[bytes, bool]] = Counter()  # How often a history was answered; whether it is loaded.
+        self._request = Request(None, {})
+        self._use: Callable[[], object] | None = None  # Uses up the reply that was read last.
 
-    def _read_or_reply(self, body: bytes, index: ResponseIndex) -> ChatRequest:
+    def load(self, conversations: Sequence[Conversation]) -> None:
+        """Add recordings, which come before the others."""
+        for conversation in conversations:
+            self._index.add(conversation)
+            self._loaded.add(conversation)
+
+    def _find(self, body: bytes, index: ResponseIndex) -> ChatRequest:
+        """Read a request and choose its reply; raises as `read_request` does, and `GivenError`."""
+        missed = None
         try:
             asked = read_request(body, index)
-        except NotRecorded as missed:
-            self.asked.add(missed.history)
-            if not self.replies:
-                raise
-            self._offered = True
-            return self.replies.offer(body, missed)
-        self.asked.add(asked.history)
-        return asked
+        except NotRecorded as error:
+            missed, size = error, wire.array_size(error.history)
+            asked = ChatRequest((), error.history, size, read_settings(wire.loads(body)))
+        if given := self.replies.find(self._request):
+            self._use = functools.partial(self.replies.use_up, given)
+            if not isinstance(given.reply, Reply):
+                assert given.reply
+                raise given.reply
+            return asked._replace(replies=[given.reply])
+        history = asked.history
+        loaded = self._loaded.replies(history)
+        if index.match:
+            loaded = matching(loaded, self._request.body, index.match)
+        if not loaded:
+            self.asked.add(history)
+        key = history, bool(loaded)
+        self._use = functools.partial(self._times.update, [key])
+        replies = loaded or asked.replies
+        if missed or (self.upstream and not loaded and self._times[key] >= len(replies)):
+            raise missed or NotRecorded(lambda: _USED_UP, history)
+        ordered = replies.in_file_order() if isinstance(replies, Replies) else replies
+        return asked._replace(replies=[ordered[min(self._times[key], len(ordered) - 1)]])
 
     def answer(self, request: HttpRequest, body: bytes) -> "Answer | asyncio.Future[Answer]":
-        self._offered = False
-        answer = super().answer(request, body)
-        if self._offered and not (isinstance(answer, Answer) and answer.fault):
-            self.replies.use_up()
         try:
             parsed = ujson.loads(body)
         except ValueError:
@@ -74,8 +90,12 @@ class WatchedChat(ChatCompletions):
             known = CIMultiDict(headers)
             known["Content-Length"] = str(len(body))  # On a kept connection it may be that of an earlier request.
             headers = CIMultiDictProxy(known)
+        self._request, self._use = Request(parsed, headers), None
+        answer = super().answer(request, body)
+        if self._use and not (isinstance(answer, Answer) and answer.fault):
+            self._use()
         if isinstance(answer, Answer):
-            self._take_down(parsed, headers, answer)
+            self._keep(parsed, headers, answer, request.path)
         else:
             self.requests.append(Request(parsed, headers, 0))
             answer.add_done_callback(functools.partial(self._correct, len(self.requests) - 1))
@@ -84,10 +104,10 @@ class WatchedChat(ChatCompletions):
     def _answer(
         self, request: HttpRequest, body: bytes, read: Read, arrived: float | None = None
     ) -> "Answer | asyncio.Future[Answer]":
-        return super()._answer(request, body, self._read_or_reply, arrived)
+        return super()._answer(request, body, self._find, arrived)
 
     def _correct(self, number: int, answered: "asyncio.Future[Answer]") -> None:
-        """Record the status and the error of an answer that comes later."""
+        """Set the status and the error of an answer that comes later."""
         if not answered.cancelled():
             answer = answered.result()
             error = str(answer.error) if answer.error else None
@@ -95,22 +115,34 @@ class WatchedChat(ChatCompletions):
 
     def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
         answer = super().refuse(request, error)
-        self._take_down(None, request.headers, answer)
+        self._keep(None, request.headers, answer, request.path)
         return answer
 
-    def _take_down(self, body: Any, headers: Mapping[str, str], answer: Answer) -> None:
-        error, is_miss = None, isinstance(answer.error, NotRecorded)
+    def _keep(self, body: Any, headers: Mapping[str, str], answer: Answer, path: str) -> None:
+        """Add a request to the list."""
+        error, is_unknown = None, answer.status == 404 and path != PATH
         if answer.status == ABORTED:
             error = f"{FAULT_TOLD}: {answer.fault}"
         elif answer.error is not None:
             error = ujson.loads(answer.error.body())["error"]["message"]
-            if is_miss and self.replies.count:
-                error += f"; replies were given, {self.replies.count} in all, and are used up"
+            if isinstance(answer.error, NotRecorded):
+                error += self._more(answer.error)
+        is_miss = is_unknown or isinstance(answer.error, NotRecorded | FunctionFailed)
         self.requests.append(Request(body, headers, answer.status, error, is_miss))
+
+    def _more(self, missed: NotRecorded) -> str:
+        """What else there is to say of a miss."""
+        more = ""
+        if not self._index.recordings and missed.history:
+            last = wire.split(missed.history)[-1]
+            more += f"; asked was {around(wire.content_of(last), 0)} ({wire.role_of(last)})"
+        if self.replies.count:
+            more += f"; replies were given, {self.replies.count} in all: none is left for it"
+        return more
 
 
 class WatchedUpstream(Upstream):
-    """Asks another server, but not for an error that a test gave as a reply."""
+    """Is not asked for an error that a test gave; records each answer, for an equal question is asked on purpose."""
 
     def answer(
         self, writer: AnswerWriter, memory: Memory, request: HttpRequest, body: bytes, problem: ApiError
@@ -118,3 +150,9 @@ class WatchedUpstream(Upstream):
         if isinstance(problem, GivenError):
             return writer.error(request, problem)
         return super().answer(writer, memory, request, body, problem)
+
+    def _is_new(self, history: bytes, asked: dict[str, Any]) -> bool:
+        return True
+
+
+_USED_UP = Diagnosis("messages", "each of its recorded replies was given already")

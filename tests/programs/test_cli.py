@@ -637,7 +637,9 @@ def test_bench_of_files_of_every_form(tmp_path: Path, server: tuple[str, ...]) -
 def test_bench_without_a_server_exits_2(capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGINT)
     try:
-        assert bench.main(["--data", "missing.json"]) == 2
+        with pytest.raises(SystemExit) as ended:
+            bench.main(["--data", "missing.json"])
+        assert ended.value.code == 2
     finally:
         signal.signal(signal.SIGINT, before)
     assert capfd.readouterr().err == "mockchat serve: missing.json: No such file or directory\n"

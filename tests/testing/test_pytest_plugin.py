@@ -211,7 +211,12 @@ def test_misses(mockchat):
     )
     result = run(pytester)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["requests[[]0]: 404, *", "(There are no recordings in */tests/conversations.jsonl, *"])
+    result.stdout.fnmatch_lines(
+        [
+            "requests[[]0]: 404, *",
+            "(Nothing is recorded in */tests/conversations.jsonl: *--mockchat-record=URL*mockchat.reply(*",
+        ]
+    )
 
 
 def test_recordings_that_can_t_be_read(project: pytest.Pytester) -> None:
@@ -386,7 +391,7 @@ def test_markers_that_are_refused(project: pytest.Pytester) -> None:
         @pytest.mark.mockchat(stric=False)
         def test_unknown(mockchat): pass
 
-        @pytest.mark.mockchat(data="more.jsonl")
+        @pytest.mark.mockchat(data=["more.jsonl"])
         def test_data(mockchat): pass
 
         @pytest.mark.mockchat(ttft_ms="soon")
@@ -399,7 +404,7 @@ def test_markers_that_are_refused(project: pytest.Pytester) -> None:
         [
             "@pytest.mark.mockchat('503=first:1') has a value without a name: name it, as in ttft_ms=50",
             "@pytest.mark.mockchat: there is no option 'stric': did you mean strict? The options are *",
-            "@pytest.mark.mockchat: there is no option 'data': the options are *",
+            "@pytest.mark.mockchat: data: give the name of a file, not [[]'more.jsonl']",
             "@pytest.mark.mockchat: ttft_ms: 'soon' is not a number of at least 0",
         ]
     )
@@ -449,6 +454,7 @@ def test_any_key(mockchat_env, mockchat):
 @pytest.mark.mockchat(api_key=["secret", "other"])
 def test_the_key_that_the_server_asks_for(mockchat_env):
     assert os.environ[KEY] == "secret"
+    mockchat_env.strict = False
 
 def test_afterwards():
     assert (os.environ[KEY], os.environ.get("OPENAI_BASE_URL")) == ("a real one", None)

@@ -84,6 +84,7 @@ def test_a_key(mockchat_env):
     with pytest.raises(Exception, match="429"):
         ask(mockchat_env.base_url, "given")
 
+@pytest.mark.mockchat(strict=False)
 def test_none(mockchat_env):
     assert "OPENAI_API_KEY" in os.environ
 """
@@ -125,7 +126,11 @@ def test_an_error(mockchat):
         (["--mockchat-record="], "'' is not a base URL: give one like http://*"),
         (
             ["-o", "mockchat_data=a.jsonl b.jsonl"],
-            "mockchat_data names 2 files: add -o mockchat_data=FILE to name one",
+            "a.jsonl, b.jsonl: name one file to record into, as with -o mockchat_data=FILE",
+        ),
+        (
+            ["-o", "mockchat_data=*.jsonl"],
+            "[*].jsonl: name one file to record into, as with -o mockchat_data=FILE",
         ),
         (
             ["-o", "mockchat_data=test_it.py"],

@@ -39,18 +39,20 @@ def said(server: MockServer, *messages: Any, **parameters: Any) -> ChatCompletio
     return ask(server, *messages, **parameters).choices[0].message
 
 
-def test_each_once_in_order_to_what_is_not_recorded(server: MockServer) -> None:
+def test_each_once_in_order_before_what_is_recorded(server: MockServer) -> None:
     server.reply("one")
     server.reply("")
-    assert said(server, user("what is new today?")).content == "one"
-    assert said(server, HI).content == "hello"
+    assert said(server, HI).content == "one"
     assert said(server, user("what is new today?")).content == ""
+    assert said(server, HI).content == "hello"
     server.check()
     with pytest.raises(openai.NotFoundError):
         ask(server, user("what is new today?"))
     assert [request.status for request in server.requests] == [200, 200, 200, 404]
     assert [len(request.body["messages"]) for request in server.misses] == [1]
-    with pytest.raises(AssertionError, match=r"requests\[3\]: 404, .*; replies were given, 2 in all, and are used up"):
+    with pytest.raises(
+        AssertionError, match=r"requests\[3\]: 404, .*; replies were given, 2 in all: none is left for it"
+    ):
         server.check()
 
 
@@ -140,13 +142,16 @@ def test_what_is_left_over(server: MockServer) -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({}, "give a text, tool_calls or a status"),
-        ({"tool_calls": []}, "give a text, tool_calls or a status"),
+        ({}, "give a text, tool_calls, a refusal, reasoning or a status"),
+        ({"tool_calls": []}, "give a text, tool_calls, a refusal, reasoning or a status"),
         ({"text": 5}, "the text is 5, no string"),
         ({"status": 200}, "the status 200 is no error's: give one from 400 to 599"),
         ({"status": "429"}, "the status '429' is no error's: give one from 400 to 599"),
         ({"status": 429, "finish_reason": "stop"}, "a status is an error's, which has a text at most"),
-        ({"tool_calls": [{"name": "f"}]}, "tool_calls[0].function must be an object"),
+        ({"text": print, "status": 429}, "a function returns all that there is to answer: give nothing beside it"),
+        ({"refusal": ["no"]}, "the refusal is ['no'], no string"),
+        ({"refusal": "no", "status": 429}, "a status is an error's, which has a text at most"),
+        ({"tool_calls": [{"nam": "f"}]}, "tool_calls[0].function must be an object"),
         ({"tool_calls": ["f"]}, "tool_calls[0] must be an object"),
         ({"text": "", "finish_reason": 5}, '"finish_reason" is a number, not a string'),
     ],

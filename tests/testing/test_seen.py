@@ -91,7 +91,7 @@ async def test_what_is_refused_before_it_is_whole(options: dict[str, Any], sent:
             await raw.send(sent)
             answered, _, body = await raw.answer()
         (request,) = server.requests
-    assert (answered, request.status, request.body, request.is_miss) == (status, status, None, False)
+    assert (answered, request.status, request.body, request.is_miss) == (status, status, None, status == 404)
     assert request.error == json.loads(body)["error"]["message"]
     assert server.report() == f"requests[0]: {status}, {request.error}"
 

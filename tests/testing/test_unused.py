@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mockchat.testing import read, serve, unused
+from mockchat.testing import read, serve
 from tests.testing.project import ASK, SWALLOWS, run
 
 pytest_plugins = ["pytester"]
@@ -92,9 +92,26 @@ def test_a_recording_is_used_where_one_of_its_replies_may_have_been_the_answer()
         with urllib.request.urlopen(server.base_url + "/chat/completions", body):
             pass
         assert server.used(recorded) == {1, 2}
-    told = list(unused.tell([(Path("/a/b.jsonl"), each) for each in recorded], {1, 2}, Path("/a")))
-    assert told == [
-        "Used by no test that ran, 2 of 4 recordings:",
-        "b.jsonl: recording 0, 4 messages: 'hi'",
-        f"b.jsonl: recording 3, 3 messages: '{'x' * 30}'…",
+
+
+def test_first_words(pytester: pytest.Pytester) -> None:
+    """A recording may have no messages, and none of the user's."""
+    system = {"role": "system", "content": "Be brief."}
+    lines = [
+        json.dumps({"id": "none", "messages": []}) + "\n",
+        json.dumps({"id": "system", "messages": [system]}) + "\n",
+        json.dumps({"id": "long", "messages": [system, {"role": "user", "content": "x" * 50}, *HISTORY[1:]]}) + "\n",
+        line("hi", "hello", id="used"),
     ]
+    write(pytester.path / "tests/conversations.jsonl", lines)
+    pytester.makepyfile(ASK + '\ndef test_one(mockchat):\n    assert ask(mockchat.base_url, "hi") == "hello"\n')
+    result = run(pytester, "--mockchat-unused")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "Used by no test that ran, 3 of 4 recordings:",
+            "tests/conversations.jsonl: none, 0 messages: none",
+            "tests/conversations.jsonl: system, 1 messages: 'Be brief.'",
+            f"tests/conversations.jsonl: long, 3 messages: '{'x' * 30}'…",
+        ]
+    )
