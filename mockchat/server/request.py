@@ -29,8 +29,9 @@ _OUR_KEY = secrets.token_hex(16)  # Replaces `messages`. It is random, so no bod
 _EMPTIED = b'"%b":[]' % _OUR_KEY.encode()
 _CACHED_SIZE = 4096  # bytes
 _LONGEST_MODEL = 256  # characters: each event of a stream repeats the model's name
-LONG_BODY = 131072  # bytes: to parse more would hold up other clients,
-_LONGEST_IN_PLACE = 4 * 1024 * 1024  # bytes: and so would comparing more
+_LONGEST_IN_PLACE = 4 * 1024 * 1024  # bytes: to compare more would hold up other clients
+LONG_BODY = 524288  # bytes: and so would parsing more,
+_LONG_LIST = 131072, 5000  # or so many bytes with more than so many arrays and objects
 
 
 class Settings(NamedTuple):
@@ -61,10 +62,16 @@ def read_request(body: bytes, index: ResponseIndex) -> ChatRequest:
     return in_place(body, index) or in_full(body, index)
 
 
+def is_long(body: bytes) -> bool:
+    """True if reading a body in full would hold up other clients."""
+    size, containers = _LONG_LIST
+    return len(body) > size and (len(body) > LONG_BODY or body.count(b"{") + body.count(b"[") > containers)
+
+
 def in_place(body: bytes, index: ResponseIndex) -> ChatRequest | None:
     """Read a request in wire form for which a reply is recorded; None for any other, valid or not."""
-    start = body.find(_ARRAY)
-    if start < 0 or not index.in_place or len(body) > _LONGEST_IN_PLACE:
+    start = body.find(_KEY)
+    if not (body.startswith(_ARRAY, start) and index.in_place and len(body) <= _LONGEST_IN_PLACE):
         return None
     end = body.rfind(_LAST_END) + len(_LAST_END)
     history = body[start + len(_ARRAY) : end - len(wire.CLOSING)]

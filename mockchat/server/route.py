@@ -16,7 +16,7 @@ from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.http import ABORTED, Answer, AnswerWriter, At, HttpRequest, Never, Part, next_turn
 from mockchat.server.memory import MAX_MEMORY_MB, Memory
 from mockchat.server.paths import PATH
-from mockchat.server.request import LONG_BODY, ChatRequest, in_full, in_place, read_request
+from mockchat.server.request import ChatRequest, in_full, in_place, is_long, read_request
 from mockchat.server.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
 from mockchat.server.upstream import Upstream
 
@@ -70,7 +70,7 @@ class ChatCompletions:
         """Answer a complete request, now or later; every error is an answer too."""
         try:
             self.check(request, len(body))
-            if len(body) > LONG_BODY and not (self._grows or self.upstream):
+            if is_long(body) and not (self._grows or self.upstream):
                 return self._answer_long(request, body)
         except ApiError as error:
             return self.writer.error(request, error)

@@ -103,7 +103,7 @@ def against_bare(rounds: int, made: Callable[[], list[bytes]], status: bytes = b
             return in_turn(rounds, partial(cpu_us, server, requests, status), partial(cpu_us, bare, requests))
 
 
-def recordings(rounds: int, many_in: Path, few_in: Path, count: int) -> Pairs:
+def recordings(many_in: Path, few_in: Path, count: int, rounds: int) -> Pairs:
     """The server's CPU with many recordings, and with few of them."""
     requests = [http(body) for body in bodies(count, few_in)]
     with serving(*MOCK, many_in) as many, serving(*MOCK, few_in) as few:

@@ -35,7 +35,7 @@ from tests.perf.measures import (
 )
 
 BARE, CLIENT = "bare aiohttp application", "bare aiohttp client"
-LOADED, WITH_PROMPT = (FULL, FIRST, MANY), (PROMPTED, PROMPTED_FEW, 500)
+LOADED, WITH_PROMPT = (FULL, FIRST, MANY), (PROMPTED, PROMPTED_FEW, 250)
 ROWS = [
     Row("server: real bodies", BARE, "us CPU", 0.62, partial(against_bare, made=inputs.real)),
     Row("server: one-line request", BARE, "us CPU", 0.43, partial(against_bare, made=inputs.one_line)),
