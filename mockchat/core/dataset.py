@@ -91,7 +91,7 @@ def load(
     finally:
         if collecting:
             gc.enable()
-    if not dataset.replies:
+    if all(not any(conversation.places()) for conversation in dataset.conversations):
         names = ", ".join(map(str, paths))
         raise DatasetError(f"{names}: no assistant message is recorded, so there is nothing to answer with")
     return dataset

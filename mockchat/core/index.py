@@ -95,14 +95,14 @@ class ResponseIndex:
         """The reply after a history in the recording at this position."""
         said, details, reply_id = self.said[position], self.details[position], self.ids[position]
         if self.ignore is not None:
-            history = wire.join(wire.split(said)[: len(wire.split(history))])
+            history = wire.join(wire.split(said)[: wire.count(history)])
         start = len(history) + len(wire.NEXT) if history else 0
         message = wire.first(said, start)
         if len(message) > _LONG:  # Else each client that does not read it would hold a copy.
             message = self._long_replies.setdefault((self.numbers[position], start), message)
         if not details:
             return Reply(message, reply_id)
-        number = len(wire.split(history))
+        number = wire.count(history)
         if start + len(message) + 1 < len(said) and not wire.is_plain(message):
             # LangChain.js takes two answers with the same id for one message.
             reply_id = b'%b_%d"' % (reply_id[:-1], number)
@@ -176,7 +176,7 @@ class Replies(Sequence[Reply]):
         self._history = history
         self._positions: Sequence[int] = positions
         if any(index.details[positions.start : positions.stop]):
-            number = len(wire.split(history))
+            number = wire.count(history)
             self._positions = [each for each in positions if self._is_reply(index.details[each].get(number))]
 
     @staticmethod

@@ -240,6 +240,11 @@ def split(joined: bytes) -> list[bytes]:
     return joined[:-1].split(BETWEEN) if joined else []
 
 
+def count(joined: bytes) -> int:
+    """The number of messages of a recording or a history."""
+    return joined.count(BETWEEN) + 1 if joined else 0
+
+
 def array(joined: bytes) -> bytes:
     """The JSON array of a history, as a client sends it."""
     return b"%b%b%b" % (OPENING, joined, CLOSING) if joined else b"[]"
