@@ -11,6 +11,7 @@ Follows https://platform.openai.com/docs/guides/function-calling. Rules that hol
 
 from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from mockchat.core import wire
@@ -18,6 +19,10 @@ from mockchat.core import wire
 FUNCTION, CUSTOM, LEGACY = "function", "custom", "function_call"
 # By type, the key of the arguments or the input.
 TEXT_KEYS = {FUNCTION: "arguments", CUSTOM: "input", LEGACY: "arguments"}
+
+
+_known = lru_cache(maxsize=4096)(wire.canonical)  # A client sends a call again with each message that follows.
+_SHORT = 1024  # characters
 
 
 class Call(NamedTuple):
@@ -36,7 +41,7 @@ class Call(NamedTuple):
         name = wire.text(self.name)
         if self.type != CUSTOM:
             try:
-                arguments = wire.canonical(self.text) if self.text else b"{}"
+                arguments = (_known if len(self.text) < _SHORT else wire.canonical)(self.text) if self.text else b"{}"
                 return b'{"%b":%b,"arguments":%b}' % (self.type.encode(), name, arguments)
             except ValueError:
                 pass
@@ -154,7 +159,7 @@ class Pairing:
         found = [self._take(self._left_by_id.get(call_id)) if call_id else None for call_id in row]
         found = [self._take(self._left) if call is None else call for call in found]
         answered = []
-        for call, number in sorted((len(self._ids) if call is None else call, at) for at, call in enumerate(found)):
+        for call, number in sorted([(len(self._ids) if call is None else call, at) for at, call in enumerate(found)]):
             if call == len(self._ids):
                 answered.append(Answered(number, None, None))
             else:
