@@ -120,12 +120,12 @@ def of_original(folder: Path) -> list[Row]:
 
     real, short = (partial(cpu_of_original, folder=folder, made=made) for made in (inputs.real, inputs.one_line))
     return [
-        Row("original, server: real bodies", "the original", "us CPU", 1, real),
-        Row("original, server: one-line request", "the original", "us CPU", 0.95, short),
+        Row("original, server: real bodies", "the original", "us CPU", 0.5, real),
+        Row("original, server: one-line request", "the original", "us CPU", 0.9, short),
         Row("original, server: ready after", "the original", "s", 0.3, partial(once, "ready")),
         Row("original, server: memory", "the original", "MB", 0.1, partial(once, "memory")),
-        Row("original, replay: as each comes", "the original", "s", 1, partial(replays, "default")),
-        Row("original, replay: ours 16 in flight", "the original", "s", 0.8, partial(replays, "in_flight")),
+        Row("original, replay: as each comes", "the original", "s", 0.75, partial(replays, "default")),
+        Row("original, replay: ours 16 in flight", "the original", "s", 0.45, partial(replays, "in_flight")),
     ]
 
 
