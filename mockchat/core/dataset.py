@@ -328,15 +328,16 @@ def _refuse_syntax(rest: bytes, line: int, column: int, error: ValueError, remed
             problem = f"is not UTF-8 {place(undecoded.start)}: byte 0x{rest[undecoded.start]:02x}"
             raise DatasetError(f"{problem} (iconv -f CP1252 -t UTF-8 may convert it)") from None
         text = rest[: undecoded.start].decode(errors="surrogatepass")
+    problem = f"is not JSON: {error}"  # Where `rest` begins depends on the blocks, so that is no place to name.
     try:
         json.loads(text, strict=False)
-        problem = f"is not JSON {place(0)}: {error}"
     except RecursionError:
-        problem = f"is nested too deeply {place(0)}"
-    except ValueError as found:
-        position = len(text[: getattr(found, "pos", 0)].encode(errors="surrogatepass"))
-        reason = getattr(found, "msg", str(found))
-        problem = f"is not JSON {place(position)}: {reason}"
-        if reason.startswith("Unterminated string") or getattr(found, "pos", 0) >= len(text):
+        problem = "is nested too deeply"
+    except json.JSONDecodeError as found:
+        position = len(text[: found.pos].encode(errors="surrogatepass"))
+        problem = f"is not JSON {place(position)}: {found.msg}"
+        if found.msg.startswith("Unterminated string") or found.pos >= len(text):
             problem = f"is cut off {place(len(rest))}: {remedy}"
+    except ValueError as found:
+        problem = f"is not JSON: {found}"
     raise DatasetError(problem)

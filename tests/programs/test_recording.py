@@ -122,7 +122,7 @@ def test_what_must_match_is_asked_recorded_and_replayed_apart(tmp_path: Path, ca
         assert "model differs: sent 'mockchat', recorded 'a'" in ask().stdout
         with openai.OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client:
             for model, given, told in (
-                ("c", openai.omit, "model differs: sent 'c', recorded "),
+                ("c", openai.NOT_GIVEN, "model differs: sent 'c', recorded "),
                 ("b", tools, "model differs: sent 'b', recorded 'a'"),
                 ("a", other, "tools differs at [0].function.name: sent 'time', recorded 'weather'"),
             ):
