@@ -50,7 +50,8 @@ def _imported() -> None:
             async with openai.AsyncOpenAI(**options) as client:
                 await client.chat.completions.create(model="m", messages=hello)
 
-        asyncio.run(ask())
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:  # It leaves pytest's own loop as it is.
+            runner.run(ask())
 
 
 @pytest.fixture(autouse=True)
