@@ -10,8 +10,6 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import ujson
-
 from mockchat.core import wire
 from mockchat.core.calls import TEXT_KEYS
 from mockchat.core.message import TEXTS
@@ -278,7 +276,7 @@ def _parse(data: bytes, sent: bytes) -> object:
     except ValueError as error:
         problem = str(error)
     try:
-        ujson.loads(data)
+        wire.loads(data)
     except ValueError:
         raise BadAnswer("an answer that is not JSON", sent) from None
     raise LaxJson("an answer that is not JSON, to the letter of RFC 8259", problem)
@@ -287,7 +285,7 @@ def _parse(data: bytes, sent: bytes) -> object:
 def error_message(answer: bytes) -> str:
     """The message of an OpenAI error object, or else an excerpt of the answer, on one printable line."""
     try:
-        match ujson.loads(answer):
+        match wire.loads(answer):
             case {"error": {"message": str(message)}}:
                 return excerpt(message)
     except ValueError:

@@ -22,7 +22,7 @@ def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Di
     its messages. The time it takes hardly depends on the number of recordings.
     """
     known = history[: index.recorded(history)]
-    among, start = index.following(known), len(wire.before_next(known))
+    among, start = index.following(known), wire.next_start(known)
     if known == history:
         return Diagnosis("messages", _no_reply(index, known, len(numbers), among))
     number = len(numbers) - history.count(wire.BETWEEN, start) - 1
@@ -57,7 +57,7 @@ def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Di
 
 def _hint(index: ResponseIndex, known: bytes, history: bytes, closest: bytes) -> str:
     """What to ignore, if a history would be found so; `closest` is most like its first message that is not known."""
-    rest = history[len(wire.before_next(known)) :]
+    rest = history[wire.next_start(known) :]
     if ignorable.may_be_alike(wire.first(rest), closest):
         suggested = ignorable.suggestion(index, known, wire.split(rest))
         return f"; {suggested}" if suggested else ""
@@ -95,7 +95,7 @@ def _no_reply(index: ResponseIndex, history: bytes, number: int, among: range) -
     """Why a history that is recorded has no reply: the recording ends there, or goes on with another role."""
     if not among:
         return f"all messages are recorded, but {_end(index, history, number)}"
-    message = wire.first(index.recordings[among.start], len(wire.before_next(history)))
+    message = wire.first(index.recordings[among.start], wire.next_start(history))
     before = (
         "all messages are recorded, but what follows" if number else "messages is empty, and what begins a recording"
     )

@@ -125,7 +125,7 @@ def suggestion(index: ResponseIndex, history: bytes, messages: Sequence[bytes]) 
 
 def _alike(index: ResponseIndex, history: bytes, message: bytes) -> tuple[bytes, list[str]] | None:
     """A message recorded after a history that equals this one after these patterns."""
-    among, start = index.following(history), len(wire.before_next(history))
+    among, start = index.following(history), wire.next_start(history)
     neighbours = [recorded for recorded, _ in index.neighbours(among, start, message)]
     if message in neighbours:
         return message, []

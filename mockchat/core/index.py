@@ -96,7 +96,7 @@ class ResponseIndex:
         said, details, reply_id = self.said[position], self.details[position], self.ids[position]
         if self.ignore is not None:
             history = wire.join(wire.split(said)[: wire.count(history)])
-        start = len(history) + len(wire.NEXT) if history else 0
+        start = wire.next_start(history)
         message = wire.first(said, start)
         if len(message) > _LONG:  # Else each client that does not read it would hold a copy.
             message = self._long_replies.setdefault((self.numbers[position], start), message)

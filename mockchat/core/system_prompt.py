@@ -37,7 +37,7 @@ def explain(index: ResponseIndex, history: bytes, place: str) -> Found | None:
         return None
     tried = {b"": None} | dict.fromkeys(each + b"}" for each in _prompts(index, prompt))
     shared, _, position, instead = max(_closest(index, each, rest, prompt) for each in tried)
-    start = len(wire.before_next(instead))
+    start = wire.next_start(instead)
     recorded = wire.first(index.recordings[position], start) if shared > 0 else b""
     if not _is_nearly(wire.first(rest), recorded) or (prompt is None and not instead):
         return None

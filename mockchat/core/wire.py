@@ -224,6 +224,11 @@ def append(history: bytes, message: bytes) -> bytes:
     return b"%b%b}" % (before_next(history), message)
 
 
+def next_start(history: bytes) -> int:
+    """The position of the next message after a history."""
+    return len(history) + len(NEXT) if history else 0
+
+
 def before_next(history: bytes) -> bytes:
     """All that precedes the next message after a history."""
     return history + NEXT if history else history

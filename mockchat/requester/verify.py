@@ -7,8 +7,6 @@ replies is at hand: the others are looked up if the answer differs from it.
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import ujson
-
 from mockchat.client import explain
 from mockchat.core import answer, message, wire
 from mockchat.core.answer import BadAnswer, Completion
@@ -77,7 +75,7 @@ def _beside_the_message(completion: Completion, reply: Reply) -> Problem | None:
     said, reason, details = completion.message, completion.finish_reason, reply.details
     if said.get("role") not in _ASSISTANT:
         return Problem(MISMATCHED, "another role", f"got {said['role']!r}, recorded 'assistant'")
-    recorded = ujson.loads(details.finish_reason) if details else "stop"
+    recorded = wire.loads(details.finish_reason) if details else "stop"
     if reason != recorded and (details or reason is not None):
         return Problem(MISMATCHED, "another finish_reason", f"got {reason!r}, recorded {recorded!r}")
     refusal = said.get("refusal") or ""

@@ -19,8 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import ujson
-
+from mockchat.core import wire
 from mockchat.core.dataset import BYTE_ORDER_MARK
 from mockchat.core.entries import Conversation, DatasetError
 from mockchat.server import recorder
@@ -120,7 +119,7 @@ class RecordFile:
 def _is_entry(line: bytes) -> bool:
     """True for a JSON object, and for a blank line."""
     try:
-        return not line.strip() or isinstance(ujson.loads(line), dict)
+        return not line.strip() or isinstance(wire.loads(line), dict)
     except ValueError:
         return False
 
