@@ -27,15 +27,13 @@ class _Run:
     """A run of pytest: what it has read, and what its tests did.
 
     Recorders go by their files, recordings by their file and `stitch`. What tests did is the number of answers they
-    recorded into each file, warnings, the files they read, and the recordings they used, by file and number.
+    recorded into each file, and warnings.
     """
 
     recorders: "dict[Path, Recorder]" = field(default_factory=dict)
     recordings: "dict[tuple[Path, bool], list[Conversation]]" = field(default_factory=dict)
     recorded: Counter[str] = field(default_factory=Counter)
     warnings: set[str] = field(default_factory=set)
-    read: set[str] = field(default_factory=set)
-    used: set[tuple[str, int]] = field(default_factory=set)
 
 
 _DONE = "mockchat_done"
@@ -58,7 +56,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("mockchat", "mockchat, a mock of OpenAI's API")
     about = "ask this server, as https://api.openai.com/v1, for what is not recorded, and record its answers"
     group.addoption("--mockchat-record", metavar="URL", help=about)
-    group.addoption("--mockchat-unused", action="store_true", help="say at the end which recordings no test has used")
 
 
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
@@ -186,7 +183,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Send what the tests of this process did, if it is one of pytest-xdist's."""
     if hasattr(session.config, "workeroutput"):
         run = session.config.stash[_RUN]
-        done = {"recorded": dict(run.recorded), "warnings": run.warnings, "read": run.read, "used": run.used}
+        done = {"recorded": dict(run.recorded), "warnings": run.warnings}
         session.config.workeroutput[_DONE] = done
 
 
@@ -200,8 +197,8 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
-    """Print what was recorded, and which recordings were not used."""
-    if lines := [*_recorded(config.stash[_RUN]), *_unused(config)]:
+    """Print what was recorded."""
+    if lines := [*_recorded(config.stash[_RUN])]:
         terminalreporter.section("mockchat")
         for line in lines:
             terminalreporter.line(line)
@@ -212,35 +209,6 @@ def _recorded(run: _Run) -> Iterator[str]:
     for path, count in recorded.items():
         yield f"Recorded {'1 answer' if count == 1 else f'{count:,} answers'} into {path}"
     yield from sorted(run.warnings)
-
-
-def _unused(config: pytest.Config) -> Iterator[str]:
-    """Lines that say which recordings no test has used."""
-    if not config.getoption("mockchat_unused"):
-        return
-    from mockchat.core.program import ProgramError
-
-    run = config.stash[_RUN]
-    files = dict.fromkeys([*_present(config, _named(config)), *map(Path, sorted(run.read))])
-    try:
-        found = [(path, number, each) for path in files for number, each in enumerate(_read(config, path))]
-    except ProgramError as error:
-        yield str(error)
-        return
-    unused = [(path, each) for path, number, each in found if (str(path), number) not in run.used]
-    every = "There is no unused recording"
-    yield f"Used by no test that ran, {len(unused):,} of {len(found):,} recordings:" if unused else every
-    for path, each in unused:
-        shown = path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
-        yield f"{shown}: {each.id}, {len(each.messages)} messages: {_first_words(each.messages)}"
-
-
-def _first_words(messages: list[bytes]) -> str:
-    """Of what the user said first, for many conversations begin with the same prompt of the system."""
-    from mockchat.core import text, wire
-
-    said = [*(message for message in messages if wire.role_of(message) == "user"), *messages]
-    return text.around(wire.content_of(said[0]), 0) if said else "none"
 
 
 # The fixtures
@@ -284,10 +252,6 @@ def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
     if recorder and server.upstream:
         run.recorded[str(recorder.file.path)] += server.upstream.recorded
         run.warnings |= server.upstream.warnings
-    if config.getoption("mockchat_unused"):
-        for path in _present(config, named):
-            run.read.add(str(path))
-            run.used |= {(str(path), number) for number in server.used(_read(config, path))}
     if item.stash.get(_PASSED, False):  # For requests after the test itself, as in other fixtures' teardown.
         _check(item)
 

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from mockchat.core import dataset, entries, recordings, wire
+from mockchat.core import dataset, entries, recordings
 from mockchat.core.entries import Conversation, DatasetError
 from mockchat.core.index import ResponseIndex
 from mockchat.server import app, options
@@ -88,15 +88,6 @@ class MockServer:
     def misses(self) -> list[Request]:
         """The requests whose history was not recorded."""
         return [request for request in self.requests if request.is_miss]
-
-    def used(self, conversations: Sequence[Conversation]) -> set[int]:
-        """The numbers of the conversations that may have been an answer: one of their histories was asked."""
-        compared = self._index.compared
-        return {
-            place
-            for place, each in enumerate(conversations)
-            if any(compared(wire.join(each.messages[:number])) in self.route.asked for number in each.replies)
-        }
 
     def load(self, data: Recordings) -> None:
         """Add recordings, given as to `serve`; they come before the others. Raises `DatasetError`."""

@@ -40,7 +40,6 @@ class WatchedChat(ChatCompletions):
         super().__init__(index, **options, grows=True)
         self.requests: list[Request] = []
         self.replies = GivenReplies()
-        self.asked: set[bytes] = set()  # Histories that were looked up in the index.
         self._loaded = ResponseIndex((), index.ignore)
         self._times: Counter[tuple[bytes, bool]] = Counter()  # How often a history was answered; whether it is loaded.
         self._request = Request(None, {})
@@ -70,8 +69,6 @@ class WatchedChat(ChatCompletions):
         loaded = self._loaded.replies(history)
         if index.match:
             loaded = matching(loaded, self._request.body, index.match)
-        if not loaded:
-            self.asked.add(history)
         key = history, bool(loaded)
         self._use = functools.partial(self._times.update, [key])
         replies = loaded or asked.replies

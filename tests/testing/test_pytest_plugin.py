@@ -193,7 +193,7 @@ def test_joined_again(mockchat):
 def test_neither(mockchat): pass
 """
     )
-    result = run(project, "--mockchat-unused")
+    result = run(project)
     result.assert_outcomes(passed=3, errors=1)
     result.stdout.fnmatch_lines(["@pytest.mark.mockchat: no_stitch: give True or False, not 'yes'"])
 
