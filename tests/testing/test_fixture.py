@@ -317,7 +317,7 @@ def test_loads(mockchat):
             "*_ test_returns_rubbish _*",
             "requests[[]0]: 400, the function <lambda> failed: *'txt'*",
             "*_ test_never_asked _*",
-            "1 reply was not asked for (*): the function nobody",
+            "replies that nothing asked for: the function nobody (*)",
         ]
     )
 
@@ -352,9 +352,9 @@ def test_asks_nothing_and_has_the_server_only(mockchat):
     result.assert_outcomes(passed=2, failed=3)
     result.stdout.fnmatch_lines(
         [
-            "1 request is not recorded *",
+            "requests that missed: 1 *",
             "requests[[]0]: 404, Unknown path /v1/responses: *this is the Responses API*",
-            "1 request is not recorded *",
+            "requests that missed: 1 *",
             "requests[[]0]: 404, Unknown path /v1/embeddings: *",
             "*_ test_asks_elsewhere _*",
             "nothing asked this server: a client that was made before the test goes elsewhere (*",
@@ -459,7 +459,7 @@ def test_a_file_of_its_own(project: pytest.Pytester, upstream: MockServer) -> No
     missing.stdout.fnmatch_lines(["(Nothing is recorded in */tests/unit/weather.jsonl: *"])
     result = run(project, f"--mockchat-record={upstream.base_url}", "-n", "2")
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["*= mockchat =*", f"Recorded 1 answer into {tests}/weather.jsonl"])
+    result.stdout.fnmatch_lines(["*= mockchat =*", f"Answers recorded into {tests}/weather.jsonl: 1"])
     assert answers((tests / "weather.jsonl").read_text()) == ["recorded"]
     assert answers((project.path / "tests/conversations.jsonl").read_text()) == ["hello"]
     run(project).assert_outcomes(passed=2)
@@ -514,4 +514,4 @@ def test_the_marker_s_in_place_of_it(mockchat):
     run(project).assert_outcomes(passed=2)
     wrong = run(project, "-o", "mockchat_ignore=(")
     wrong.assert_outcomes(passed=1, errors=1)
-    wrong.stdout.fnmatch_lines(["mockchat_ignore: ignore: '(' is no regular expression*"])
+    wrong.stdout.fnmatch_lines(["mockchat: ignore: '(' is no regular expression*"])
