@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from mockchat.core.entries import Conversation
     from mockchat.server.record_file import RecordFile
     from mockchat.testing.server import Listener, MockServer
 
@@ -24,10 +23,9 @@ _RECORDED, _WARNING = "mockchat_recorded", "mockchat_warning"  # Properties of a
 _CURE = "record it with --mockchat-record=URL, or say what is answered with mockchat.reply(...)"
 
 
-# Of a run: the files that it records into, warnings about them, the recordings that it has read, what listens.
+# Of a run: the files that it records into, warnings about them, what listens.
 _FILES = pytest.StashKey["dict[Path, RecordFile]"]()
 _WARNINGS = pytest.StashKey[set[str]]()
-_READ = pytest.StashKey["dict[tuple[Path, bool], list[Conversation]]"]()
 _LISTENER = pytest.StashKey["Listener"]()
 # Of a test.
 _SERVER = pytest.StashKey["MockServer"]()
@@ -62,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "data='weather.jsonl' for a file of its own beside the test; strict=False where a request may miss"
     )
     config.addinivalue_line("markers", about)
-    config.stash[_FILES], config.stash[_WARNINGS], config.stash[_READ] = {}, set(), {}
+    config.stash[_FILES], config.stash[_WARNINGS] = {}, set()
     if (upstream := config.getoption("mockchat_record")) is not None:
         from argparse import ArgumentTypeError
 
@@ -125,17 +123,6 @@ def _record_file(config: pytest.Config, named: list[Path]) -> "RecordFile | None
     return files[path]
 
 
-def _read(config: pytest.Config, path: Path, stitch: bool) -> "list[Conversation]":
-    """The recordings of a file, read once unless this run records. Raises `ProgramError`."""
-    from mockchat.testing.server import read
-
-    files, known = config.stash[_FILES], config.stash[_READ]
-    if files or (path, stitch) not in known:
-        with files[path].locked() if path in files else nullcontext():
-            known[path, stitch] = read(path, stitch=stitch)
-    return known[path, stitch]
-
-
 # The report
 
 
@@ -184,19 +171,18 @@ def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
         options |= _marked(item)
         named = [item.path.parent / options.pop("data")] if "data" in options else _configured(config)
         file = _record_file(config, named)
-        stitch = not options.get("no_stitch")
-        recordings = [each for name in named for path in _files(name) for each in _read(config, path, stitch)]
-        server = MockServer(recordings, (config.getoption("mockchat_record"), file) if file else None, **options)
+        with file.locked() if file else nullcontext():
+            recordings = [path for name in named for path in _files(name)]
+            server = MockServer(recordings, (config.getoption("mockchat_record"), file) if file else None, **options)
     except ProgramError as error:
         raise pytest.fail.Exception(f"mockchat: {error}", pytrace=False) from None
     if empty := [str(name) for name in named if not _files(name)]:
         server.hint = f"(Nothing is recorded in {', '.join(empty)}: {_CURE})"
     server.route.writer.closing = True  # A kept connection would belong to the event loop of another test.
-    upstream = server.route.upstream
     with _listener(config).serving(server):
         item.stash[_SERVER] = server
         yield server
-    if file and upstream:
+    if file and (upstream := server.route.upstream):
         item.user_properties += [(_RECORDED, str(file.path))] * upstream.recorded
         item.user_properties += [(_WARNING, line) for line in config.stash[_WARNINGS] | upstream.warnings]
     if item.stash.get(_PASSED, False):  # For requests after the test itself, as in other fixtures' teardown.

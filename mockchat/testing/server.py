@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from mockchat.core import dataset, entries, recordings
@@ -18,16 +20,13 @@ from mockchat.core.index import ResponseIndex
 from mockchat.core.program import ProgramError
 from mockchat.server import app, options
 from mockchat.server.app import ChatServer
-from mockchat.server.errors import ApiError
-from mockchat.server.http import HttpRequest
 from mockchat.server.record_file import RecordFile
-from mockchat.server.route import ChatCompletions
 from mockchat.server.simulation import BY_HEADER, Fault
 from mockchat.testing.replies import Given, ReplyFunction, Request
 from mockchat.testing.watched import WatchedChat, WatchedUpstream
 
 # A file of recordings; or one conversation, as a list of messages or as an entry of such a file has it.
-Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Conversation
+Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any]
 Recordings = str | os.PathLike[str] | Sequence[Recording]
 
 _FINISHING = 60.0  # seconds for answers that are still being recorded
@@ -56,7 +55,7 @@ class MockServer:
         chosen = options.from_keywords(given, beside=["strict"])
         chosen.fault.append(Fault(BY_HEADER))
         self._stitch = not chosen.no_stitch
-        index = recordings.index_of(read(data, stitch=self._stitch), chosen.ignore)
+        index = recordings.index_of(_read(data, self._stitch), chosen.ignore)
         self.route = WatchedChat(index, **options.of_route(chosen))
         self.requests: list[Request] = self.route.requests
         if record:
@@ -71,7 +70,7 @@ class MockServer:
 
     def load(self, data: Recordings) -> None:
         """Add recordings, given as to `serve`; they come before the others. Raises `DatasetError`."""
-        self.loop.call_soon_threadsafe(self.route.load, read(data, stitch=self._stitch))
+        self.loop.call_soon_threadsafe(self.route.load, _read(data, self._stitch))
 
     def reply(
         self,
@@ -116,20 +115,13 @@ class MockServer:
         return "\n".join([*lines, self.hint] if self.misses and self.hint else lines)
 
 
-class _NoTest(ChatCompletions):
-    """Refuses what is asked between two tests."""
-
-    def check(self, request: HttpRequest, size: int) -> None:
-        raise ApiError(404, "No test with the fixture mockchat is running: add mockchat, or mockchat_env, to this test")
-
-
 class Listener:
     """A thread that listens on a port until it is closed; one `MockServer` after the other answers there."""
 
     def __init__(self) -> None:
-        self._nobody = _NoTest(ResponseIndex(()))
-        self._nobody.writer.closing = True
-        self._server = ChatServer(self._nobody)
+        nobody = WatchedChat(ResponseIndex(()))
+        nobody.writer.closing = True
+        self._server = ChatServer(nobody)
         self._loop: asyncio.AbstractEventLoop
         self._closed = asyncio.Event()
         started: Future[str] = Future()
@@ -146,6 +138,7 @@ class Listener:
     def serving(self, server: MockServer) -> Iterator[MockServer]:
         """Have a server answer while the context lasts."""
         server.base_url, server.loop = self.base_url, self._loop
+        server.route.is_open = True
         self._server.route = server.route  # A connection keeps the one that it began with.
         try:
             yield server
@@ -160,9 +153,8 @@ class Listener:
         end = time.monotonic() + _FINISHING
         while route.busy and time.monotonic() < end:
             await asyncio.sleep(_POLL)
-        self._server.route = self._nobody
+        route.is_open = False
         await route.close()
-        route.upstream = None
 
     def _run(self, started: "Future[str]") -> None:
         async def main() -> None:
@@ -179,21 +171,26 @@ class Listener:
             started.set_exception(error)
 
 
-def read(data: Recordings, *, stitch: bool = True) -> list[Conversation]:
-    """The conversations of recordings in any of the forms that `serve` takes; raises `DatasetError`."""
+def _read(data: Recordings, stitch: bool) -> list[Conversation]:
+    """The conversations of recordings. Raises `DatasetError`."""
     given: Sequence[Recording] = [data] if isinstance(data, str | os.PathLike | Mapping) else data
     conversations = []
     for number, recording in enumerate(given):
-        if isinstance(recording, Conversation):
-            conversations.append(recording)
-        elif isinstance(recording, str | os.PathLike):
-            conversations += dataset.load(recordings.named(recording), stitch=stitch).conversations
+        if isinstance(recording, str | os.PathLike):
+            path = recordings.named(recording)
+            version = (path.stat().st_mtime_ns, path.stat().st_size) if os.path.exists(path) else None
+            conversations += _load(path, stitch, version)
         elif isinstance(recording, Mapping) and "role" in recording:
             raise DatasetError(f"recording {number} is a message: give a list of conversations, each a list of them")
         else:
             entry = recording if isinstance(recording, Mapping) else {"messages": list(recording)}
             conversations.append(entries.conversation(entry, f"recording {number}"))
     return conversations
+
+
+@lru_cache(maxsize=16)  # Each test of a project reads the same files.
+def _load(path: Path, stitch: bool, version: object) -> list[Conversation]:
+    return dataset.load(path, stitch=stitch).conversations
 
 
 @contextmanager

@@ -38,6 +38,7 @@ class WatchedChat(ChatCompletions):
 
     def __init__(self, index: ResponseIndex, **options: Any) -> None:
         super().__init__(index, **options, grows=True)
+        self.is_open = False  # Only while a test runs.
         self.requests: list[Request] = []
         self.given: list[Given] = []
         self._loaded = ResponseIndex((), index.ignore)
@@ -72,6 +73,12 @@ class WatchedChat(ChatCompletions):
         answer.add_done_callback(partial(self._complete, request, len(self.requests)))
         self.requests.append(asked)
         return answer
+
+    def check(self, request: HttpRequest, size: int) -> None:
+        if not self.is_open:
+            problem = "No test with the fixture mockchat is running: add mockchat, or mockchat_env, to this test"
+            raise ApiError(HTTPStatus.NOT_FOUND, problem)
+        super().check(request, size)
 
     def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
         return self._keep(Request(None, request.headers), request, super().refuse(request, error))

@@ -146,7 +146,7 @@ def test_other(mockchat):
     assert answers == ["hello"]
     with half:
         half.sendall(b"h" * 8)
-        assert half.recv(100).startswith(b"HTTP/1.1 400")
+        assert half.recv(100).startswith(b"HTTP/1.1 404")
     assert mockchat.requests == []
 """
     )
