@@ -27,7 +27,7 @@ from mockchat.testing.watched import WatchedChat, WatchedUpstream
 
 # A file of recordings; or one conversation, as a list of messages or as an entry of such a file has it.
 Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any]
-Recordings = str | os.PathLike[str] | Sequence[Recording]
+Recordings = Recording | Sequence[Recording]
 
 _FINISHING = 60.0  # seconds for answers that are still being recorded
 _POLL = 0.01  # seconds
@@ -119,9 +119,8 @@ class Listener:
     """A thread that listens on a port until it is closed; one `MockServer` after the other answers there."""
 
     def __init__(self) -> None:
-        nobody = WatchedChat(ResponseIndex(()))
-        nobody.writer.closing = True
-        self._server = ChatServer(nobody)
+        self._server = ChatServer(WatchedChat(ResponseIndex(())))
+        self._server.route.writer.closing = True
         self._loop: asyncio.AbstractEventLoop
         self._closed = asyncio.Event()
         started: Future[str] = Future()
@@ -173,7 +172,7 @@ class Listener:
 
 def _read(data: Recordings, stitch: bool) -> list[Conversation]:
     """The conversations of recordings. Raises `DatasetError`."""
-    given: Sequence[Recording] = [data] if isinstance(data, str | os.PathLike | Mapping) else data
+    given: Sequence[Any] = [data] if isinstance(data, str | os.PathLike | Mapping) else data
     conversations = []
     for number, recording in enumerate(given):
         if isinstance(recording, str | os.PathLike):
@@ -199,9 +198,9 @@ def serve(data: Recordings = (), *, strict: bool = True, **options: object) -> I
 
     `data` is a file or several (in any form that the server reads), or recordings as they are: a list of conversations,
     each a list of messages `{"role": …, "content": …}`. `options` are those of server.py that shape the answers, named
-    as there: `fault="503=first:2", ttft_ms=50, api_key=["a", "b"]`. In any case a request may name a fault in its
-    header `X-Mockchat-Fault`. `strict` is for `MockServer.check`, which you call yourself here. Requests that are open
-    at the end are cut off. Raises `DatasetError` for bad recordings, and `ProgramError` for bad options.
+    as there: `fault="503=first:2", ttft_ms=50, api_key=["a", "b"]`. A request may always name a fault in its header
+    `X-Mockchat-Fault`. `strict` is for `MockServer.check`, which you call yourself here. Requests that are open at the
+    end are cut off. Raises `DatasetError` for bad recordings, and `ProgramError` for bad options.
     """
     server = MockServer(data, strict=strict, **options)
     with closing(Listener()) as listener, listener.serving(server):

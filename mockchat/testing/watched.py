@@ -90,7 +90,7 @@ class WatchedChat(ChatCompletions):
             read = read_request(body, index)
         except NotRecorded as error:
             missed, size = error, wire.array_size(error.history)
-            read = ChatRequest((), error.history, size, read_settings(wire.loads(body)))
+            read = ChatRequest((), error.history, size, read_settings(asked.body))
         for given in self.given:
             self._source = given
             if (given.function or not self.times[given]) and (reply := given.answer(asked)):

@@ -465,6 +465,25 @@ def test_a_file_of_its_own(project: pytest.Pytester, upstream: MockServer) -> No
     run(project).assert_outcomes(passed=2)
 
 
+@pytest.mark.parametrize("missing", ["typo.jsonl", "no_folder/", "*.json"])
+def test_a_name_without_recordings_is_told_with_a_miss(project: pytest.Pytester, missing: str) -> None:
+    project.makeini(f"[pytest]\nmockchat_data = tests/conversations.jsonl {missing}")
+    project.makepyfile(
+        SDK
+        + """
+def test_hit(mockchat):
+    assert said(client(mockchat.base_url)) == "hello"
+
+def test_miss(mockchat):
+    with pytest.raises(openai.NotFoundError):
+        said(client(mockchat.base_url), "ho")
+"""
+    )
+    result = run(project, "-W", "ignore")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines([f"(Nothing is recorded in {project.path / missing}: record it *"])
+
+
 @pytest.mark.parametrize("named", ["recorded", "recorded/*.jsonl", "**/*.jsonl", "recorded/a.jsonl recorded/b.jsonl"])
 def test_folders_and_globs(pytester: pytest.Pytester, named: str) -> None:
     folder = pytester.mkdir("recorded")

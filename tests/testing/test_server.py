@@ -116,6 +116,27 @@ def test_what_is_no_recording(data: Any, told: str) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "mockchat"]
 
 
+def test_a_file_that_changes_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    for text in ("hello", "hello again"):
+        path.write_text(json.dumps(entry("a", "hi", text)))
+        for _ in range(2):
+            with serve(path) as server:
+                assert ask(server, HI) == text
+
+
+def test_headers_on_a_kept_connection() -> None:
+    with (
+        serve() as server,
+        openai.OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client,
+    ):
+        for text in ("short", "longer " * 10):
+            server.reply("hello")
+            client.chat.completions.create(model="m", messages=[{"role": "user", "content": text}])
+        one, other = [int(request.headers["Content-Length"]) for request in server.requests]
+    assert other - one == len("longer " * 10) - len("short")
+
+
 def test_options() -> None:
     with serve(RECORDED, api_key=["secret"]) as server, pytest.raises(openai.AuthenticationError):
         ask(server, HI)
