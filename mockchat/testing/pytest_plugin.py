@@ -27,7 +27,7 @@ _CURE = "record it with --mockchat-record=URL, or say what is answered with mock
 _FILES = pytest.StashKey["dict[Path, RecordFile]"]()
 _WARNINGS = pytest.StashKey[set[str]]()
 _LISTENER = pytest.StashKey["Listener"]()
-# Of a test.
+# Of a test: its server, and whether it has passed.
 _SERVER = pytest.StashKey["MockServer"]()
 _PASSED = pytest.StashKey[bool]()
 
@@ -185,7 +185,7 @@ def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
     if file and (upstream := server.route.upstream):
         item.user_properties += [(_RECORDED, str(file.path))] * upstream.recorded
         item.user_properties += [(_WARNING, line) for line in config.stash[_WARNINGS] | upstream.warnings]
-    if item.stash.get(_PASSED, False):  # For requests after the test itself, as in other fixtures' teardown.
+    if item.stash.get(_PASSED, False):  # For requests in the teardown of other fixtures.
         _check(item)
 
 
@@ -219,7 +219,6 @@ def _marked(item: pytest.Item) -> dict[str, Any]:
 
 
 def _check(item: pytest.Item) -> None:
-    """Fail a test whose server finds fault with it."""
     try:
         if server := item.stash.get(_SERVER, None):
             server.check()

@@ -327,6 +327,31 @@ def test_late_and_failed(asks_late):
     assert str(result.stdout).count("- mockchat -") == 1
 
 
+@pytest.mark.skipif(pytest.version_tuple < (9,), reason="this pytest has no subtests")
+def test_subtests(project: pytest.Pytester) -> None:
+    """The server is checked at the end of the test, not of each subtest."""
+    project.makepyfile(
+        ASK
+        + """
+def test_all(mockchat_env, subtests):
+    mockchat_env.reply("one")
+    mockchat_env.reply("two")
+    for text in ("one", "two"):
+        with subtests.test(text):
+            assert ask(mockchat_env.base_url, "which?") == text
+
+def test_one_left(mockchat_env, subtests):
+    mockchat_env.reply("one")
+    mockchat_env.reply("two")
+    with subtests.test("one"):
+        assert ask(mockchat_env.base_url, "which?") == "one"
+"""
+    )
+    result = run(project)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["replies that nothing asked for: text='two' (*"])
+
+
 def test_a_miss_that_is_meant(project: pytest.Pytester) -> None:
     project.makepyfile(
         SWALLOWS
