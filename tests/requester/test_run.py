@@ -153,7 +153,7 @@ async def test_an_answer_that_is_too_large_is_given_up_in_little_memory(
             writer.write(b" " * 65536)
             await writer.drain()
 
-    bomb = zipped(b" " * 200_000_000)
+    bomb = zipped(b" " * 60_000_000)
     long = b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n" + b" " * 9_000_000
     known_head = in_turn(http(200, completion("hello")), *[long] * 4)
     for answerer in (endless, always(bomb), always(long), known_head):
