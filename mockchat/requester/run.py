@@ -9,16 +9,15 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 
 import aiohttp
 from multidict import CIMultiDict
 
 from mockchat.client import ACCEPTED
-from mockchat.core.answer import BROKE_OFF, endpoint
+from mockchat.core.answer import endpoint
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
-from mockchat.core.text import excerpt
 from mockchat.requester import retry
 from mockchat.requester.exchange import Answer, Client, Slot
 from mockchat.requester.plan import Load, Question, Schedule, questions, rounds
@@ -27,7 +26,6 @@ from mockchat.requester.verify import Problem, no_answer, verify, verify_stream
 
 TICK = 0.1  # seconds
 Progress = Callable[[int, int], bool]  # Called with the numbers of ended requests and of failures; True stops the run.
-_TOLD = ("Retry-After", "Location")  # Headers of a refusal that are reported.
 
 
 async def replay(
@@ -49,7 +47,6 @@ async def replay(
     Of several processes, this is the one with the number `process`.
     """
     asked = islice(questions(rounds(conversations, load, process), index, model, load.stream), load.limit)
-    first = list(islice(asked, 1))  # Before the clock starts: shuffling takes time.
     all_headers = CIMultiDict(headers or {})
     for name in ("Content-Type", "Accept"):
         all_headers.setdefault(name, "application/json")
@@ -61,17 +58,16 @@ async def replay(
         headers=all_headers,
     ) as session:
         client = Client(session, endpoint(base_url), timed=load.stream)
-        return await _Run(client, Schedule(chain(first, asked), load, begin(), process), load).run(progress)
+        return await _Run(client, Schedule(asked, load, begin, process), load).run(progress)
 
 
 class _Worker:
     """A worker: its connection, its task, when it began, and when its attempt did (`inf`: it has none)."""
 
-    __slots__ = ("began", "slot", "task", "timed_out", "waits_since")
+    task: asyncio.Task[None]
 
     def __init__(self, client: Client) -> None:
         self.slot = Slot(client)
-        self.task: asyncio.Task[None]
         self.began = time.perf_counter()
         self.waits_since = math.inf
         self.timed_out = False
@@ -160,31 +156,34 @@ class _Run:
         """Make a request, in as many attempts as it needs and may have, and count the result."""
         attempts, result = 1, self._result
         while True:
-            ended = await self._attempt(worker, question.body)
-            end = time.perf_counter()
+            ended: Answer | Exception
             try:
+                ended = await self._attempt(worker, question.body)
+                end = time.perf_counter()
                 problem = self._verify(question, due, ended, end)
             except Exception as error:  # Any error is a failure: an answer is verified, or it is not.
-                problem = no_answer(error)
-            if problem is None or attempts > self._load.retries or (wait := _wait(attempts, ended, problem)) is None:
+                ended, end, problem = error, time.perf_counter(), no_answer(error)
+                await asyncio.sleep(0)  # If it failed at once, let others run.
+            wait = retry.wait(attempts, ended, problem) if problem and attempts <= self._load.retries else None
+            if wait is None:
                 break
             worker.slot.release()
             await asyncio.sleep(wait)
             attempts += 1
         if problem and self._is_over():
             return
-        if attempts > 1:
-            result.retried[attempts] += 1
-            problem = problem and problem._replace(detail=f"{problem.detail} (after {attempts:,} attempts)")
+        result.attempts[attempts] += 1
         if problem is None:
             result.passed += 1
             return
+        if attempts > 1:
+            problem = problem._replace(detail=f"{problem.detail} (after {attempts:,} attempts)")
         place, at = question.place, due - self._schedule.started
         result.failures.append(Failure(place.conversation.id, place.number, at, end - due, problem))
         if self._is_over():
             self._working.cancel()
 
-    async def _attempt(self, worker: _Worker, body: bytes) -> Answer | Exception:
+    async def _attempt(self, worker: _Worker, body: bytes) -> Answer:
         worker.waits_since = time.perf_counter()
         try:
             answer = await worker.slot.ask(body)
@@ -193,21 +192,16 @@ class _Run:
                 raise
             worker.timed_out = False
             worker.task.uncancel()
-            return TimeoutError(f"none within {self._load.timeout:g} s")
-        except Exception as error:  # Any error is a failure, also one of sending.
-            await asyncio.sleep(0)  # If it failed at once, let others run.
-            return error
+            raise TimeoutError(f"none within {self._load.timeout:g} s") from None
         finally:
             worker.waits_since = math.inf
         self._result.bytes_sent += len(body)
         self._result.bytes_received += len(answer.body)
         return answer
 
-    def _verify(self, question: Question, due: float, answer: Answer | Exception, end: float) -> Problem | None:
+    def _verify(self, question: Question, due: float, answer: Answer, end: float) -> Problem | None:
         """The problem of an answer; None if it is right, and then its times are recorded."""
         result = self._result
-        if isinstance(answer, Exception):
-            return no_answer(answer)
         if self._load.stream:
             problem, positions = verify_stream(answer.status, answer.body, question.expected)
             if problem is None:
@@ -219,18 +213,4 @@ class _Run:
         if problem is None:
             result.due.append(due - self._schedule.started)
             result.latencies.append(end - due)
-            return None
-        told = [f" ({name}: {excerpt(answer.headers[name])})" for name in _TOLD if name in answer.headers]
-        return problem._replace(detail=problem.detail + "".join(told))
-
-
-def _wait(attempts: int, ended: Answer | Exception, problem: Problem) -> float | None:
-    """The seconds until the next attempt; None if there is none.
-
-    A stream that broke off is retried, whether the connection cut it, it ended early, or it had an error event.
-    """
-    if problem.cause.startswith(BROKE_OFF):
-        return retry.wait(attempts, aiohttp.ClientPayloadError(problem.cause), {})
-    if isinstance(ended, Exception):
-        return retry.wait(attempts, ended, {})
-    return retry.wait(attempts, ended.status, ended.headers)
+        return problem

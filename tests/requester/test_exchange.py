@@ -486,6 +486,15 @@ async def test_the_headers_are_those_of_a_session(options: dict[str, Any]) -> No
 
 
 @on_own_loop
+async def test_a_user_in_the_url_comes_before_a_header() -> None:
+    async with asking(echo, user="me:secret@", headers={"authorization": "Bearer key"}) as slot:
+        lines = (await slot.ask(b"x")).body.split(b"\n")
+    assert [line for line in lines if line.lower().startswith(b"authorization")] == [
+        b"Authorization: Basic bWU6c2VjcmV0"
+    ]
+
+
+@on_own_loop
 async def test_a_length_of_one_s_own_is_not_sent() -> None:
     async with asking(echo, headers={"content-length": "3", "Transfer-Encoding": "chunked"}) as slot:
         head = (await slot.ask(b"x" * 12)).body.lower()
