@@ -4,7 +4,6 @@ Each option goes to the program that has it, or to both; the exit status is the 
 requester reads, not what the server does, so the replay must fail.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 
 from mockchat.core import arguments, program
 from mockchat.core.program import ProgramError
-from mockchat.programs import REPLAY, environment, running_server
+from mockchat.programs import REPLAY, by_option, environment, running_server
 from mockchat.requester import options as of_requester
 from mockchat.server import options as of_server
 
@@ -24,14 +23,9 @@ def main(given: Sequence[str] | None = None) -> int:
 
 def share(given: Sequence[str]) -> tuple[list[str], list[str]]:
     """The server's options and the requester's. Ends the program if an option is wrong, or neither program's."""
-    options: list[list[str]] = []
-    for argument in given:  # An option is its name and the values behind it.
-        if argument.startswith("--") or not options:
-            options.append([])
-        options[-1].append(argument)
     served: list[str] = []
     replayed: list[str] = []
-    for option in options:
+    for option in by_option(given):
         shares = ((served, of_server), (replayed, of_requester))
         taking = [share for share, program in shares if not program.parser().parse_known_args(option)[1]]
         if not taking:
@@ -48,8 +42,6 @@ def _run(given: Sequence[str] | None) -> int:
     chosen, others = parser.parse_known_args(given)
     served, replayed = share(others)
     signal.signal(signal.SIGINT, lambda number, frame: None)  # Ctrl-C reaches both programs, and they report.
-    if os.environ.get("SEED_ERRORS", "0") not in ("", "0"):
-        print("SEED_ERRORS alters what the requester reads, not the server: the replay must fail", flush=True)
     with running_server(*served, workers=chosen.workers, env=environment(), echo=True) as (base_url, _):
         print(flush=True)
         return subprocess.call([sys.executable, *REPLAY, "--base-url", base_url, *replayed])

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from typing import Any
@@ -54,18 +54,23 @@ def running_server(
             process.wait(STOP_TIMEOUT)
 
 
+def by_option(arguments: Iterable[str]) -> list[list[str]]:
+    """The arguments option by option: each is its name and the values behind it."""
+    options: list[list[str]] = []
+    for argument in arguments:
+        if argument.startswith("--") or not options:
+            options.append([])
+        options[-1].append(argument)
+    return options
+
+
 def gunicorn(arguments: Sequence[str], workers: int) -> list[str]:
     """The gunicorn command that serves with these options of the server."""
-    given: dict[str, list[str]] = {}
-    values: list[str] = []
-    for argument in arguments:
-        if argument.startswith("--"):
-            name, _, value = argument[2:].partition("=")
-            values = given.setdefault(name.replace("-", "_"), [])
-            values += [value] if value else []
-        else:
-            values.append(argument)
-    options = ", ".join(f"{name}={values or True}" for name, values in given.items())
+    keywords: dict[str, list[str]] = {}
+    for option, *values in by_option(arguments):
+        name, _, value = option[2:].partition("=")
+        keywords.setdefault(name.replace("-", "_"), []).extend([value] if value else values)
+    options = ", ".join(f"{name}={values or True}" for name, values in keywords.items())
     command = [sys.executable, "-m", "gunicorn", f"mockchat.server:create_app({options})"]
     command += ["--worker-class", "mockchat.server.workers.Worker", "--preload", "--workers", str(workers)]
     return [*command, "--bind", "127.0.0.1:0", "--no-control-socket", "--error-logfile", "/dev/stdout"]
