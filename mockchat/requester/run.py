@@ -100,31 +100,25 @@ class _Run:
             result.sending = schedule.sending(result.elapsed)
             result.cpu = time.process_time() - cpu
         finally:
-            for worker in self._workers:
-                worker.timed_out = False  # No further attempts.
-            tasks = [self._working, *[worker.task for worker in self._workers]]
-            for task in tasks:
-                task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
-        for error in ended:
-            if isinstance(error, Exception):  # Of the program itself: those of requests are failures.
-                raise error
+            self._working.cancel()
+            (ended,) = await asyncio.gather(self._working, return_exceptions=True)
+        if isinstance(ended, Exception):  # Of the program itself: those of requests are failures.
+            raise ended
         return result
 
     async def _work(self) -> None:
         """Start a worker whenever a request is due and the semaphore allows it, until all have ended."""
         schedule, clock = self._schedule, time.perf_counter
-        while not schedule.is_over:
-            await self._semaphore.acquire()
-            while not ((taken := schedule.take(clock())) or schedule.is_over):
-                await asyncio.sleep(min(max(0.0, schedule.due() - clock()), TICK))
-            if taken:
-                worker = _Worker(self._client)
-                worker.task = asyncio.create_task(self._ask_in_turn(worker, *taken))
-                self._workers.add(worker)
-                self._result.most_in_flight = max(self._result.most_in_flight, len(self._workers))
-        while self._workers:
-            await asyncio.wait([next(iter(self._workers)).task])
+        async with asyncio.TaskGroup() as group:
+            while not schedule.is_over:
+                await self._semaphore.acquire()
+                while not ((taken := schedule.take(clock())) or schedule.is_over):
+                    await asyncio.sleep(min(max(0.0, schedule.due() - clock()), TICK))
+                if taken:
+                    worker = _Worker(self._client)
+                    worker.task = group.create_task(self._ask_in_turn(worker, *taken))
+                    self._workers.add(worker)
+                    self._result.most_in_flight = max(self._result.most_in_flight, len(self._workers))
 
     async def _ask_in_turn(self, worker: _Worker, question: Question, due: float) -> None:
         taken: tuple[Question, float] | None = (question, due)
@@ -133,12 +127,9 @@ class _Run:
                 await self._ask(worker, *taken)
                 taken = None if self._is_over() else self._schedule.take(time.perf_counter())
             worker.slot.release()
-            self._workers.remove(worker)
-        except Exception:
-            self._working.cancel()
-            raise
         finally:
             worker.slot.close()
+            self._workers.remove(worker)
             self._result.in_flight += time.perf_counter() - worker.began
             self._semaphore.release()
 
@@ -188,10 +179,9 @@ class _Run:
         try:
             answer = await worker.slot.ask(body)
         except asyncio.CancelledError:
-            if not worker.timed_out:
+            if not worker.timed_out or worker.task.uncancel():  # The run has ended.
                 raise
             worker.timed_out = False
-            worker.task.uncancel()
             raise TimeoutError(f"none within {self._load.timeout:g} s") from None
         finally:
             worker.waits_since = math.inf

@@ -404,8 +404,9 @@ async def test_a_mistake_in_making_requests_is_no_early_end(monkeypatch: pytest.
     server = MockServer(INDEX)
     await server.start_server()
     for concurrency in (1, 9):
-        with pytest.raises(LookupError, match="oh"):
+        with pytest.raises(ExceptionGroup) as raised:
             await run(f"http://127.0.0.1:{server.port}/v1", concurrency=concurrency)
+        assert [*map(repr, raised.value.exceptions)] == ["LookupError('oh')"]
     await server.close()
 
 
