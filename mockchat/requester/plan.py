@@ -91,13 +91,11 @@ def rounds(conversations: Sequence[Conversation], load: Load, process: int = 0) 
     """The places that this process asks for: once, or endlessly to fill a duration. Of n processes, every n-th."""
     chance = random.Random(None if load.random_seed is None else load.random_seed + process)
     while True:
-        in_order = islice(places(conversations), process, None, load.processes)
+        asked: Iterable[Place] = islice(places(conversations), process, None, load.processes)
         if load.shuffle:
-            shuffled = list(in_order)
-            chance.shuffle(shuffled)
-            yield from shuffled
-        else:
-            yield from in_order
+            asked = list(asked)
+            chance.shuffle(asked)
+        yield from asked
         if load.duration is None:
             return
 
