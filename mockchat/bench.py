@@ -6,12 +6,11 @@ requester reads, not what the server does, so the replay must fail.
 
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 
 from mockchat.core import arguments, program
 from mockchat.core.program import ProgramError
-from mockchat.programs import REPLAY, by_option, environment, running_server
+from mockchat.programs import REPLAY, SERVE, environment, running_server
 from mockchat.requester import options as of_requester
 from mockchat.server import options as of_server
 
@@ -23,9 +22,14 @@ def main(given: Sequence[str] | None = None) -> int:
 
 def share(given: Sequence[str]) -> tuple[list[str], list[str]]:
     """The server's options and the requester's. Ends the program if an option is wrong, or neither program's."""
+    options: list[list[str]] = []
+    for argument in given:  # An option is its name and the values behind it.
+        if argument.startswith("--") or not options:
+            options.append([])
+        options[-1].append(argument)
     served: list[str] = []
     replayed: list[str] = []
-    for option in by_option(given):
+    for option in options:
         shares = ((served, of_server), (replayed, of_requester))
         taking = [share for share, program in shares if not program.parser().parse_known_args(option)[1]]
         if not taking:
@@ -36,12 +40,9 @@ def share(given: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _run(given: Sequence[str] | None) -> int:
-    parser = arguments.new_parser("Replay recordings against a server started for it; other options are theirs.")
-    workers = "have gunicorn serve with N processes"
-    parser.add_argument("--workers", **arguments.option(arguments.whole_number, "N", workers, default=0))
-    chosen, others = parser.parse_known_args(given)
-    served, replayed = share(others)
+    parser = arguments.new_parser("Replay recordings against a server started for it; the options are theirs.")
+    served, replayed = share(parser.parse_known_args(given)[1])
     signal.signal(signal.SIGINT, lambda number, frame: None)  # Ctrl-C reaches both programs, and they report.
-    with running_server(*served, workers=chosen.workers, env=environment(), echo=True) as (base_url, _):
+    with running_server([*SERVE, *served], env=environment(), echo=True) as (base_url, _):
         print(flush=True)
-        return subprocess.call([sys.executable, *REPLAY, "--base-url", base_url, *replayed])
+        return subprocess.call([*REPLAY, "--base-url", base_url, *replayed])

@@ -6,13 +6,12 @@ SEED_ERRORS for the requester, and for the server. If a history has several repl
 
 import json
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from mockchat.core import arguments, dataset, program, recordings, seeding
 from mockchat.core.entries import Conversation
-from mockchat.programs import REPLAY, environment, running_server
+from mockchat.programs import REPLAY, SERVE, environment, running_server
 from mockchat.requester.result import place
 
 SEEDS = ("1", "2", "3", "4", "word")
@@ -50,7 +49,7 @@ def _replies(conversations: Iterable[Conversation]) -> dict[tuple[bytes, ...], l
 
 def observe(base_url: str, options: Sequence[str], seed: str) -> tuple[int, dict[Place, str]]:
     """Run the requester with this value of SEED_ERRORS; returns the number of requests, and the failures."""
-    command = [sys.executable, *REPLAY, "--base-url", base_url, "--keep-going", "--json", "-", *options]
+    command = [*REPLAY, "--base-url", base_url, "--keep-going", "--json", "-", *options]
     ended = subprocess.run(command, env=environment(seed), capture_output=True, encoding="utf-8", check=False)
     if ended.returncode not in (program.OK, program.FAILED):
         raise SystemExit(f"the requester ended with exit status {ended.returncode}:\n{ended.stderr}")
@@ -92,11 +91,11 @@ def _run(given: Sequence[str] | None) -> int:
     def agrees(title: str, asking: str, answering: str, base_url: str) -> bool:
         return compare(title, predict(load(asking), load(answering)), *observe(base_url, both, asking))
 
-    with running_server(*both, env=environment()) as (base_url, _):
+    with running_server([*SERVE, *both], env=environment()) as (base_url, _):
         agreed = [agrees("clean", "", "", base_url)]
         agreed += [agrees(f"requester seeded with {seed}", seed, "", base_url) for seed in chosen.seeds]
     for seed in chosen.seeds:
-        with running_server(*both, env=environment(seed)) as (base_url, _):
+        with running_server([*SERVE, *both], env=environment(seed)) as (base_url, _):
             agreed.append(agrees(f"server seeded with {seed}", "", seed, base_url))
     print("Requester and prediction agree." if all(agreed) else "FAILED: requester and prediction do not agree.")
     return program.OK if all(agreed) else program.FAILED
