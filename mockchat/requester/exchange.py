@@ -25,7 +25,6 @@ from typing import NamedTuple
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http import HttpProcessingError
 from aiohttp.http_writer import _serialize_headers
 from multidict import CIMultiDict
 from yarl import URL
@@ -68,7 +67,7 @@ class Client:
         self.timed = timed
 
     async def connect(self) -> Connection:
-        """A connection, from the pool or new. Raises aiohttp's errors, and `ValueError` for a URL or header."""
+        """A new connection. Raises aiohttp's errors, and `ValueError` for a URL or header."""
         connector = self._session.connector
         assert connector is not None
         return await connector.connect(self._request, traces=[], timeout=self._session.timeout)
@@ -95,9 +94,9 @@ class Client:
 
 
 class Slot(asyncio.Protocol):
-    """A worker's reusable connection: one request at a time.
+    """A reusable connection: one request at a time.
 
-    1. It is the transport's protocol until the connection is released or closed.
+    1. It is the transport's protocol until the connection is closed.
     2. If the answer has a plain head, it collects the bytes of its length.
     3. If not (another head, a head in two segments, too many bytes, a lost connection), aiohttp's handler gets all
        bytes of the answer, from the first, and parses it.
@@ -120,8 +119,8 @@ class Slot(asyncio.Protocol):
     async def ask(self, body: bytes) -> Answer:
         """Send a body and read the answer.
 
-        Raises `aiohttp.ClientError` without an answer, `BadAnswer` for one above `MAX_ANSWER_MB`, `ValueError` for a
-        request that can't be sent, and any other error of aiohttp.
+        Raises `OSError` or an error of aiohttp without an answer, `BadAnswer` for one above `MAX_ANSWER_MB`, and
+        `ValueError` for a request that can't be sent. Any error closes the connection.
         """
         try:
             head = self._client.head(len(body))
@@ -135,10 +134,6 @@ class Slot(asyncio.Protocol):
             self._transport.writelines((head, body))
             answer = await self._waiter
             return await self._read() if answer is None else Answer(200, {}, answer, [])
-        except HttpProcessingError as error:
-            self.close()
-            reason = error.message.partition(":")[0]  # An excerpt of the answer follows.
-            raise aiohttp.ClientError(f"{error.code}: {reason}") from error
         except BaseException:
             self.close()
             raise
@@ -168,14 +163,6 @@ class Slot(asyncio.Protocol):
         blocks = [(time.perf_counter(), decoder.feed(block)) async for block in content.iter_any()]
         decoder.end()
         return Answer(message.code, message.headers, b"".join([block for _, block in blocks]), blocks)
-
-    def release(self) -> None:
-        """Give the connection back to the pool if it is reusable; close it if not."""
-        if self._connection is not None and self._is_reusable():
-            self._transport.set_protocol(self._handler)
-            self._connection.release()
-            self._connection = None
-        self.close()
 
     def close(self) -> None:
         """Close the connection, and with it a request in flight."""

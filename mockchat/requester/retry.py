@@ -7,6 +7,7 @@ import random
 from contextlib import suppress
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
 
 from mockchat.core.answer import BROKE_OFF
 from mockchat.requester.exchange import Answer
@@ -19,7 +20,8 @@ LONGEST_ASKED = 60.0  # seconds: the limit for `Retry-After`
 def wait(attempts: int, ended: Answer | Exception, problem: Problem) -> float | None:
     """The seconds to wait after an attempt that ended so; None if it is final."""
     if isinstance(ended, Exception):  # A `ValueError` is about the URL, a header or a certificate.
-        passing = isinstance(ended, (aiohttp.ClientError, OSError)) and not isinstance(ended, ValueError)
+        of_network = (aiohttp.ClientError, HttpProcessingError, OSError)
+        passing = isinstance(ended, of_network) and not isinstance(ended, ValueError)
     else:
         broke_off = problem.cause.startswith(BROKE_OFF)
         passing = broke_off or ended.status in (408, 409, 429) or ended.status >= 500

@@ -66,8 +66,8 @@ class _Worker:
 
     task: asyncio.Task[None]
 
-    def __init__(self, client: Client) -> None:
-        self.slot = Slot(client)
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
         self.began = time.perf_counter()
         self.waits_since = math.inf
         self.timed_out = False
@@ -83,6 +83,7 @@ class _Run:
         self._result = Result()
         self._semaphore = asyncio.Semaphore(load.concurrency)
         self._workers: set[_Worker] = set()
+        self._idle: list[Slot] = []
         self._working: asyncio.Task[None]
 
     async def run(self, progress: Progress) -> Result:
@@ -102,6 +103,8 @@ class _Run:
         finally:
             self._working.cancel()
             (ended,) = await asyncio.gather(self._working, return_exceptions=True)
+            for slot in [*self._idle, *(worker.slot for worker in self._workers)]:  # These were cancelled at once.
+                slot.close()
         if isinstance(ended, Exception):  # Of the program itself: those of requests are failures.
             raise ended
         return result
@@ -115,7 +118,7 @@ class _Run:
                 while not ((taken := schedule.take(clock())) or schedule.is_over):
                     await asyncio.sleep(min(max(0.0, schedule.due() - clock()), TICK))
                 if taken:
-                    worker = _Worker(self._client)
+                    worker = _Worker(self._idle.pop() if self._idle else Slot(self._client))
                     worker.task = group.create_task(self._ask_in_turn(worker, *taken))
                     self._workers.add(worker)
                     self._result.most_in_flight = max(self._result.most_in_flight, len(self._workers))
@@ -126,9 +129,8 @@ class _Run:
             while taken:
                 await self._ask(worker, *taken)
                 taken = None if self._is_over() else self._schedule.take(time.perf_counter())
-            worker.slot.release()
         finally:
-            worker.slot.close()
+            self._idle.append(worker.slot)
             self._workers.remove(worker)
             self._result.in_flight += time.perf_counter() - worker.began
             self._semaphore.release()
@@ -158,7 +160,6 @@ class _Run:
             wait = retry.wait(attempts, ended, problem) if problem and attempts <= self._load.retries else None
             if wait is None:
                 break
-            worker.slot.release()
             await asyncio.sleep(wait)
             attempts += 1
         if problem and self._is_over():

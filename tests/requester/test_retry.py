@@ -1,5 +1,6 @@
 import aiohttp
 import pytest
+from aiohttp.http import HttpProcessingError
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
@@ -34,6 +35,7 @@ def test_a_wrong_answer_never_is_but_a_stream_that_broke_off(status: int, kind: 
     ("error", "again"),
     [
         (aiohttp.ServerDisconnectedError(), True),
+        (HttpProcessingError(code=400, message="no HTTP"), True),
         (aiohttp.ClientOSError(104, "reset"), True),
         (aiohttp.ClientPayloadError(), True),
         (ConnectionResetError(), True),

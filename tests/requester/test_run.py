@@ -96,7 +96,7 @@ async def test_no_more_than_allowed_are_in_flight() -> None:
         (b"", "closed connection: "),
         (b"garbage\r\n\r\n", "no HTTP, or"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "cut-off answer"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "no HTTP, or no connection: 400"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 'no HTTP, or no connection: "400'),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>", "not JSON"),
         (
             b"HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 4\r\nConnection: close\r\n\r\nslow",
