@@ -84,13 +84,10 @@ class Client:
         return request
 
     @cached_property
-    def _head(self) -> bytes:
+    def head(self) -> bytes:
+        """The request head up to the size of the body. Raises `ValueError` for a URL or header."""
         head = _serialize_headers(f"POST {self._url.raw_path_qs} HTTP/1.1", self._request.headers)
         return head.removesuffix(b"\r\n") + b"Content-Length: "
-
-    def head(self, size: int) -> bytes:
-        """The request head for a body of that size. Raises `ValueError` for a URL or header."""
-        return b"%b%d\r\n\r\n" % (self._head, size)
 
 
 class Slot(asyncio.Protocol):
@@ -123,7 +120,7 @@ class Slot(asyncio.Protocol):
         `ValueError` for a request that can't be sent. Any error closes the connection.
         """
         try:
-            head = self._client.head(len(body))
+            head = b"%b%d\r\n\r\n" % (self._client.head, len(body))
             if self._is_new:
                 await asyncio.sleep(0)  # Notice a server that has closed it without `Connection: close`.
                 self._is_new = False

@@ -62,13 +62,12 @@ async def replay(
 
 
 class _Worker:
-    """A worker: its connection, its task, when it began, and when its attempt did (`inf`: it has none)."""
+    """A worker: its connection, its task, and when its attempt began (`inf`: it has none)."""
 
     task: asyncio.Task[None]
 
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
-        self.began = time.perf_counter()
         self.waits_since = math.inf
         self.timed_out = False
 
@@ -125,6 +124,7 @@ class _Run:
 
     async def _ask_in_turn(self, worker: _Worker, question: Question, due: float) -> None:
         taken: tuple[Question, float] | None = (question, due)
+        began = time.perf_counter()
         try:
             while taken:
                 await self._ask(worker, *taken)
@@ -132,7 +132,7 @@ class _Run:
         finally:
             self._idle.append(worker.slot)
             self._workers.remove(worker)
-            self._result.in_flight += time.perf_counter() - worker.began
+            self._result.in_flight += time.perf_counter() - began
             self._semaphore.release()
 
     def _is_over(self) -> bool:
