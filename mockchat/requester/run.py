@@ -7,24 +7,28 @@
 
 import asyncio
 import math
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice, pairwise
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 
 from mockchat.client import ACCEPTED
-from mockchat.core.answer import endpoint
+from mockchat.core.answer import BROKE_OFF, endpoint
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
-from mockchat.requester import retry
 from mockchat.requester.exchange import Answer, Client, Slot
 from mockchat.requester.plan import Load, Question, Schedule, questions, rounds
 from mockchat.requester.result import Failure, Result
 from mockchat.requester.verify import Problem, no_answer, verify, verify_stream
 
 TICK = 0.1  # seconds
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds before a retry
+LONGEST_ASKED = 60.0  # seconds: the limit for `Retry-After`
 Progress = Callable[[int, int], bool]  # Called with the numbers of ended requests and of failures; True stops the run.
 
 
@@ -157,7 +161,7 @@ class _Run:
             except Exception as error:  # Any error is a failure: an answer is verified, or it is not.
                 ended, end, problem = error, time.perf_counter(), no_answer(error)
                 await asyncio.sleep(0)  # If it failed at once, let others run.
-            wait = retry.wait(attempts, ended, problem) if problem and attempts <= self._load.retries else None
+            wait = wait_to_retry(attempts, ended, problem) if problem and attempts <= self._load.retries else None
             if wait is None:
                 break
             await asyncio.sleep(wait)
@@ -205,3 +209,22 @@ class _Run:
             result.due.append(due - self._schedule.started)
             result.latencies.append(end - due)
         return problem
+
+
+def wait_to_retry(attempts: int, ended: Answer | Exception, problem: Problem) -> float | None:
+    """The seconds to wait after an attempt that ended so; None if it is final.
+
+    Statuses and backoff follow `_base_client.py` of https://github.com/openai/openai-python.
+    """
+    if isinstance(ended, Exception):  # A `ValueError` is about the URL, a header or a certificate.
+        of_network = (aiohttp.ClientError, HttpProcessingError, OSError)
+        passing = isinstance(ended, of_network) and not isinstance(ended, ValueError)
+    else:
+        broke_off = problem.cause.startswith(BROKE_OFF)
+        passing = broke_off or ended.status in (408, 409, 429) or ended.status >= 500
+        with suppress(LookupError, ValueError):
+            if passing and 0 < (asked := float(ended.headers["Retry-After"])) <= LONGEST_ASKED:
+                return asked
+    if not passing:
+        return None
+    return min(FIRST_WAIT * 2.0 ** min(attempts - 1, 100), LONGEST_WAIT) * random.uniform(0.75, 1)

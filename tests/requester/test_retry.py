@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from mockchat.requester import retry
 from mockchat.requester.exchange import Answer
+from mockchat.requester.run import wait_to_retry
 from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND, Problem
 
 
 def wait(attempts: int, status: int, kind: str = ERROR, cause: str = "x", **headers: str) -> float | None:
     given = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
-    return retry.wait(attempts, Answer(status, given, b"", []), Problem(kind, cause, ""))
+    return wait_to_retry(attempts, Answer(status, given, b"", []), Problem(kind, cause, ""))
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529, 599])
@@ -46,7 +46,7 @@ def test_a_wrong_answer_never_is_but_a_stream_that_broke_off(status: int, kind: 
     ],
 )
 def test_errors_of_the_network_and_of_time_are(error: Exception, again: bool) -> None:
-    assert (retry.wait(1, error, Problem(ERROR, "x", "")) is not None) == again
+    assert (wait_to_retry(1, error, Problem(ERROR, "x", "")) is not None) == again
 
 
 @pytest.mark.parametrize(("attempts", "longest"), [(1, 0.5), (2, 1), (3, 2), (4, 4), (5, 8), (6, 8), (10**9, 8)])

@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 
 from mockchat.core import dataset
 from mockchat.core.index import ResponseIndex
-from mockchat.requester import exchange, retry
+from mockchat.requester import exchange
 from mockchat.requester.plan import Load, Question, questions
 from mockchat.requester.result import Result
 from mockchat.requester.run import replay
@@ -464,7 +464,7 @@ def in_turn(*answers: bytes | None, received: list[bytes] | None = None) -> Answ
 
 @pytest.fixture
 def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr("mockchat.requester.run.FIRST_WAIT", 0.001)
 
 
 @pytest.mark.usefixtures("_no_backoff")
