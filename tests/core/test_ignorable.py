@@ -1,5 +1,4 @@
 import re
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -90,48 +89,3 @@ def test_an_index_ignores_and_still_answers_what_was_said() -> None:
     history = [wire.message("system", "Today is 2027-01-01"), wire.message("user", "hi")]
     (reply,) = index.replies(index.compared(wire.join(history)))
     assert reply.message == wire.message("assistant", "on 2026-11-25")
-
-
-def suggested(*pairs: tuple[str, str]) -> str | None:
-    """What is suggested where each first text is recorded and each second one is sent."""
-    recorded = conversation("c", *[f"user:{text}" for text, _ in pairs], "assistant:x")
-    index = ResponseIndex([recorded, conversation("other", "Today is the day", "x")])
-    return ignorable.suggestion(index, b"", [wire.message("user", text) for _, text in pairs])
-
-
-@pytest.mark.parametrize(
-    ("recorded", "sent", "varying"),
-    [
-        ("Today is 2026-11-25.", "Today is 2027-01-02.", "a date"),
-        ("It is 25 November 2026", "It is 1 May 2027", "a date"),
-        ("It is November 25, 2026", "It is May 1, 2027", "a date"),
-        ("It is 25.11.2026", "It is 1/5/2027", "a date"),
-        ("It is Monday", "It is Wednesday", "a day of the week"),
-        ("at 10:31:07.123Z", "at 8:05 PM", "a time"),
-        ("2026-11-25T10:31:07+00:00", "2027-01-02T00:00:00Z", "a date and a time"),
-        ("id 0f8fad5b-d9cb-469f-a165-70867728950e", "id 7c9e6679-7425-40de-944b-e07fc1f90ae7", "a uuid"),
-        ('{"path": "/tmp/pytest-1/x.txt"}', '{"path": "/tmp/pytest-22/x.txt"}', "a temporary path"),
-        ("/var/folders/zz/T/tmpab12", "/private/var/folders/qq/T/tmpxy99", "a temporary path"),
-    ],
-)
-def test_what_varies_is_found_out(recorded: str, sent: str, varying: str) -> None:
-    told = suggested((recorded, sent), ("and", "and"), (recorded, sent))
-    assert told is not None
-    assert told.startswith(f"it would be found but for {varying}: the option ignore leaves out '")
-    patterns = re.findall("'([^']*)'", told)
-    leave_out = LeavingOut(patterns)
-    assert leave_out(wire.message("user", recorded)) == leave_out(wire.message("user", sent))
-    for pattern in patterns:
-        ignorable.check(pattern)
-
-
-@pytest.mark.parametrize(
-    "pairs",
-    [
-        [("Today is 2026-11-25", "Today was 2026-11-26")],
-        [("Today is 2026-11-25", "Today is 2026-11-26"), ("hi", "bye")],
-        [("hi", "hi")],
-    ],
-)
-def test_nothing_is_suggested_that_does_not_help(pairs: Any) -> None:
-    assert suggested(*pairs) is None

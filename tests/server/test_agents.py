@@ -113,11 +113,11 @@ def recorded() -> ResponseIndex:
     [
         (
             lambda call: call["function"].update(name="ping"),
-            "messages[2].tool_calls[0].function.name differs: sent 'ping'",
+            "messages[2].tool_calls[0].function.name differs at character 0: sent 'ping'",
         ),
         (
             lambda call: call["function"].update(arguments='{"to":"Bern","n":2}'),
-            "messages[2].tool_calls[0].function.arguments differs at to: sent 'Bern', recorded 'Genève'",
+            "messages[2].tool_calls[0].function.arguments.to differs at character 0: sent 'Bern' (U+0042)",
         ),
     ],
 )
