@@ -187,7 +187,7 @@ class _Said:
         if not wire.is_assistant(in_wire_form):
             return Details(sent) if sent != in_wire_form else None
         reasons = [b'"function_call"' if call.type == LEGACY else b'"tool_calls"' for call in said.calls]
-        of_text = message.details_of_text(in_wire_form)
+        of_text = Details(in_wire_form, in_wire_form + message.NO_REFUSAL)
         details = of_text._replace(sent=sent, answered=message.answered(said, self._given), is_reply=self._is_reply)
         if reasons:
             details = details._replace(finish_reason=reasons[-1])

@@ -84,11 +84,6 @@ class Details(NamedTuple):
 NO_REFUSAL = b',"refusal":null'
 
 
-def details_of_text(in_wire_form: bytes) -> Details:
-    """The details of a reply of which nothing is known but its text."""
-    return Details(in_wire_form, in_wire_form + NO_REFUSAL)
-
-
 def role(name: str) -> str | None:
     """The API's name of the role that a file or a client calls `name`, in any case; None if there is none."""
     return ROLES.get(name) or ROLES.get(name.lower())
