@@ -7,42 +7,9 @@ texts and numbers in arguments; not to keys and names of tools.
 import json
 import re
 from collections.abc import Sequence
-from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
 from mockchat.core import wire
-
-_FEW = 8  # repetitions
-
-
-def check(pattern: str) -> None:
-    """Raise `ValueError` with the reason if a pattern can't be used."""
-    try:
-        found = re.compile(pattern).search("")
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-    if found:
-        raise ValueError(f"{pattern!r} matches the empty text: give one that matches what is to be left out")
-    if _nests(_parser.parse(pattern)):
-        raise ValueError(
-            f"{pattern!r} repeats what repeats, which can take for ever: make the inner repetition possessive, as in ++"
-        )
-
-
-def _nests(parsed: Any, repeated: bool = False) -> bool:
-    """True if a parsed pattern, or a part of one, has a repetition inside a repetition.
-
-    `re` tries each way to divide a text between the two, and can't be stopped. Possessive repetitions and atomic groups
-    are not divided.
-    """
-    if isinstance(parsed, tuple) and str(parsed[0]) in ("MAX_REPEAT", "MIN_REPEAT"):
-        often = parsed[1][1] > _FEW
-        if repeated and often:
-            return True
-        repeated = repeated or often
-    elif isinstance(parsed, tuple) and str(parsed[0]) == "ATOMIC_GROUP":
-        repeated = False
-    return isinstance(parsed, tuple | list | _parser.SubPattern) and any(_nests(each, repeated) for each in parsed)
 
 
 class LeavingOut:
