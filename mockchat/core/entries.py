@@ -63,11 +63,6 @@ class Conversation:
         """The messages, each in wire form."""
         return wire.split(self.recording)
 
-    def is_reply(self, number: int) -> bool:
-        """Whether an assistant message, given by its number, is a reply."""
-        details = self.details.get(number) if self.details else None
-        return details is None or details.is_reply
-
     @property
     def replies(self) -> list[int]:
         """The numbers of the messages that are replies."""
@@ -77,7 +72,7 @@ class Conversation:
         """Each reply: its number among the messages, and where it begins in the recording."""
         number, start = 0, 0 if self.recording else -1
         while start >= 0:
-            if self.recording.startswith(wire.ASSISTANT, start) and self.is_reply(number):
+            if self.recording.startswith(wire.ASSISTANT, start) and is_reply(self.details, number):
                 yield number, start
             following = self.recording.find(wire.BETWEEN, start)
             number, start = number + 1, following + len(wire.BETWEEN) if following >= 0 else -1
@@ -95,6 +90,12 @@ class Conversation:
             if each < number:
                 messages[each] = details.sent
         return messages
+
+
+def is_reply(details: Mapping[int, Details], number: int) -> bool:
+    """True if the assistant message of this number is a reply, by the details of its conversation."""
+    known = details.get(number)
+    return known is None or known.is_reply
 
 
 class Entry(NamedTuple):

@@ -15,13 +15,13 @@ For example, the range of the history `a` is 1 to 2, with the replies `x` and `y
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple
 
 from mockchat.core import wire
-from mockchat.core.entries import Conversation
+from mockchat.core.entries import Conversation, is_reply
 from mockchat.core.message import Details
 from mockchat.core.text import common_length
 
@@ -141,22 +141,6 @@ class ResponseIndex:
         conversation_id: str = wire.loads(self.ids[position])
         return conversation_id
 
-    @property
-    def ambiguous(self) -> int:
-        """The number of histories with different replies."""
-        histories = set(self._partings())
-        return sum(len({reply.message for reply in self.replies(each)}) > 1 for each in histories)
-
-    def _partings(self) -> Iterator[bytes]:
-        """The histories after which two neighbours have different assistant messages."""
-        for number in range(1, len(self.recordings)):
-            one, other = self.recordings[number - 1], self.recordings[number]
-            shared = other[: common_length(one, other)]
-            start = shared.rfind(wire.BETWEEN) + 1
-            behind = start + len(wire.NEXT) if start else 0
-            if one.startswith(wire.ASSISTANT, behind) and other.startswith(wire.ASSISTANT, behind):
-                yield shared[:start]
-
 
 def _id(conversation: Conversation) -> bytes:
     """A conversation's id as JSON; a copy, because orjson's result occupies a kilobyte."""
@@ -177,23 +161,13 @@ class Replies(Sequence[Reply]):
         self._positions: Sequence[int] = positions
         if any(index.details[positions.start : positions.stop]):
             number = wire.count(history)
-            self._positions = [each for each in positions if self._is_reply(index.details[each].get(number))]
-
-    @staticmethod
-    def _is_reply(details: Details | None) -> bool:
-        return details is None or details.is_reply
+            self._positions = [each for each in positions if is_reply(index.details[each], number)]
 
     def __len__(self) -> int:
         return len(self._positions)
 
-    @overload
-    def __getitem__(self, item: int) -> Reply: ...
-    @overload
-    def __getitem__(self, item: slice) -> Sequence[Reply]: ...
-    def __getitem__(self, item: Any) -> Any:
-        if isinstance(item, slice):
-            return [self[number] for number in range(*item.indices(len(self)))]
-        return self._index.reply(self._positions[item], self._history)
+    def __getitem__(self, number: int) -> Reply:  # type: ignore[override]
+        return self._index.reply(self._positions[number], self._history)
 
     def in_file_order(self) -> list[Reply]:
         """The replies in the order in which their conversations were given."""

@@ -65,8 +65,8 @@ def load(
     gc.freeze()
     tell(
         f"Parsed {len(loaded.conversations):,} conversations ({loaded.entries:,} entries, {loaded.replies:,} replies; "
-        f"{loaded.joined:,} pieces joined, {loaded.misaligned:,} of them do not line up; "
-        f"{index.ambiguous:,} histories with several replies) in {time.perf_counter() - started:.2f} s"
+        f"{loaded.joined:,} pieces joined, {loaded.misaligned:,} of them do not line up) "
+        f"in {time.perf_counter() - started:.2f} s"
     )
     if loaded.repeated:
         tell(f"{loaded.repeated:,} entries are repeated word for word, with their ids: each counts once")

@@ -28,7 +28,6 @@ def as_in_another_process(index: ResponseIndex) -> ResponseIndex | None:
 def test_it_answers_as_the_plain_index(conversations: list[Conversation], other: list[bytes]) -> None:
     for plain in (ResponseIndex(conversations), ResponseIndex(conversations, LeavingOut(["a"]))):
         if shared := as_in_another_process(plain):
-            assert shared.ambiguous == plain.ambiguous
             for messages in asked_of(conversations, other):
                 history = plain.compared(wire.join(messages))
                 assert shared.compared(wire.join(messages)) == history
