@@ -123,7 +123,6 @@ def read(entry: Any) -> Entry:
     present = [key for key in FORMS if key in entry]
     if len(present) != 1:
         raise EntryError('must have either "conversations" or "messages"')
-    [list_key] = present
     entry_id = entry.get("id")
     if type(entry_id) is int:
         entry_id = str(entry_id)
@@ -132,10 +131,11 @@ def read(entry: Any) -> Entry:
     system = entry.get("system")
     if not isinstance(system, str | None):
         raise EntryError(f'"system" is {_kind(system)}, not a string')
-    if not isinstance(entry[list_key], list):
-        raise EntryError(f'"{list_key}" is {_kind(entry[list_key])}, not an array')
+    [list_key] = present
     role_key, text_key = FORMS[list_key]
     given = entry[list_key]
+    if not isinstance(given, list):
+        raise EntryError(f'"{list_key}" is {_kind(given)}, not an array')
     if system:
         given = [{role_key: "system", text_key: system}, *given]
     ending = _ending(entry) if list_key == "messages" else {}
@@ -187,11 +187,11 @@ class _Said:
         sent = message.sent(said, answers or said.answers)
         if not wire.is_assistant(in_wire_form):
             return Details(sent) if sent != in_wire_form else None
-        reasons = [b'"function_call"' if call.type == LEGACY else b'"tool_calls"' for call in said.calls]
         of_text = Details(in_wire_form, in_wire_form + message.NO_REFUSAL)
         details = of_text._replace(sent=sent, answered=message.answered(said, self._given), is_reply=self._is_reply)
-        if reasons:
-            details = details._replace(finish_reason=reasons[-1])
+        if said.calls:
+            reason = b'"function_call"' if said.calls[-1].type == LEGACY else b'"tool_calls"'
+            details = details._replace(finish_reason=reason)
         return None if details == of_text and not ending else details._replace(**ending)
 
 
@@ -222,11 +222,8 @@ def _keys_in(given: dict[str, Any], list_key: str) -> tuple[str, str]:
 
     Both belong to one form: to that of the list if it can be, for in the other form's terms they may be any extra keys.
     """
-    forms = sorted(FORMS.items(), key=lambda form: form[0] != list_key)
-    for _, keys in forms:
-        if all(key in given for key in keys):
-            return keys
-    return next((keys for _, keys in forms if keys[0] in given), forms[0][1])
+    forms = [FORMS[list_key], *FORMS.values()]
+    return max(forms, key=lambda keys: (keys[0] in given, all(key in given for key in keys)))
 
 
 def _kind(value: Any) -> str:
