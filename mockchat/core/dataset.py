@@ -17,7 +17,6 @@ import gzip
 import io
 import json
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ BLOCK_SIZE = 256 * 1024  # bytes
 WHITESPACE = b" \t\r\n"
 GZIP = b"\x1f\x8b"  # The magic number, https://www.rfc-editor.org/rfc/rfc1952#page-6
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_PIECE_ID = re.compile("(.*)_([0-9]{1,18})", re.DOTALL)  # The conversation's id, and the position of the first message.
 
 File = io.BufferedReader | gzip.GzipFile
 
@@ -159,40 +159,29 @@ def _add(dataset: Dataset, lines_and_entries: Iterator[tuple[int, Any]], stitch:
         except EntryError as error:
             raise DatasetError(f"{_called(number, line, entry)}: {error}") from None
         dataset.entries += 1
-        name, position = f"entry {number}{of_file}" if read.id is None else read.id, None
-        if stitch and read.id is not None:
-            name, position = split_id(read.id)
-            if position is None:
-                same = name, read.recording, tuple(read.details.items())
-                if same in whole:
-                    dataset.repeated += 1
-                    continue
-                whole.add(same)
-        if position is None:
-            dataset.conversations.append(Conversation(name, read.recording, read.details))
+        name = f"entry {number}{of_file}" if read.id is None else read.id
+        stitched = stitch and read.id is not None
+        if stitched and (match := _PIECE_ID.fullmatch(name)):
+            name, position = match[1], int(match[2])
+            if (pieces := begun.get(name)) is None:
+                pieces = begun[name] = _Pieces(Conversation(name, b""))
+                dataset.conversations.append(pieces.conversation)
+            else:
+                dataset.joined += 1
+            dataset.misaligned += not pieces.add(position, read)
+            if last is not None and last is not pieces:
+                last.join()  # Pieces that are freed early leave fewer holes in memory.
+            last = pieces
             continue
-        if (pieces := begun.get(name)) is None:
-            pieces = begun[name] = _Pieces(Conversation(name, b""))
-            dataset.conversations.append(pieces.conversation)
-        else:
-            dataset.joined += 1
-        dataset.misaligned += not pieces.add(position, read)
-        if last is not None and last is not pieces:
-            last.join()  # Pieces that are freed early leave fewer holes in memory.
-        last = pieces
+        same = name, read.recording, tuple(read.details.items())
+        if stitched and same in whole:
+            dataset.repeated += 1
+            continue
+        if stitched:
+            whole.add(same)
+        dataset.conversations.append(Conversation(name, read.recording, read.details))
     if last is not None:
         last.join()
-
-
-def split_id(entry_id: str) -> tuple[str, int | None]:
-    """Split `dcTB2RK_57`, the id of a piece, into the conversation's id and the position of the piece's first message.
-
-    The position is None if the id does not end in `_<digits>`: then it is the conversation's own.
-    """
-    name, mark, digits = entry_id.rpartition("_")
-    if not (mark and digits.isascii() and digits.isdigit()):
-        return entry_id, None
-    return name, int(digits) if len(digits) < 19 else sys.maxsize  # Python refuses to convert thousands of digits.
 
 
 def _called(number: int, line: int, entry: Any) -> str:

@@ -139,13 +139,9 @@ def _no_reply(index: ResponseIndex, history: bytes, number: int, among: range) -
     if not among:
         return f"all messages are recorded, but {_end(index, history, number)}"
     message = wire.first(index.recordings[among.start], wire.next_start(history))
-    before = (
-        "all messages are recorded, but what follows" if number else "messages is empty, and what begins a recording"
-    )
-    kind = f"no assistant message: it is one of the role {wire.role_of(message)}"
-    if wire.is_assistant(message):
-        kind = "no reply: its weight is 0"
-    return f"{before} is {kind}, {shown(message)}, in conversation {index.conversation_id(among.start)}"
+    named = index.conversation_id(among.start)
+    why = "weight is 0" if wire.is_assistant(message) else f"role is {wire.role_of(message)}"
+    return f"all messages are recorded, but {shown(message)}, the next of conversation {named}, is no reply: its {why}"
 
 
 def _end(index: ResponseIndex, history: bytes, number: int) -> str:

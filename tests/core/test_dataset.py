@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mockchat.core import wire
-from mockchat.core.dataset import Dataset, load, split_id
+from mockchat.core.dataset import Dataset, load
 from mockchat.core.entries import DatasetError
 from tests.fuzz import inputs, properties
 from tests.helpers import SAMPLE, SHARED, WriteDataset, entry
@@ -81,25 +81,24 @@ def test_pieces_that_do_not_line_up_are_counted(write_dataset: WriteDataset) -> 
 
 
 @pytest.mark.parametrize(
-    ("entry_id", "parts"),
+    ("entry_id", "name"),
     [
-        ("FQi5DlJ_57", ("FQi5DlJ", 57)),
-        ("a_b_7", ("a_b", 7)),
-        ("plain", ("plain", None)),
-        ("a_", ("a_", None)),
-        ("a_x1", ("a_x1", None)),
-        ("a_٣", ("a_٣", None)),
-        ("_4", ("", 4)),
-        ("", ("", None)),
+        ("FQi5DlJ_57", "FQi5DlJ"),
+        ("a_b_7", "a_b"),
+        ("a\n_7", "a\n"),
+        ("plain", "plain"),
+        ("a_", "a_"),
+        ("a_x1", "a_x1"),
+        ("a_٣", "a_٣"),
+        ("a_7\n", "a_7\n"),
+        ("_4", ""),
+        ("", ""),
+        ("a_" + "9" * 5000, "a_" + "9" * 5000),
     ],
 )
-def test_split_id(entry_id: str, parts: tuple[str, int | None]) -> None:
-    assert split_id(entry_id) == parts
-
-
-def test_an_absurd_position_is_only_a_far_one(write_dataset: WriteDataset) -> None:
-    path = write_dataset([entry("a_0", "1", "2"), entry("a_" + "9" * 5000, "3", "4")])
-    assert contents(load(path)) == {"a": ["1", "2", "3", "4"]}
+def test_the_id_of_a_piece(write_dataset: WriteDataset, entry_id: str, name: str) -> None:
+    (talk,) = load(write_dataset([entry(entry_id, "1", "2")])).conversations
+    assert talk.id == name
 
 
 # Names

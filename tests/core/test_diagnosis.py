@@ -51,7 +51,7 @@ def said(*turns: str) -> Diagnosis:
         (["hi", "tool:hell"], "messages[1]", "messages[1] has the role tool, recorded is assistant; "),
         (["tool:be cruel"], "messages[0]", "messages[0] has the role tool, recorded is system; "),
         (["tool:be cruel"], "messages[0]", "sent 'be cruel' (U+0063), recorded 'be kind' (U+006B)"),
-        (["hi", "hello"], "messages", "one of the role user, 'how are you?', in conversation one"),
+        (["hi", "hello"], "messages", "'how are you?', the next of conversation one, is no reply: its role is user"),
         (
             ["hi", "hello", "how are you?", "fine"],
             "messages",
@@ -67,7 +67,7 @@ def said(*turns: str) -> Diagnosis:
             "messages[1]",
             "messages[1] is one too many: the recording ends there (conversation four",
         ),
-        ([], "messages", "what begins a recording is no assistant message: it is one of the role system, 'be kind'"),
+        ([], "messages", "but 'be kind', the next of conversation four, is no reply: its role is system"),
     ],
 )
 def test_a_diagnosis_says_where_and_how(turns: list[str], param: str, text: str) -> None:
