@@ -124,8 +124,6 @@ def diagnose_parameters(replies: Sequence[Reply], parameters: Mapping[str, Any],
 
 def _candidates(index: ResponseIndex, among: range, start: int, message: bytes) -> list[tuple[bytes, int]]:
     """Recorded messages, each with its position; among them, of each role, the one most like the message."""
-    if len(among) <= len(wire.API_ROLES):
-        return [(wire.first(index.recordings[each], start), each) for each in among]
     return [
         (neighbour, position)
         for role in wire.API_ROLES

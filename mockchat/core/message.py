@@ -84,11 +84,6 @@ class Details(NamedTuple):
 NO_REFUSAL = b',"refusal":null'
 
 
-def role(name: str) -> str | None:
-    """The API's name of the role that a file or a client calls `name`, in any case; None if there is none."""
-    return ROLES.get(name) or ROLES.get(name.lower())
-
-
 def join_texts(given: list[Any], role_key: str = "role", text_key: str = "content") -> bytes | None:
     """The messages as a history in wire form, where each of them is a role, a text and nothing else; None elsewhere."""
     try:
@@ -112,32 +107,28 @@ def read(given: dict[str, Any], role_key: str = "role", text_key: str = "content
     with the place of what is wrong: `content[1].text must be a string`.
     """
     name = given.get(role_key)
-    if not isinstance(name, str) or (known_role := role(name)) is None:
+    if not isinstance(name, str) or (role := ROLES.get(name.lower())) is None:
         names = ", ".join(dict.fromkeys([*wire.API_ROLES, *ROLES]))
         but = f", not {name[:60]!r}" if isinstance(name, str) else ""
         raise ValueError(f"{role_key} must be one of {names}{but}")
-    if text_key not in given and known_role not in ("assistant", "tool"):
+    if text_key not in given and role not in ("assistant", "tool"):
         raise ValueError(f"{text_key} is missing")
     content = given.get(text_key)
     called: Sequence[Call] = ()
     answers = None
-    if known_role == "assistant":
+    if role == "assistant":
         called = calls.read(given)
-        if (
-            name.lower() == "function_call"
-            and not called
-            and isinstance(content, str)
-            and (called := calls.read_text(content))
-        ):
-            content = None
-    elif known_role == "tool":
+        if not called and name.lower() == "function_call" and isinstance(content, str):
+            called = calls.read_text(content)
+            content = None if called else content
+    elif role == "tool":
         answers = given.get("tool_call_id")
         if not isinstance(answers, str | None):
             raise ValueError("tool_call_id must be a string")
     text, others = _read_content(content)
     if isinstance(content, list) and not others:
         content = text
-    message = wire.message(known_role, text)
+    message = wire.message(role, text)
     if others:
         message = wire.with_more(message, b'{"parts":[%b]}' % b",".join(others))
     if called:
