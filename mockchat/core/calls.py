@@ -52,17 +52,13 @@ class Call(NamedTuple):
         """The key of the arguments or the input."""
         return TEXT_KEYS[self.type]
 
-    def spelled(self, text: str | None = None) -> bytes:
-        """The JSON object under the call's type; with another text, if given."""
-        said = self.text if text is None else text
-        return b'{"name":%b,"%b":%b}' % (wire.text(self.name), self.text_key.encode(), wire.text(said))
-
-    def as_json(self, text: str | None = None) -> bytes:
-        """The call as the API's JSON object; with another text, if given."""
-        if self.type == LEGACY:
-            return self.spelled(text)
+    def as_json(self) -> bytes:
+        """The call as the API's JSON object; of an older one, what stands under `function_call`."""
         kind = self.type.encode()
-        return b'{"id":%b,"type":"%b","%b":%b}' % (wire.text(self.id), kind, kind, self.spelled(text))
+        called = b'{"name":%b,"%b":%b}' % (wire.text(self.name), self.text_key.encode(), wire.text(self.text))
+        if self.type == LEGACY:
+            return called
+        return b'{"id":%b,"type":"%b","%b":%b}' % (wire.text(self.id), kind, kind, called)
 
 
 def read(message: dict[str, Any]) -> list[Call]:
