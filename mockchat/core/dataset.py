@@ -255,8 +255,6 @@ def _read_array(file: File, line: int, block_size: int) -> Iterator[list[Any]]:
 
 
 _FIRST_KEY = re.compile(rb'\[\s*\{\s*("[^"\\]*")')
-_BEFORE_KEY = re.compile(rb"\}\s*(,)\s*\{\s*\Z")
-_MOST_LAYOUT = 64  # Bytes from one entry's end to the next one's first key; more than people use.
 
 
 def _entry_boundary(block: bytes) -> int:
@@ -264,12 +262,9 @@ def _entry_boundary(block: bytes) -> int:
 
     An entry seems to begin where an object follows another one and has the same first key as the block's first entry.
     """
-    if first := _FIRST_KEY.match(block):
-        key = len(block)
-        while (key := block.rfind(first[1], first.end(), key)) > 0:
-            if before := _BEFORE_KEY.search(block, max(0, key - _MOST_LAYOUT), key):
-                return before.start(1)
-    return 0
+    first = _FIRST_KEY.match(block)
+    last = first and re.match(rb".*\}\s*(,)\s*\{\s*" + re.escape(first[1]), block, re.DOTALL)
+    return last.start(1) if last else 0
 
 
 def _advance(place: tuple[int, int], passed: bytes) -> tuple[int, int]:
