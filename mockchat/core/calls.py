@@ -52,13 +52,10 @@ class Call(NamedTuple):
         """The key of the arguments or the input."""
         return TEXT_KEYS[self.type]
 
-    def as_json(self) -> bytes:
-        """The call as the API's JSON object; of an older one, what stands under `function_call`."""
-        kind = self.type.encode()
-        called = b'{"name":%b,"%b":%b}' % (wire.text(self.name), self.text_key.encode(), wire.text(self.text))
-        if self.type == LEGACY:
-            return called
-        return b'{"id":%b,"type":"%b","%b":%b}' % (wire.text(self.id), kind, kind, called)
+    def as_object(self) -> dict[str, Any]:
+        """The call as the API's object; of an older one, what stands under `function_call`."""
+        called = {"name": self.name, self.text_key: self.text}
+        return called if self.type == LEGACY else {"id": self.id, "type": self.type, self.type: called}
 
 
 def read(message: dict[str, Any]) -> list[Call]:

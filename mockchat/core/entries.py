@@ -142,18 +142,14 @@ def read(entry: Any) -> Entry:
     if not ending and (recording := message.join_texts(given, role_key, text_key)) is not None:
         return Entry(entry_id, recording, len(given), NO_DETAILS)
     said = [_Said(each, number, list_key) for number, each in enumerate(given, -1 if system else 0)]
-    return Entry(entry_id, *_with_details(said, ending))
-
-
-def _with_details(said: list["_Said"], ending: dict[str, Any]) -> tuple[bytes, int, Mapping[int, Details]]:
-    """The messages in wire form, in the order in which they are compared; how many they are; and their details."""
     ordered = message.in_order([each.message for each in said])
     details: dict[int, Details] = {}
-    for place, (number, in_wire_form, answers) in enumerate(ordered):
-        ends = ending if place == len(ordered) - 1 else {}
-        if (found := said[number].details(in_wire_form, answers, ends)) is not None:
+    for place, (at, in_wire_form, answers) in enumerate(ordered):
+        is_last = place == len(ordered) - 1
+        if (found := said[at].details(in_wire_form, answers, ending if is_last else {})) is not None:
             details[place] = found
-    return wire.join([in_wire_form for _, in_wire_form, _ in ordered]), len(ordered), details or NO_DETAILS
+    recording = wire.join([in_wire_form for _, in_wire_form, _ in ordered])
+    return Entry(entry_id, recording, len(ordered), details or NO_DETAILS)
 
 
 class _Said:
@@ -167,15 +163,13 @@ class _Said:
             raise EntryError(f'message {number} lacks "from" or "role"')
         if text_key not in given and not any(key in given for key in _IN_PLACE_OF_TEXT):
             raise EntryError(f'message {number} lacks "{text_key}"')
-        for key in (role_key, text_key):
-            if key != "content" and key in given and not isinstance(given[key], str):
-                raise EntryError(f'"{key}" of message {number} is {_kind(given[key])}, not a string')
+        if text_key == "value" and not isinstance(given.get("value", ""), str):
+            raise EntryError(f'"value" of message {number} is {_kind(given["value"])}, not a string')
         try:
             read = message.read(given, role_key, text_key)
         except ValueError as error:
             raise EntryError(f"message {number}: {error}") from None
-        ids = [call.id or f"call_{number}_{place}" for place, call in enumerate(read.calls)]
-        called = [call._replace(id=call_id) for call, call_id in zip(read.calls, ids, strict=True)]
+        called = [call._replace(id=call.id or f"call_{number}_{place}") for place, call in enumerate(read.calls)]
         self.message = read._replace(calls=called)
         # Only in the API's form are further keys what the model said.
         self._given = given if text_key == "content" else {}

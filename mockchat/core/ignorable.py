@@ -20,23 +20,20 @@ class LeavingOut:
 
     def __call__(self, message: bytes) -> bytes:
         """The message without matches."""
-        try:
-            return self._without(message)
-        except RecursionError:  # Deeply nested arguments are compared as they are.
-            return message
-
-    def _without(self, message: bytes) -> bytes:
         content = wire.content_of(message)
         if (left := self._text(content)) != content:
             message = wire.with_text(message, left)
         if wire.is_plain(message):
             return message
         more = wire.more_of(message)
-        for call in more.get("calls", ()):
-            call |= {key: self._value(call[key]) for key in ("arguments", "text") if key in call}
         if "parts" in more:
             more["parts"] = [self._text(part) if isinstance(part, str) else part for part in more["parts"]]
-        return wire.with_more(wire.without_more(message), wire.json_of(more))
+        try:
+            for call in more.get("calls", ()):
+                call |= {key: self._value(call[key]) for key in ("arguments", "text") if key in call}
+            return wire.with_more(wire.without_more(message), wire.json_of(more))
+        except RecursionError:  # Deeply nested arguments are compared as they are.
+            return message
 
     def _text(self, text: str) -> str:
         for pattern in self._patterns:

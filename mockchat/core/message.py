@@ -207,31 +207,26 @@ def answering(in_wire_form: bytes, call: int | None) -> bytes:
 
 def sent(message: Message, answers: str | None = None) -> bytes:
     """The message as clients send it; `answers` is the id of the call that a tool's message answers."""
-    beside = [b',"tool_call_id":%b' % wire.text(answers)] if answers is not None else []
-    return _with_content(message, [*beside, *_spelled(message.calls)])
+    answering = {} if answers is None else {"tool_call_id": answers}
+    return spell({"role": wire.role_of(message.wire), "content": message.content, **answering, **_called(message)})
 
 
 def answered(message: Message, given: dict[str, Any]) -> bytes:
     """A model's message with all that it has: `given` is the object that it was read from."""
-    refusal = given.get("refusal") or None
     others = {key: value for key, value in given.items() if key not in _READ and value not in _NOTHING}
-    beside = [b',"refusal":%b' % wire.json_of(refusal), *_spelled(message.calls)]
-    beside += [b",%b:%b" % (wire.text(key), wire.json_of(value)) for key, value in others.items()]
-    return _with_content(message, beside)
+    said = {"role": wire.role_of(message.wire), "content": message.content, "refusal": given.get("refusal") or None}
+    return spell({**said, **_called(message), **others})
 
 
-def _with_content(message: Message, beside: list[bytes]) -> bytes:
-    role = wire.role_of(message.wire).encode()
-    content = message.content
-    spelled = wire.text(content) if isinstance(content, str) else wire.json_of(content)
-    return wire.from_parts(role, b"".join([spelled, *beside]))
-
-
-def _spelled(called: Sequence[Call]) -> list[bytes]:
+def _called(message: Message) -> dict[str, Any]:
     """The members of a message that have its calls."""
-    legacy = [b',"function_call":%b' % call.as_json() for call in called if call.type == calls.LEGACY]
-    others = b",".join([call.as_json() for call in called if call.type != calls.LEGACY])
-    return [*([b',"tool_calls":[%b]' % others] if others else []), *legacy]
+    members: dict[str, Any] = {}
+    for call in message.calls:
+        if call.type == calls.LEGACY:
+            members[calls.LEGACY] = call.as_object()
+        else:
+            members.setdefault("tool_calls", []).append(call.as_object())
+    return members
 
 
 def as_object(spelled: bytes) -> dict[str, Any]:

@@ -141,12 +141,7 @@ _DECODER = json.JSONDecoder(parse_float=_number, parse_int=_integer, parse_const
 
 def message(role: str, content: str) -> bytes:
     """The wire form of a message; `role` is one of the API's names."""
-    return from_parts(role.encode(), text(content))
-
-
-def from_parts(role: bytes, content: bytes) -> bytes:
-    """A message of this role; `content` is JSON."""
-    return role + _BEFORE_TEXT + content
+    return role.encode() + _BEFORE_TEXT + text(content)
 
 
 def with_more(message: bytes, more: bytes) -> bytes:
