@@ -128,29 +128,27 @@ def read_stream(answer: bytes) -> Stream:
     logprobs: dict[str, Any] = {}
     alone, whole = True, False
     for end, name, data in events(answer):
-        if name == b"error":
-            raise ErrorSent(f"{BROKE_OFF} with an error", error_message(data))
         if data.startswith(b"[DONE]"):  # As OpenAI's SDKs see it.
             whole = True
             break
-        chunk = _parse(data, data)
-        if isinstance(chunk, dict):
-            for key in ABOUT:
-                if value := chunk.get(key):
-                    about[key] = value
-        match chunk:
-            case {"error": error} if error:
-                raise ErrorSent(f"{BROKE_OFF} with an error", error_message(data))
-            case {"choices": list(choices)}:
-                for choice in choices:
-                    if not isinstance(choice, dict) or choice.get("index") != 0:
-                        alone = False
-                        continue
-                    if isinstance(delta := choice.get("delta"), dict) and message.add(delta):
-                        arrivals.append(end)
-                    finish_reason = choice.get("finish_reason") or finish_reason
-                    if isinstance(given := choice.get("logprobs"), dict):
-                        _extend(logprobs, given)
+        chunk = {"error": True} if name == b"error" else _parse(data, data)
+        if not isinstance(chunk, dict):
+            continue
+        if chunk.get("error"):
+            raise ErrorSent(f"{BROKE_OFF} with an error", error_message(data))
+        for key in ABOUT:
+            if value := chunk.get(key):
+                about[key] = value
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict) or choice.get("index") != 0:
+                alone = False
+                continue
+            if isinstance(delta := choice.get("delta"), dict) and message.add(delta):
+                arrivals.append(end)
+            finish_reason = choice.get("finish_reason") or finish_reason
+            if isinstance(given := choice.get("logprobs"), dict):
+                _extend(logprobs, given)
     flaw = message.flaw if alone else _NOT_ASKED_FOR
     return Stream(Completion(message.whole(), finish_reason, alone, about, flaw, logprobs or None), whole, arrivals)
 
