@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from mockchat.core import wire
 from mockchat.core.entries import Conversation, is_reply
+from mockchat.core.ignorable import LeavingOut
 from mockchat.core.message import Details
 from mockchat.core.text import common_length
 
@@ -40,19 +41,20 @@ class Reply(NamedTuple):
 class ResponseIndex:
     """Finds the replies recorded after a history, which is given in wire form, as `wire.join` returns it.
 
-    With `ignore`, messages are compared after this function; then pass what `compared` returns of a history.
+    Messages are compared without what the patterns `ignore` match: then pass what `compared` returns of a history.
     """
 
-    def __init__(self, conversations: Iterable[Conversation], ignore: Callable[[bytes], bytes] | None = None) -> None:
+    def __init__(self, conversations: Iterable[Conversation], ignore: Sequence[str] = ()) -> None:
         self.ignore = ignore
+        self._leave_out = LeavingOut(ignore)
         self.match: Sequence[str] = ()  # The parameters that must be the same: see `core/matching.py`.
-        self.in_place = ignore is None  # Whether histories can be looked up as they stand in a request.
+        self.in_place = not ignore  # Whether histories can be looked up as they stand in a request.
         given = list(conversations)
         compared = [self.compared(each.recording) for each in given]
         order = sorted(range(len(given)), key=compared.__getitem__)
         self.recordings = [compared[number] for number in order]
         # In the same order: the recording before `ignore`, the conversation's id, its details, and its number.
-        self.said = self.recordings if ignore is None else [given[number].recording for number in order]
+        self.said = [given[number].recording for number in order] if ignore else self.recordings
         self.ids = [_id(given[number]) for number in order]
         self.details = [given[number].details for number in order]
         self.numbers = order
@@ -73,11 +75,11 @@ class ResponseIndex:
     def require(self, parameters: Sequence[str]) -> None:
         """Have these parameters of a request count beside its messages."""
         self.match = parameters
-        self.in_place = self.ignore is None and not parameters
+        self.in_place = not self.ignore and not parameters
 
     def compared(self, joined: bytes) -> bytes:
         """The history after `ignore`."""
-        return joined if self.ignore is None else wire.join(map(self.ignore, wire.split(joined)))
+        return wire.join(map(self._leave_out, wire.split(joined))) if self.ignore else joined
 
     def replies(self, history: bytes) -> Sequence[Reply]:
         """The replies recorded after a history, each with its conversation."""
@@ -94,7 +96,7 @@ class ResponseIndex:
     def reply(self, position: int, history: bytes) -> Reply:
         """The reply after a history in the recording at this position."""
         said, details, reply_id = self.said[position], self.details[position], self.ids[position]
-        if self.ignore is not None:
+        if self.ignore:
             history = wire.join(wire.split(said)[: wire.count(history)])
         start = wire.next_start(history)
         message = wire.first(said, start)

@@ -70,7 +70,7 @@ class MockServer:
         chosen = options.from_keywords(given, beside=["strict"])
         chosen.fault.append(Fault(BY_HEADER))
         self._stitch = not chosen.no_stitch
-        self._index = recordings.index_of(read(data, stitch=self._stitch), chosen.ignore)
+        self._index = ResponseIndex(read(data, stitch=self._stitch), chosen.ignore)
         self.route = WatchedChat(self._index, **options.of_route(chosen))
         self.upstream: WatchedUpstream | None = None
         if recorder:

@@ -36,7 +36,7 @@ def test_texts_and_what_is_in_arguments_are_left_out() -> None:
 def test_deeply_nested_arguments_are_compared(depth: int) -> None:
     nested = call('{"a":' * depth + '"on 2026-11-25"' + "}" * depth)
     LeavingOut([DATE])(nested)
-    assert ResponseIndex([], LeavingOut([DATE])).compared(wire.join([nested]))
+    assert ResponseIndex([], [DATE]).compared(wire.join([nested]))
 
 
 def test_texts_between_other_parts_are_left_out_too() -> None:
@@ -59,7 +59,7 @@ def test_an_index_ignores_and_still_answers_what_was_said() -> None:
     talk = conversation(
         "c", "system:Today is 2026-11-25", "user:hi", "assistant:on 2026-11-25", "user:x", "assistant:y"
     )
-    index = ResponseIndex([talk], LeavingOut([DATE]))
+    index = ResponseIndex([talk], [DATE])
     history = [wire.message("system", "Today is 2027-01-01"), wire.message("user", "hi")]
     (reply,) = index.replies(index.compared(wire.join(history)))
     assert reply.message == wire.message("assistant", "on 2026-11-25")
