@@ -151,7 +151,6 @@ class Pairing:
         ]
 
     def _take(self, left: deque[int] | None) -> int | None:
-        """Pop the first pending call."""
         while left:
             number = left.popleft()
             if number not in self._answered:

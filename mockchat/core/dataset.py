@@ -143,7 +143,6 @@ class _Pieces:
         return lines_up
 
     def join(self) -> None:
-        """Join the pieces."""
         self.conversation.recording = wire.NEXT.join(filter(None, self._recordings))
         self._recordings = [self.conversation.recording]
 

@@ -219,7 +219,6 @@ def answered(message: Message, given: dict[str, Any]) -> bytes:
 
 
 def _called(message: Message) -> dict[str, Any]:
-    """The members of a message that have its calls."""
     members: dict[str, Any] = {}
     for call in message.calls:
         if call.type == calls.LEGACY:
@@ -236,5 +235,5 @@ def as_object(spelled: bytes) -> dict[str, Any]:
 
 
 def spell(said: dict[str, Any]) -> bytes:
-    """What `as_object` made an object of, or would."""
+    """The reverse of `as_object`."""
     return wire.json_of(said)[len(b'{"role":"') : -1]
