@@ -55,11 +55,6 @@ class Message(NamedTuple):
     calls: Sequence[Call] = ()
     answers: str | None = None
 
-    @property
-    def call_ids(self) -> list[str]:
-        """The ids of the calls that a tool's message may answer."""
-        return [call.id for call in self.calls if call.type != calls.LEGACY]
-
 
 class Details(NamedTuple):
     """What the wire form of a message does not say.
@@ -187,7 +182,7 @@ def in_order(messages: Iterable[Message]) -> list[tuple[int, bytes, str | None]]
         if row:
             ordered += _ordered(row, pairing)
             row = []
-        pairing.call(message.call_ids if message.calls else ())
+        pairing.call([call.id for call in message.calls if call.type != calls.LEGACY])
         ordered.append((number, message.wire, None))
     return ordered + _ordered(row, pairing)
 
