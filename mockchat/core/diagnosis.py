@@ -38,23 +38,24 @@ def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Di
     candidates = _candidates(index, among, start, message)
     if not candidates:
         return Diagnosis(place, f"{place} is one too many: {_end(index, known, number)}")
-    for other, position in candidates:
-        if wire.with_role(other, role) == message:
-            told = f"recorded is {wire.role_of(other)} (conversation {index.conversation_id(position)})"
-            return Diagnosis(f"{place}.role", f"{place} has the role {role}, {told}")
-    same_role = [each for each in candidates if wire.role_of(each[0]) == role]
-    closest, position = max(same_role or candidates, key=lambda each: likeness(each[0], message))
-    named = index.conversation_id(position)
+
+    def fitness(candidate: tuple[bytes, int]) -> tuple[bool, bool, int]:
+        other = candidate[0]
+        return wire.with_role(other, role) == message, wire.role_of(other) == role, likeness(other, message)
+
+    closest, position = max(candidates, key=fitness)
+    named, closest_role = index.conversation_id(position), wire.role_of(closest)
+    told = f"{place} has the role {role}, recorded is {closest_role}"
+    if wire.with_role(closest, role) == message:
+        return Diagnosis(f"{place}.role", f"{told} (conversation {named})")
     if not known and _is_another_text(message, closest):
-        told = f"no recording begins with {shown(message)}, or nearly so: the closest begins with {shown(closest)}"
-        return Diagnosis(place, f"{told}, conversation {named}")
+        text = f"no recording begins with {shown(message)}, or nearly so: the closest begins with {shown(closest)}"
+        return Diagnosis(place, f"{text}, conversation {named}")
     found = differ(message, wire.with_role(closest, role))
-    if role == "tool" and wire.is_assistant(closest):
+    if role == "tool" and closest_role == "assistant":
         found = Difference("", "is an answer too many, or one to no call")
-    text = f"{place}{found.place} {found.text}"
-    if not same_role:
-        text = f"{place} has the role {role}, recorded is {wire.role_of(closest)}; {text}"
-    return Diagnosis(place + found.place, f"{text}; the closest recording there is conversation {named}")
+    text = f"{place}{found.place} {found.text}; the closest recording there is conversation {named}"
+    return Diagnosis(place + found.place, text if closest_role == role else f"{told}; {text}")
 
 
 def _is_another_text(sent: bytes, recorded: bytes) -> bool:
