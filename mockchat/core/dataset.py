@@ -123,6 +123,7 @@ class _Pieces:
     def __init__(self, conversation: Conversation) -> None:
         self.conversation = conversation
         self._recordings = [b""]  # What is joined, and what follows it.
+        self._waiting = 0  # Bytes of what follows it.
         self._size = 0  # The number of messages.
         self._next_position = 0  # The least that lines up.
 
@@ -134,6 +135,7 @@ class _Pieces:
             recording, start = recording[len(last + wire.NEXT) :], 1
         if recording:
             self._recordings.append(recording)
+            self._waiting += len(recording)
         if piece.details:
             moved = {self._size - start + number: each for number, each in piece.details.items() if number >= start}
             self.conversation.details = {**self.conversation.details, **moved}
@@ -142,9 +144,12 @@ class _Pieces:
         self._next_position = position + piece.size - 1
         return lines_up
 
-    def join(self) -> None:
-        self.conversation.recording = wire.NEXT.join(filter(None, self._recordings))
-        self._recordings = [self.conversation.recording]
+    def join(self, *, at_last: bool) -> None:
+        """Join the pieces: `at_last`, or if they are long enough to keep the time linear in the size of all."""
+        if at_last or 8 * self._waiting > len(self._recordings[0]):
+            self.conversation.recording = wire.NEXT.join(filter(None, self._recordings))
+            self._recordings = [self.conversation.recording]
+            self._waiting = 0
 
 
 def _add(dataset: Dataset, lines_and_entries: Iterator[tuple[int, Any]], stitch: bool, of_file: str) -> None:
@@ -169,7 +174,7 @@ def _add(dataset: Dataset, lines_and_entries: Iterator[tuple[int, Any]], stitch:
                 dataset.joined += 1
             dataset.misaligned += not pieces.add(position, read)
             if last is not None and last is not pieces:
-                last.join()  # Pieces that are freed early leave fewer holes in memory.
+                last.join(at_last=False)  # Pieces that are freed early leave fewer holes in memory.
             last = pieces
             continue
         same = name, read.recording, tuple(read.details.items())
@@ -179,8 +184,8 @@ def _add(dataset: Dataset, lines_and_entries: Iterator[tuple[int, Any]], stitch:
         if stitched:
             whole.add(same)
         dataset.conversations.append(Conversation(name, read.recording, read.details))
-    if last is not None:
-        last.join()
+    for pieces in begun.values():
+        pieces.join(at_last=True)
 
 
 def _called(number: int, line: int, entry: Any) -> str:

@@ -57,6 +57,13 @@ def test_pieces_are_joined_in_file_order(write_dataset: WriteDataset) -> None:
     assert [load(path).joined, load(path).misaligned] == [2, 0]
 
 
+def test_pieces_that_take_turns_are_joined_in_linear_time(write_dataset: WriteDataset) -> None:
+    """To join a conversation for each of its pieces took minutes: ids like en_0 and de_0 only look like pieces."""
+    ids = [f"{name}_{2 * number}" for number in range(20_000) for name in ("en", "de")]
+    path = write_dataset([entry(each, each, "x" * 1000) for each in ids])
+    assert [len(talk.messages) for talk in load(path).conversations] == [40_000, 40_000]
+
+
 def test_a_repeated_message_is_dropped_once(write_dataset: WriteDataset) -> None:
     again = {"id": "a_1", "conversations": [{"from": "gpt", "value": "2"}, {"from": "human", "value": "3"}]}
     assert contents(load(write_dataset([entry("a_0", "1", "2"), again]))) == {"a": ["1", "2", "3"]}
