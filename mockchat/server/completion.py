@@ -193,7 +193,7 @@ def _texts(reply: Reply) -> Iterator[tuple[bytes, bytes, bytes]]:
 def _texts_of_call(number: int, call: Call) -> Iterator[tuple[bytes, bytes, bytes]]:
     """A call without its arguments, and these."""
     kind, key = call.type.encode(), call.text_key.encode()
-    beginning = call.as_json(text="")
+    beginning = wire.json_of(Call(call.id, call.type, call.name, "").as_object())
     if call.type == calls.LEGACY:
         yield b'{"%b":%b}' % (kind, beginning), b"", b""
         opening, closing = b'{"%b":{"%b":"' % (kind, key), b'"}}'

@@ -121,7 +121,7 @@ KIND, NEW = ("system", "Be kind."), ("user", "new")
 
 def test_configuration(ask):
     assert ask("a", KIND, NEW) == "other"
-    with pytest.raises(openai.NotFoundError, match="model differs: sent 'b', recorded 'a'"):
+    with pytest.raises(openai.NotFoundError, match="model differs at character 0: sent 'b'"):
         ask("b", KIND, NEW)
 
 @pytest.mark.mockchat(match=[])
