@@ -56,9 +56,9 @@ def parse(parser: ArgumentParser, given: Sequence[str] | None) -> Namespace:
     return options
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """Ask whether the nearest known name is meant; empty if none is near."""
-    nearest = difflib.get_close_matches(name, list(known), 1)
+    nearest = difflib.get_close_matches(name, list(known), 1, likeness)
     return f"did you mean {nearest[0]}?" if nearest else ""
 
 
@@ -112,13 +112,22 @@ IGNORE = option(
 )
 
 
+# Of https://platform.openai.com/docs/api-reference/chat/create; and what other servers have.
+_PARAMETERS = (
+    *("audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens"),
+    *("max_tokens", "modalities", "model", "parallel_tool_calls", "prediction", "presence_penalty", "reasoning_effort"),
+    *("response_format", "service_tier", "stop", "temperature", "tool_choice", "tools", "top_logprobs", "top_p"),
+    *("verbosity", "web_search_options", "min_p", "reasoning", "top_k"),
+)
+
+
 def parameter(value: str) -> str:
-    """The name of a parameter that is recorded."""
-    if value and value.isprintable() and matching.is_recorded(value):
+    """The name of a parameter that is recorded, and no misspelling of a known one."""
+    hint = "" if value in _PARAMETERS else did_you_mean(value, _PARAMETERS, likeness=0.8)
+    if value.isidentifier() and matching.is_recorded(value) and not hint:
         return value
-    raise ArgumentTypeError(
-        f"{value!r} is not a recorded parameter of requests: name one like model, tools, temperature"
-    )
+    hint = hint or "give one name like model, tools, temperature"
+    raise ArgumentTypeError(f"{value!r} is not a recorded parameter of requests: {hint}")
 
 
 MATCH = option(

@@ -51,12 +51,23 @@ def test_what_is_taken(kind: Callable[[str], Any], text: str, value: Any) -> Non
             ["", "x", "ftp://x", "http://", "http://x/?a=b", "http://x/#a", "http://a b"],
             "like http://127",
         ),
+        (
+            arguments.parameter,
+            ["", "messages", "model tools", "model,tools", "['model']"],
+            "is not a recorded parameter of requests: give one name like model",
+        ),
+        (arguments.parameter, ["modle", "Model", "tools\n"], r"is not a recorded parameter of requests: did you mean (model|tools)\?"),
     ],
 )
 def test_what_is_refused(kind: Callable[[str], Any], texts: list[str], told: str) -> None:
     for text in texts:
         with pytest.raises(ArgumentTypeError, match=told):
             kind(text)
+
+
+@pytest.mark.parametrize("name", ["model", "tools", "top_k", "think", "guided_json"])
+def test_what_parameters_may_be_called(name: str) -> None:
+    assert arguments.parameter(name) == name
 
 
 @pytest.mark.parametrize("pattern", ["(", "[a", "*", "a{2}{3}", "(?P<x>"])

@@ -141,7 +141,7 @@ def test_prompt(ask):
     )
     result = run(project)
     result.assert_outcomes(passed=3, errors=1)
-    result.stdout.fnmatch_lines(["*match: 'messages' is not a recorded parameter of requests: name one like model*"])
+    result.stdout.fnmatch_lines(["*match: 'messages' is not a recorded parameter of requests: give one name*"])
 
 
 def test_no_recordings_and_tests_that_do_not_use_it(pytester: pytest.Pytester) -> None:
