@@ -56,7 +56,11 @@ def test_what_is_taken(kind: Callable[[str], Any], text: str, value: Any) -> Non
             ["", "messages", "model tools", "model,tools", "['model']"],
             "is not a recorded parameter of requests: give one name like model",
         ),
-        (arguments.parameter, ["modle", "Model", "tools\n"], r"is not a recorded parameter of requests: did you mean (model|tools)\?"),
+        (
+            arguments.parameter,
+            ["modle", "Model", "tools\n"],
+            r"is not a recorded parameter of requests: did you mean (model|tools)\?",
+        ),
     ],
 )
 def test_what_is_refused(kind: Callable[[str], Any], texts: list[str], told: str) -> None:
