@@ -8,7 +8,6 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from email.utils import formatdate
-from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -24,32 +23,15 @@ PLAIN_TEXT = b"text/plain; charset=utf-8"
 _EVENT_STREAM = b"text/event-stream; charset=utf-8\r\nCache-Control: no-cache"
 
 
-class At(NamedTuple):
-    """Wait for a moment of `time.monotonic()`."""
-
-    moment: float
-
-
-class Until(NamedTuple):
-    """Wait for the end of a future, whatever its result."""
-
-    future: "asyncio.Future[Any]"
-
-
-class Never(Enum):
-    """Send nothing more, and wait until the client disconnects."""
-
-    STALL = auto()
-
-
-Part = bytes | At | Until | Never  # What to write, or what to wait for before the next part.
+# A part of an answer: bytes to write, or what to wait for before the next part. That is a moment of `time.monotonic()`
+# (`inf`: stall until the client disconnects), or the end of a future.
+Part = bytes | float | asyncio.Future[Any]
 
 
 class HttpRequest(NamedTuple):
     """A request head. `path` is decoded, `query` is not; `is_http_1_1` is also true of later versions.
 
-    On a kept connection, `headers` may have the `Content-Length` of an earlier request with the same head. `body_size`
-    is in bytes, and 0 where it is not declared.
+    On a kept connection, `headers` may have the `Content-Length` of an earlier request with the same head.
     """
 
     method: str
@@ -60,7 +42,6 @@ class HttpRequest(NamedTuple):
     is_encoded: bool  # By a transfer coding (chunked) or a content coding.
     query: str = ""
     fault: str | None = None  # The value of the header `X-Mockchat-Fault`.
-    body_size: int = 0
 
 
 # Stands for a request that could not be read.
@@ -199,12 +180,12 @@ def in_blocks(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
         yield b"".join(block)
 
 
-def next_turn() -> Until:
-    """Wait for the next turn of the event loop: other connections run in between."""
+def next_turn() -> asyncio.Future[None]:
+    """A future that ends in the next turn of the event loop: other connections run in between."""
     loop = asyncio.get_running_loop()
-    future = loop.create_future()
+    future: asyncio.Future[None] = loop.create_future()
     loop.call_soon(future.set_result, None)
-    return Until(future)
+    return future
 
 
 def chunk(block: bytes) -> bytes:

@@ -24,7 +24,7 @@ from mockchat.core.index import ResponseIndex
 from mockchat.core.matching import matching
 from mockchat.server import recorder
 from mockchat.server.errors import UPSTREAM, ApiError, NotRecorded
-from mockchat.server.http import CLOSE, LAST_CHUNK, Answer, AnswerWriter, HttpRequest, Part, Until, chunk
+from mockchat.server.http import CLOSE, LAST_CHUNK, Answer, AnswerWriter, HttpRequest, Part, chunk
 from mockchat.server.memory import Memory, too_much
 from mockchat.server.record_file import RecordFile
 from mockchat.server.recorder import NotRecordable
@@ -262,7 +262,7 @@ def _stream(exchange: _Exchange, head: bytes, chunked: bool) -> Iterator[Part]:
         elif exchange.over:
             break
         else:
-            yield Until(exchange.news)
+            yield exchange.news
     if exchange.error:
         event = b"data: %b\n\n" % exchange.error.body()
         yield chunk(event) if chunked else event
