@@ -23,12 +23,6 @@ class NotRecordable(Exception):
     """An exchange that can't be recorded. The text is the same for all of a kind."""
 
 
-def check_request(parameters: dict[str, Any]) -> None:
-    """Raise `NotRecordable` where no answer to this request can be recorded."""
-    if parameters.get("n") not in (None, 1):
-        raise NotRecordable("requests for several choices (n above 1)")
-
-
 def read_answer(body: bytes, streamed: bool) -> Completion:
     """Read the completion in an answer of status 200, made of server-sent events if `streamed`.
 

@@ -285,11 +285,13 @@ async def test_errors_of_the_upstream_are_handed_on(
 
 # What is not recorded
 
+TWO_CHOICES = json.dumps({"choices": json.loads(whole())["choices"] * 2}).encode()
+
 
 @pytest.mark.parametrize(
     ("asked", "answer", "told"),
     [
-        (request_body(("user", "new"), n=2), whole(), "several choices (n above 1)"),
+        (request_body(("user", "new"), n=2), TWO_CHOICES, "several choices"),
         (b"no JSON", whole(), "can't be read here"),
         (b"7", whole(), "can't be read here"),
         (ASKED, whole(usage={"prompt_tokens": float("nan")}), "not strict JSON"),
