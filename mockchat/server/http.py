@@ -115,7 +115,7 @@ class AnswerWriter:
             accepted = request.headers.get("Accept", "").lower()
             if "json" not in accepted and "event-stream" not in accepted:
                 body, more["content_type"] = str(error).encode(), PLAIN_TEXT
-            why = excerpt(error.diagnosis().text).encode("ascii", "backslashreplace")
+            why = excerpt(error.diagnosis.text).encode("ascii", "backslashreplace")
             if len(why) > _LONGEST_MISS:
                 why = why[: _LONGEST_MISS - 3] + b"..."
             more["headers"] = b"X-Mockchat-Miss: %b\r\n" % why

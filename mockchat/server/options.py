@@ -120,16 +120,12 @@ def of_route(chosen: Namespace) -> dict[str, Any]:
     asked = {name: value for name in _SIMULATED if (value := getattr(chosen, name)) not in (None, [])}
     if "fault" in asked:
         asked["faults"] = asked.pop("fault")
-    try:
-        simulated = Simulation(**asked) if asked else None
-    except ValueError as error:
-        raise ProgramError(str(error)) from None
     return {
         "max_body_size": chosen.max_body_mb * MB,
         "max_memory_mb": chosen.max_memory_mb,
         "api_keys": chosen.api_key,
         "match": chosen.match,
-        "simulation": simulated,
+        "simulation": Simulation(**asked) if asked else None,
     }
 
 

@@ -85,18 +85,15 @@ class ChatCompletions:
     ) -> "Answer | asyncio.Future[Answer]":
         """Answer a request; `arrived` is when it was complete, by default in this turn of the loop."""
         try:
-            try:
-                if self._simulation is not None:
-                    arrived = arrived or asyncio.get_running_loop().time()  # The same moment for all of one turn.
-                    return self._simulated(request, body, read, self._simulation, arrived)
-                asked = read(body, self._index)
-            except ApiError as error:
-                if self.upstream is None:
-                    raise
-                return self.upstream.answer(self.writer, self.memory, request, body, error)
+            if self._simulation is not None:
+                arrived = arrived or asyncio.get_running_loop().time()  # The same moment for all of one turn.
+                return self._simulated(request, body, read, self._simulation, arrived)
+            asked = read(body, self._index)
             return self._complete(request, asked, completion.choose(asked), int(time.time()))
         except ApiError as error:
-            return self.writer.error(request, error)
+            if self.upstream is None:
+                return self.writer.error(request, error)
+            return self.upstream.answer(self.writer, self.memory, request, body, error)
         except Exception as error:  # A bug.
             server_logger.error("Error handling a request", exc_info=error)
             return self.writer.error(request, ApiError(500, "The server failed: check its log"), keep_alive=False)
@@ -221,7 +218,7 @@ def _read_long(body: bytes, index: ResponseIndex) -> ChatRequest:
     try:
         return in_full(body, index)
     except NotRecorded as error:
-        error.diagnosis()
+        error.body()
         raise
 
 
