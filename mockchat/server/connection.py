@@ -200,11 +200,10 @@ class Connection(asyncio.Protocol):
                 return self._route.answer(first.request, body)
             parser.check(first.body)
             request = first.request
-            if first.arrived is None:
-                self._route.check(request, first.size)
-                if request.headers.get("Expect", "").lower() == "100-continue" and request.is_http_1_1:
-                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._route.check(request, first.take())  # A body is refused as soon as it is too large.
+            is_new = first.arrived is None
+            self._route.check(request, max(first.size, first.take()))  # A body is refused as soon as it is too large.
+            if is_new and request.is_http_1_1 and request.headers.get("Expect", "").lower() == "100-continue":
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         except ApiError as error:
             return self._route.refuse(request, error)
         return None

@@ -81,7 +81,7 @@ class AnswerWriter:
         self._run_id = secrets.token_hex(6).encode()
         self._written = 0
         self._now = 0
-        self._heads: dict[tuple[int, bytes, bool], bytes] = {}  # Heads of the current second.
+        self._date = b""
 
     def whole(
         self,
@@ -96,9 +96,8 @@ class AnswerWriter:
     ) -> Answer:
         """An answer of a known size; the body may be given in parts. `headers` are further lines of the head."""
         keep_alive = keep_alive and request.keep_alive and not self.closing
-        head = self._head(status, content_type, keep_alive)
         size = len(body[0]) if len(body) == 1 else sum(map(len, body))
-        head = b"%b%08x\r\n%bContent-Length: %d\r\n\r\n" % (head, self._written, headers, size)
+        head = self._head(status, content_type, keep_alive, b"%bContent-Length: %d\r\n" % (headers, size))
         if request.method == "HEAD":
             return Answer((head,), keep_alive, status, error, None, answer_id)
         parts = (head + body[0],) if len(body) == 1 else in_blocks((head, *body))
@@ -127,10 +126,8 @@ class AnswerWriter:
         They are sent in chunks, or up to the connection's end to a client of HTTP/1.0.
         """
         keep_alive = request.keep_alive and not self.closing
-        head = self._head(200, _EVENT_STREAM, keep_alive) + b"%08x\r\n%b\r\n" % (
-            self._written,
-            b"Transfer-Encoding: chunked\r\n" if request.is_http_1_1 else b"",
-        )
+        coding = b"Transfer-Encoding: chunked\r\n" if request.is_http_1_1 else b""
+        head = self._head(200, _EVENT_STREAM, keep_alive, coding)
 
         def parts() -> Iterator[bytes]:
             before = head  # Sent with the first block, as the last chunk is with the last.
@@ -144,25 +141,22 @@ class AnswerWriter:
 
         return Answer(parts(), keep_alive, 200, None, None, answer_id)
 
-    def _head(self, status: int, content_type: bytes, keep_alive: bool) -> bytes:
-        """The status line and the common headers, up to the number that ends the id."""
+    def _head(self, status: int, content_type: bytes, keep_alive: bool, more: bytes) -> bytes:
+        """The status line and the headers; `more` are the last ones."""
         self._written += 1
         now = int(time.time())
         if now != self._now:
-            self._now = now
-            self._heads.clear()
-        key = status, content_type, keep_alive
-        head = self._heads.get(key)
-        if head is None:
-            head = self._heads[key] = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nDate: %b\r\n%b%bx-request-id: req_%b" % (
-                _STATUS_LINES[status],
-                content_type,
-                formatdate(now, usegmt=True).encode(),
-                b"" if keep_alive else CLOSE,
-                _SPECIAL_HEADERS.get(status, b""),
-                self._run_id,
-            )
-        return head
+            self._now, self._date = now, formatdate(now, usegmt=True).encode()
+        return (b"HTTP/1.1 %b\r\nContent-Type: %b\r\nDate: %b\r\n%b%bx-request-id: req_%b%08x\r\n%b\r\n") % (
+            _STATUS_LINES[status],
+            content_type,
+            self._date,
+            b"" if keep_alive else CLOSE,
+            _SPECIAL_HEADERS.get(status, b""),
+            self._run_id,
+            self._written,
+            more,
+        )
 
 
 def in_blocks(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:

@@ -88,10 +88,7 @@ def from_keywords(given: Mapping[str, object], beside: Iterable[str] = ()) -> Na
     defaults = vars(parser.parse_args([]))
     del defaults["data"]  # Callers have an argument of their own for it.
     if unknown := [name for name in given if name not in defaults]:
-        known = [*defaults, *beside]
-        hint = arguments.did_you_mean(unknown[0], known)
-        all_of_them = f"he options are {', '.join(known)}"
-        raise ProgramError(f"there is no option {unknown[0]!r}: {f'{hint} T' if hint else 't'}{all_of_them}")
+        raise ProgramError(f"there is no option {unknown[0]!r}: the options are {', '.join([*defaults, *beside])}")
     try:
         return parser.parse_args([each for name in given for each in _line(name, given[name], defaults[name])])
     except ArgumentError as error:

@@ -54,7 +54,9 @@ def conversation(request: dict[str, Any], completion: Completion) -> Conversatio
     said = {"role": "assistant", "content": None} | completion.message
     messages = [{"content": None} | message | {"weight": 0} for message in request["messages"]]
     logprobs = completion.logprobs if isinstance(completion.logprobs, dict) else None
-    entry = _about(completion) | {
+    # Each event of a stream repeats the names: one that is longer than any is not recorded.
+    about = {key: value for key, value in completion.about.items() if key in ABOUT and _is_name(value)}
+    entry = about | {
         "messages": [*messages, said],
         "finish_reason": completion.finish_reason,
         "usage": completion.about.get("usage"),
@@ -74,10 +76,8 @@ def conversation(request: dict[str, Any], completion: Completion) -> Conversatio
     return recorded
 
 
-def _about(completion: Completion) -> dict[str, Any]:
-    """Names in the answer. Each event of a stream repeats them: one that is longer than any is not recorded."""
-    about = {key: value for key, value in completion.about.items() if key in ABOUT}
-    return {key: value for key, value in about.items() if isinstance(value, str) and len(value) <= _LONGEST_NAME}
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_NAME
 
 
 def line(recorded: Conversation) -> bytes:

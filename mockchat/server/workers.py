@@ -61,6 +61,8 @@ def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) ->
     `data` is a file of recordings or several; `given` are the options of server.py that shape the answers, named as
     there: `api_key=["a", "b"], ttft_ms=50`. Where it can't run, a line says why and gunicorn ends (`SystemExit`).
     """
+    if any(f"gunicorn.workers.{name}" in sys.modules for name in _WSGI_WORKERS):
+        _end(_COMMAND.format("it needs its own worker class"))
     program.allow_descriptors()
     try:
         chosen = options.from_keywords(given)
@@ -80,12 +82,6 @@ def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) ->
     return make_runner
 
 
-def check_worker() -> None:
-    """End gunicorn if it has another worker class, which would call as WSGI what `create_app` returns."""
-    if any(f"gunicorn.workers.{name}" in sys.modules for name in _OTHER_WORKERS):
-        _end(_COMMAND.format("it needs its own worker class"))
-
-
 def _end(problem: str) -> NoReturn:
     """End this process, and so gunicorn, with a line."""
     print(f"create_app: {problem}", file=sys.stderr)
@@ -93,7 +89,7 @@ def _end(problem: str) -> NoReturn:
 
 
 # gunicorn imports the module of its worker class before the application's.
-_OTHER_WORKERS = ("sync", "gthread", "ggevent", "geventlet", "gtornado", "gasgi")
+_WSGI_WORKERS = ("sync", "gthread", "ggevent", "geventlet", "gtornado", "gasgi")
 _COMMAND = (
     """{}: gunicorn "mockchat.server:create_app('FILE')" --worker-class mockchat.server.workers.Worker --preload"""
 )

@@ -403,7 +403,7 @@ def test_markers_that_are_refused(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         [
             "@pytest.mark.mockchat('503=first:1') has a value without a name: name it, as in ttft_ms=50",
-            "@pytest.mark.mockchat: there is no option 'stric': did you mean strict? The options are *",
+            "@pytest.mark.mockchat: there is no option 'stric': the options are *",
             "@pytest.mark.mockchat: data: give the name of a file, not [[]'more.jsonl']",
             "@pytest.mark.mockchat: ttft_ms: 'soon' is not a number of at least 0",
         ]
