@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice, zip_longest
 
 from mockchat.core import calls, message, wire
-from mockchat.core.calls import Call
 from mockchat.core.index import Reply
 from mockchat.server.http import in_blocks
 from mockchat.server.request import ChatRequest
@@ -169,20 +168,15 @@ def _texts(reply: Reply) -> Iterator[tuple[bytes, bytes, bytes]]:
     if others:
         yield wire.json_of(others), b"", b""
     for number, call in enumerate(called):
-        yield from _texts_of_call(number, call)
-
-
-def _texts_of_call(number: int, call: Call) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """A call without its arguments, and these."""
-    kind, key = call.type.encode(), call.text_key.encode()
-    beginning = call.as_json(text="")
-    if call.type == calls.LEGACY:
-        yield b'{"%b":%b}' % (kind, beginning), b"", b""
-        opening, closing = b'{"%b":{"%b":"' % (kind, key), b'"}}'
-    else:
-        yield b'{"tool_calls":[{"index":%d,%b]}' % (number, beginning[1:]), b"", b""
-        opening, closing = b'{"tool_calls":[{"index":%d,"%b":{"%b":"' % (number, kind, key), b'"}}]}'
-    yield opening, wire.text(call.text), closing
+        kind, text_key = call.type.encode(), call.text_key.encode()
+        without_text = call.as_json(text="")
+        if call.type == calls.LEGACY:
+            yield b'{"%b":%b}' % (kind, without_text), b"", b""
+            opening, closing = b'{"%b":{"%b":"' % (kind, text_key), b'"}}'
+        else:
+            yield b'{"tool_calls":[{"index":%d,%b]}' % (number, without_text[1:]), b"", b""
+            opening, closing = b'{"tool_calls":[{"index":%d,"%b":{"%b":"' % (number, kind, text_key), b'"}}]}'
+        yield opening, wire.text(call.text), closing
 
 
 _NOT_IN_A_DELTA = frozenset(("role", "tool_calls", calls.LEGACY))
@@ -229,9 +223,7 @@ def _usage(request: ChatRequest, replies: list[Reply]) -> bytes:
     if len(replies) == 1 and replies[0].details and replies[0].details.usage:
         return replies[0].details.usage
     prompt = _tokens(request.size)
-    completed = 0
-    for reply in replies:
-        completed += _tokens(len(reply.message) - len(_BEFORE_REPLY))
+    completed = sum([_tokens(len(reply.message) - len(_BEFORE_REPLY)) for reply in replies])
     return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (prompt, completed, prompt + completed)
 
 

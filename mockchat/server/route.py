@@ -16,7 +16,7 @@ from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.http import ABORTED, Answer, AnswerWriter, HttpRequest, Part, next_turn
 from mockchat.server.memory import MAX_MEMORY_MB, Memory
 from mockchat.server.paths import PATH
-from mockchat.server.request import ChatRequest, in_full, in_place, is_long, read_request
+from mockchat.server.request import LONG_BODY, ChatRequest, in_full, in_place, read_request
 from mockchat.server.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
 from mockchat.server.upstream import Upstream
 
@@ -71,7 +71,7 @@ class ChatCompletions:
             self.check(request, len(body))
         except ApiError as error:
             return self.writer.error(request, error)
-        if self._grows or self.upstream or not is_long(body):
+        if self._grows or self.upstream or len(body) <= LONG_BODY:
             return self._answer(request, body, read_request)
         if asked := in_place(body, self._index):
             return self._answer(request, body, lambda *_: asked)
