@@ -223,7 +223,9 @@ def _usage(request: ChatRequest, replies: list[Reply]) -> bytes:
     if len(replies) == 1 and replies[0].details and replies[0].details.usage:
         return replies[0].details.usage
     prompt = _tokens(request.size)
-    completed = sum([_tokens(len(reply.message) - len(_BEFORE_REPLY)) for reply in replies])
+    completed = 0
+    for reply in replies:
+        completed += _tokens(len(reply.message) - len(_BEFORE_REPLY))
     return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (prompt, completed, prompt + completed)
 
 

@@ -147,12 +147,11 @@ class AnswerWriter:
         now = int(time.time())
         if now != self._now:
             self._now, self._date = now, formatdate(now, usegmt=True).encode()
-        return (b"HTTP/1.1 %b\r\nContent-Type: %b\r\nDate: %b\r\n%b%bx-request-id: req_%b%08x\r\n%b\r\n") % (
+        return b"HTTP/1.1 %bContent-Type: %b\r\nDate: %b\r\n%bx-request-id: req_%b%08x\r\n%b\r\n" % (
             _STATUS_LINES[status],
             content_type,
             self._date,
             b"" if keep_alive else CLOSE,
-            _SPECIAL_HEADERS.get(status, b""),
             self._run_id,
             self._written,
             more,
@@ -187,12 +186,10 @@ def chunk(block: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(block), block)
 
 
-_SPECIAL_HEADERS = {
-    HTTPStatus.UNAUTHORIZED.value: b"WWW-Authenticate: Bearer\r\n",
-    HTTPStatus.METHOD_NOT_ALLOWED.value: b"Allow: POST\r\n",
-    HTTPStatus.TOO_MANY_REQUESTS.value: b"Retry-After: 1\r\n",
-    HTTPStatus.SERVICE_UNAVAILABLE.value: b"Retry-After: 1\r\n",
-}
-_STATUS_LINES = {status: f"{status} Unknown".encode() for status in range(400, 600)} | {
-    status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus
-}
+_PHRASES = dict.fromkeys(range(400, 600), "Unknown") | {status.value: status.phrase for status in HTTPStatus}
+_STATUS_LINES = {status: f"{status} {phrase}\r\n".encode() for status, phrase in _PHRASES.items()}
+# With the headers that a status asks for.
+_STATUS_LINES[401] += b"WWW-Authenticate: Bearer\r\n"
+_STATUS_LINES[405] += b"Allow: POST\r\n"
+_STATUS_LINES[429] += b"Retry-After: 1\r\n"
+_STATUS_LINES[503] += b"Retry-After: 1\r\n"
