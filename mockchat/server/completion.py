@@ -73,9 +73,9 @@ _AFTER_CHOICES = b'],"usage":%b,"message":{"role":"Assistant"'
 def stream(request: ChatRequest, created: int, replies: list[Reply] | None = None) -> Iterator[bytes]:
     """The answer to a request as server-sent events, as many at a time as one write should carry.
 
-    Follows https://platform.openai.com/docs/api-reference/chat-streaming: `chat.completion.chunk` objects, the role
-    first, then the reply in pieces like tokens, then the reason why it ended, the usage if asked for, and `[DONE]`.
-    Several choices are interleaved. The arguments are those of `whole`. The last block ends with `STREAM_END`.
+    They are `chat.completion.chunk` objects, the role first, then the reply in pieces like tokens, then the reason why
+    it ended, the usage if asked for, and `[DONE]`. Several choices are interleaved. The arguments are those of `whole`.
+    The last block ends with `STREAM_END`.
     """
     beginning, pieces, end = _events(request, created, replies or choose(request))
     return in_blocks(chain((beginning,), pieces, (end,)))

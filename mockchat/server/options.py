@@ -51,7 +51,6 @@ def parser() -> ArgumentParser:
 
 
 def _add_limits(parser: ArgumentParser) -> None:
-    """Add the limits, the keys, and what is compared."""
     add, megabytes = parser.add_argument, arguments.positive_whole_number
     add("--max-body-mb", **option(megabytes, "N", "refuse larger requests (default %(default)s)", default=64))
     memory = "memory for unread requests and unsent answers of all clients (default %(default)s)"
@@ -63,7 +62,6 @@ def _add_limits(parser: ArgumentParser) -> None:
 
 
 def _add_simulation(parser: ArgumentParser) -> None:
-    """Add the options in `_SIMULATED`."""
     group = parser.add_argument_group("delays and faults (default: none)")
     add, number = group.add_argument, arguments.number
     add("--ttft-ms", **option(number, "MS", "time to first token"))

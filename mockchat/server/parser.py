@@ -3,13 +3,14 @@
 What is used of aiohttp that its documentation does not promise (setup.cfg bounds its version for that reason):
 `HttpRequestParser` and `HttpProcessingError` (aiohttp.http), a parser in C that has seen more attacks than one of ours
 ever would. It asks of its protocol `connected`, `_reading_paused`, `pause_reading` and `resume_reading`;
-`set_upgraded(False)` makes it read on after an upgrade was declined.
+`set_upgraded(False)` makes it read on after an upgrade was declined. `StreamReader` (aiohttp) is made, and filled by
+`feed_data` and `feed_eof`, for a body that needs no parser.
 """
 
 import asyncio
 import re
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
@@ -59,7 +60,7 @@ class RequestParser:
         self.known: KnownHead | None = None
         self.malformed: ApiError | None = None
         self._parser = HttpRequestParser(
-            _NO_FLOW_CONTROL,  # type: ignore[arg-type]
+            _NO_FLOW_CONTROL,
             asyncio.get_running_loop(),
             _READ_SIZE,
             payload_exception=web.RequestPayloadError,
@@ -81,7 +82,8 @@ class RequestParser:
         if self.known is not None:
             start, size = self.known.match(data)
             if start and len(data) - start <= size:
-                self._body, self._left = _new_body(), size
+                self._body = StreamReader(_NO_FLOW_CONTROL, _READ_SIZE, loop=asyncio.get_running_loop())
+                self._left = size
                 self._take(data[start:])
                 return [Incoming(self.known.request, self._body, size)]
         is_certain = self._is_new or self.known is not None
@@ -157,13 +159,9 @@ class RequestParser:
 
 # What a body of aiohttp's asks of its protocol. It never pauses: bodies are taken from it as they arrive.
 # All parsers share it: they refer to no connection, so both are freed at once, without the garbage collector.
-_NO_FLOW_CONTROL = SimpleNamespace(
+_NO_FLOW_CONTROL: Any = SimpleNamespace(
     connected=True, _reading_paused=False, pause_reading=lambda: None, resume_reading=lambda **_: None
 )
-
-
-def _new_body() -> StreamReader:
-    return StreamReader(_NO_FLOW_CONTROL, _READ_SIZE, loop=asyncio.get_running_loop())  # type: ignore[arg-type]
 
 
 def _too_large_head() -> ApiError:

@@ -16,7 +16,7 @@ from mockchat.core.message import NO_REFUSAL
 
 BEGINNING = b'{"id":"'  # Of each line.
 _LONGEST_NAME = 256  # characters
-_OTHER = "answers with status 200 that are errors, several choices, not strict JSON or not messages of the API"
+_OTHER = "answers with status 200 that are errors, not strict JSON or not messages of the API"
 
 
 class NotRecordable(Exception):
@@ -33,7 +33,7 @@ def read_answer(body: bytes, streamed: bool) -> Completion:
     except (answer.ErrorSent, answer.LaxJson):
         raise NotRecordable(_OTHER) from None
     if not completion.alone:
-        raise NotRecordable(_OTHER)
+        raise NotRecordable("answers with several choices")
     return completion
 
 

@@ -85,7 +85,6 @@ class _Exchange:
         return Answer((head + b"\r\n" + self.received,), keep_alive, self.status, self.refusal, id=_ID)
 
     def _stream(self, head: bytes) -> Iterator[Part]:
-        """A stream, from its beginning."""
         chunked = self.request.is_http_1_1
         yield head + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
         sent = 0
@@ -154,13 +153,9 @@ class Upstream:
             exchange.error = None
         except ApiError as error:
             exchange.error = error
-        except TimeoutError as error:
-            exchange.error = ApiError(504, f"The upstream took too long: {str(error) or 'no answer'}")
-        except BadAnswer as error:
-            exchange.error = ApiError(502, f"The upstream sent {error}")
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            cause, detail = explain(error)
-            exchange.error = ApiError(502, f"The upstream failed: {cause}, {detail}")
+        except (BadAnswer, aiohttp.ClientError, OSError, ValueError) as error:
+            status = 504 if isinstance(error, TimeoutError) else 502
+            exchange.error = ApiError(status, f"The upstream failed: {', '.join(filter(None, explain(error)))}")
         finally:
             memory.held -= len(exchange.received)
             exchange.end()
@@ -256,7 +251,6 @@ def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 
 
 def _head(response: aiohttp.ClientResponse) -> bytes:
-    """The status line, and the headers to forward."""
     lines = [f"HTTP/1.1 {response.status} {response.reason or ''}"]
     lines += [f"{name}: {value}" for name, value in _end_to_end(response.headers).items()]
     return "\r\n".join([*lines, ""]).encode(errors="surrogateescape")

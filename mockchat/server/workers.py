@@ -75,7 +75,6 @@ def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) ->
         raise SystemExit(program.INTERRUPTED) from None
 
     async def make_runner(graceful_timeout: float = _GRACEFUL_TIMEOUT) -> web.AppRunner:
-        """The runner of a worker, made in its process."""
         server = ChatServer(ChatCompletions(index, **route_options))
         return Runner(server, shutdown_timeout=0.95 * graceful_timeout)  # Then gunicorn kills.
 
