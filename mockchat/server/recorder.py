@@ -64,15 +64,14 @@ def conversation(request: dict[str, Any], completion: Completion) -> Conversatio
         "request": matching.recorded(request),
     }
     try:
-        _, recording, size, details = entries.read(entry)
-        array = wire.array(wire.join(Conversation("", recording, details).history(size)))
-        name = hashlib.sha256(array).hexdigest()[:16]
-        recorded = Conversation(name, recording, details)
+        recorded = entries.conversation(entry, "")
         json.dumps(completion, allow_nan=False)  # JSON has no infinity, which a number like 1e999 becomes.
-    except (entries.EntryError, ValueError, RecursionError):
+    except (entries.DatasetError, ValueError, RecursionError):
         raise NotRecordable(_OTHER) from None
     if not recorded.replies:
         raise NotRecordable(_OTHER)
+    said_by_all = wire.array(wire.join(recorded.history(len(recorded.messages))))
+    recorded.id = hashlib.sha256(said_by_all).hexdigest()[:16]
     return recorded
 
 
@@ -81,18 +80,13 @@ def _is_name(value: object) -> bool:
 
 
 def line(recorded: Conversation) -> bytes:
-    """The line of a conversation whose last message is the only reply, with its line end."""
-    *_, last = recorded.messages
+    """The line of what `conversation` has made, with its line end."""
     number = len(recorded.messages) - 1
+    details = recorded.details[number]
     messages = [
         message + b',"weight":0' if wire.is_assistant(message) else message for message in recorded.history(number)
     ]
-    details = recorded.details.get(number)
-    ending = b""
-    if details is None:
-        messages.append(last)
-    else:
-        messages.append(details.answered.replace(NO_REFUSAL, b"", 1))
-        ended = [(key.encode(), getattr(details, key)) for key in entries.ENDING]
-        ending = b"".join([b',"%b":%b' % (key, value) for key, value in ended if value])
+    messages.append(details.answered.replace(NO_REFUSAL, b"", 1))
+    ended = [(key.encode(), getattr(details, key)) for key in entries.ENDING]
+    ending = b"".join([b',"%b":%b' % (key, value) for key, value in ended if value])
     return b'%b%b","messages":%b%b}\n' % (BEGINNING, recorded.id.encode(), wire.array(wire.join(messages)), ending)
