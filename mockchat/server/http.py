@@ -99,7 +99,7 @@ class AnswerWriter:
         size = len(body[0]) if len(body) == 1 else sum(map(len, body))
         head = self._head(status, content_type, keep_alive, b"%bContent-Length: %d\r\n" % (headers, size))
         if request.method == "HEAD":
-            return Answer((head,), keep_alive, status, error, None, answer_id)
+            body = ()
         parts = (head + body[0],) if len(body) == 1 else in_blocks((head, *body))
         return Answer(parts, keep_alive, status, error, None, answer_id)
 

@@ -37,7 +37,6 @@ from mockchat.server.app import ChatServer
 from mockchat.server.route import ChatCompletions
 
 _APP_LOAD_ERROR = 4  # gunicorn does not start a worker again that ends with this status.
-_GRACEFUL_TIMEOUT = 30.0  # seconds: gunicorn's default
 
 MakeRunner = Callable[..., Awaitable[web.AppRunner]]
 
@@ -74,7 +73,7 @@ def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) ->
     except KeyboardInterrupt:
         raise SystemExit(program.INTERRUPTED) from None
 
-    async def make_runner(graceful_timeout: float = _GRACEFUL_TIMEOUT) -> web.AppRunner:
+    async def make_runner(graceful_timeout: float = 30.0) -> web.AppRunner:
         server = ChatServer(ChatCompletions(index, **route_options))
         return Runner(server, shutdown_timeout=0.95 * graceful_timeout)  # Then gunicorn kills.
 
