@@ -53,6 +53,7 @@ class ChatCompletions:
         self._max_body_size = max_body_size
         self._api_keys = [key.encode() for key in api_keys]
         self._simulation = simulation
+        self._arrived: float | None = None  # When the requests of this turn of the loop were complete.
 
     @property
     def busy(self) -> bool:
@@ -75,7 +76,7 @@ class ChatCompletions:
             return self._answer(request, body, read_request)
         if asked := in_place(body, self._index):
             return self._answer(request, body, lambda *_: asked)
-        task = asyncio.create_task(self._answer_later(request, body, asyncio.get_running_loop().time()))
+        task = asyncio.create_task(self._answer_later(request, body, self._arrival()))
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
         return task
@@ -86,8 +87,7 @@ class ChatCompletions:
         """Answer a request; `arrived` is when it was complete, by default in this turn of the loop."""
         try:
             if self._simulation is not None:
-                arrived = arrived or asyncio.get_running_loop().time()  # The same moment for all of one turn.
-                return self._simulated(request, body, read, self._simulation, arrived)
+                return self._simulated(request, body, read, self._simulation, arrived or self._arrival())
             asked = read(body, self._index)
             return self._complete(request, asked, completion.choose(asked), int(time.time()))
         except ApiError as error:
@@ -211,6 +211,16 @@ class ChatCompletions:
             return answer._replace(parts=chain.from_iterable(zip(moments, answer.parts, strict=False)))
         waiting = _end_of_stream(moments, completion.steps(asked, created, replies))
         return answer._replace(parts=chain(waiting, answer.parts))
+
+    def _arrival(self) -> float:
+        """When this request was complete; the same moment for all of one turn of the event loop."""
+        if self._arrived is None:
+            self._arrived = time.monotonic()
+            asyncio.get_running_loop().call_soon(self._forget_arrival)
+        return self._arrived
+
+    def _forget_arrival(self) -> None:
+        self._arrived = None
 
 
 def _read_long(body: bytes, index: ResponseIndex) -> ChatRequest:
