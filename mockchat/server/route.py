@@ -89,7 +89,7 @@ class ChatCompletions:
             if self._simulation is not None:
                 return self._simulated(request, body, read, self._simulation, arrived or self._arrival())
             asked = read(body, self._index)
-            return self._complete(request, asked, completion.choose(asked), int(time.time()))
+            return self._completion(request, asked, completion.choose(asked), int(time.time()))
         except ApiError as error:
             if self.upstream is None:
                 return self.writer.error(request, error)
@@ -124,7 +124,7 @@ class ChatCompletions:
         """Refuse a request whose rest is not read, and close the connection."""
         return self.writer.error(request, error, keep_alive=False)
 
-    def _complete(
+    def _completion(
         self, request: HttpRequest, asked: ChatRequest, replies: list[Reply], created: int, by_piece: bool = False
     ) -> Answer:
         answer_id = replies[0].conversation_id
@@ -201,7 +201,7 @@ class ChatCompletions:
             return Answer((), False, ABORTED, fault=fault)
         created = int(time.time())
         replies = completion.choose(asked, chance.random)
-        answer = self._complete(request, asked, replies, created, by_piece=simulation.timed)
+        answer = self._completion(request, asked, replies, created, by_piece=simulation.timed)
         if fault:
             answer = Answer(_first_half(answer.parts), False, ABORTED, fault=fault)
         if not simulation.timed:

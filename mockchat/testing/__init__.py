@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mockchat.testing.replies import Request
-    from mockchat.testing.server import MockServer, Recording, Recordings, read, serve
+    from mockchat.testing.server import MockServer, serve
 
-__all__ = ["MockServer", "Recording", "Recordings", "Request", "read", "serve"]
+__all__ = ["MockServer", "Request", "serve"]
 
 
 def __getattr__(name: str) -> Any:

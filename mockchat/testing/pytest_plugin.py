@@ -7,58 +7,41 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from mockchat.core.entries import Conversation
-    from mockchat.testing.server import Listener, MockServer, Recorder
+    from mockchat.server.record_file import RecordFile
+    from mockchat.testing.server import Listener, MockServer
 
 _DEFAULT = "tests/conversations.jsonl"
 _ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+_RECORDED, _WARNING = "mockchat_recorded", "mockchat_warning"  # Properties of a test.
+_CURE = "record it with --mockchat-record=URL, or say what is answered with mockchat.reply(...)"
 
 
-@dataclass
-class _Run:
-    """A run of pytest: what it has read, and what its tests did.
-
-    Recorders go by their files, recordings by their file and `stitch`. What tests did is the number of answers they
-    recorded into each file, warnings, the files they read, and the recordings they used, by file and number.
-    """
-
-    recorders: "dict[Path, Recorder]" = field(default_factory=dict)
-    recordings: "dict[tuple[Path, bool], list[Conversation]]" = field(default_factory=dict)
-    recorded: Counter[str] = field(default_factory=Counter)
-    warnings: set[str] = field(default_factory=set)
-    read: set[str] = field(default_factory=set)
-    used: set[tuple[str, int]] = field(default_factory=set)
-
-
-_DONE = "mockchat_done"
-_RUN = pytest.StashKey[_Run]()
+# Of a run: the files that it records into, warnings about them, what listens.
+_FILES = pytest.StashKey["dict[Path, RecordFile]"]()
+_WARNINGS = pytest.StashKey[set[str]]()
 _LISTENER = pytest.StashKey["Listener"]()
+# Of a test: its server, and whether it has passed.
 _SERVER = pytest.StashKey["MockServer"]()
 _PASSED = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options, and where the recordings are."""
-    about = f"files, folders and globs of recordings for the fixture mockchat (default: {_DEFAULT}, if it is there)"
-    parser.addini("mockchat_data", about, type="paths")
-    about = "parameters of requests that must be as recorded, like model and tools (default: the messages alone count)"
-    parser.addini("mockchat_match", about, type="args")
-    about = "patterns of what varies from run to run, a line each: what they match is not compared"
-    parser.addini("mockchat_ignore", about, type="linelist")
-    about = "set OPENAI_BASE_URL and OPENAI_API_KEY before tests are imported, for clients that are made at an import"
-    parser.addini("mockchat_env", about, type="bool")
-    group = parser.getgroup("mockchat", "mockchat, a mock of OpenAI's API")
+    add = parser.addini
+    add("mockchat_data", f"files, folders and globs of recordings (default: {_DEFAULT}, if it is there)", "paths")
+    add("mockchat_match", "parameters that must be as recorded, like model (default: messages alone count)", "args")
+    add("mockchat_ignore", "patterns, a line each: what they match is not compared", "linelist")
+    add("mockchat_env", "set OPENAI_BASE_URL and OPENAI_API_KEY before any conftest.py is imported", "bool")
     about = "ask this server, as https://api.openai.com/v1, for what is not recorded, and record its answers"
+    group = parser.getgroup("mockchat", "mockchat, a mock of OpenAI's API")
     group.addoption("--mockchat-record", metavar="URL", help=about)
-    group.addoption("--mockchat-unused", action="store_true", help="say at the end which recordings no test has used")
 
 
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
@@ -77,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "data='weather.jsonl' for a file of its own beside the test; strict=False where a request may miss"
     )
     config.addinivalue_line("markers", about)
-    config.stash[_RUN] = _Run()
+    config.stash[_FILES], config.stash[_WARNINGS] = {}, set()
     if (upstream := config.getoption("mockchat_record")) is not None:
         from argparse import ArgumentTypeError
 
@@ -88,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
             if os.environ.get("CI", "").lower() not in ("", "0", "false", "no"):
                 raise ProgramError("is refused where CI is set: set CI=false if it is meant")
             arguments.upstream_url(upstream)
-            _recorder(config, _named(config))
+            _record_file(config, _configured(config))
         except (ArgumentTypeError, ProgramError) as error:
             raise pytest.UsageError(f"--mockchat-record: {error}") from None
 
@@ -98,79 +81,46 @@ def _listener(config: pytest.Config) -> "Listener":
     if _LISTENER not in config.stash:
         from mockchat.testing.server import Listener
 
-        stack = ExitStack()
-        config.add_cleanup(stack.close)
-        config.stash[_LISTENER] = stack.enter_context(Listener())
+        config.stash[_LISTENER] = Listener()
+        config.add_cleanup(config.stash[_LISTENER].close)
     return config.stash[_LISTENER]
 
 
 # Files of recordings
 
 
-def _named(config: pytest.Config, item: pytest.Item | None = None, data: object = None) -> list[Path]:
-    """The files, folders and globs that the configuration names; or the file that the marker of a test names."""
-    if item and isinstance(data, str | os.PathLike):
-        return [item.path.parent / data]
-    if data is not None:
-        from mockchat.core.program import ProgramError
-
-        raise ProgramError(f"@pytest.mark.mockchat: data: give the name of a file, not {data!r}")
-    return list(config.getini("mockchat_data")) or [config.rootpath / _DEFAULT]
+def _configured(config: pytest.Config) -> list[Path]:
+    """The files, folders and globs that the configuration names."""
+    return config.getini("mockchat_data") or [config.rootpath / _DEFAULT]
 
 
-def _files(named: list[Path]) -> Iterator[Path]:
-    """The files that are meant by these names."""
-    for path in named:
-        if path.is_dir():
-            yield from sorted(each for each in path.iterdir() if each.name.endswith(_ENDINGS))
-        elif _is_glob(path):
-            yield from map(Path, sorted(glob.glob(str(path), recursive=True)))
-        else:
-            yield path
+def _files(path: Path) -> list[Path]:
+    """The files that are meant by a name, without those that are missing or empty."""
+    if path.is_dir():
+        found = [each for each in path.iterdir() if each.name.endswith(_ENDINGS)]
+    else:
+        found = [path] if path.exists() else [Path(each) for each in glob.glob(str(path), recursive=True)]
+    return sorted(each for each in found if each.is_file() and each.stat().st_size)
 
 
-def _present(config: pytest.Config, named: list[Path]) -> list[Path]:
-    """The files to read. One that is not there, or empty, is an error only where the configuration names it."""
-    if named == config.getini("mockchat_data") and not config.stash[_RUN].recorders:
-        return list(_files(named))
-    return [path for path in _files(named) if path.is_file() and path.stat().st_size]
-
-
-def _is_glob(path: Path) -> bool:
-    return glob.has_magic(str(path)) and not path.exists()
-
-
-def _recorder(config: pytest.Config, named: list[Path]) -> "Recorder | None":
-    """What records answers into the one file that is named; None if this run does not record. Raises `ProgramError`."""
-    if (upstream := config.getoption("mockchat_record")) is None:
+def _record_file(config: pytest.Config, named: list[Path]) -> "RecordFile | None":
+    """The one file that is named, to record into; None if this run does not record. Raises `ProgramError`."""
+    if config.getoption("mockchat_record") is None:
         return None
     from mockchat.core.program import ProgramError
     from mockchat.server.record_file import RecordFile
-    from mockchat.testing.server import Recorder
 
-    run, path = config.stash[_RUN], named[0]
-    if len(named) > 1 or _is_glob(path):
+    files, path = config.stash[_FILES], named[0]
+    if len(named) > 1 or (glob.has_magic(str(path)) and not path.exists()):
         names = ", ".join(each.name for each in named)
         raise ProgramError(f"{names}: name one file to record into, as with -o mockchat_data=FILE")
-    file = path / Path(_DEFAULT).name if path.is_dir() else path
-    if file not in run.recorders:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ProgramError(f"can't make {file.parent}: {error.strerror}") from None
-        run.recorders[file] = Recorder(upstream, RecordFile(file, run.warnings.add))
-    return run.recorders[file]
-
-
-def _read(config: pytest.Config, path: Path, stitch: bool = True) -> "list[Conversation]":
-    """The recordings of a file, read once unless this run records. Raises `ProgramError`."""
-    from mockchat.testing.server import read
-
-    run = config.stash[_RUN]
-    if run.recorders or (path, stitch) not in run.recordings:
-        with run.recorders[path].file.locked() if path in run.recorders else nullcontext():
-            run.recordings[path, stitch] = read(path, stitch=stitch)
-    return run.recordings[path, stitch]
+    if path.is_dir():
+        path /= Path(_DEFAULT).name
+    if path not in files:
+        with suppress(OSError):  # `RecordFile` says what is wrong.
+            path.parent.mkdir(parents=True, exist_ok=True)
+        files[path] = RecordFile(path, config.stash[_WARNINGS].add)
+    return files[path]
 
 
 # The report
@@ -178,69 +128,22 @@ def _read(config: pytest.Config, path: Path, stitch: bool = True) -> "list[Conve
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say that this run records."""
-    told = "mockchat: asking {} for what is not recorded, and recording it into {}"
-    return [told.format(to.upstream, to.file.path) for to in config.stash[_RUN].recorders.values()]
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Send what the tests of this process did, if it is one of pytest-xdist's."""
-    if hasattr(session.config, "workeroutput"):
-        run = session.config.stash[_RUN]
-        done = {"recorded": dict(run.recorded), "warnings": run.warnings, "read": run.read, "used": run.used}
-        session.config.workeroutput[_DONE] = done
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Add what such a process sent."""
-    if sent := getattr(node, "workeroutput", {}).get(_DONE):
-        run: _Run = node.config.stash[_RUN]
-        for name, done in sent.items():
-            getattr(run, name).update(done)
+    asking = f"mockchat: asking {config.getoption('mockchat_record')} for what is not recorded"
+    return [f"{asking}, and recording it into {path}" for path in config.stash[_FILES]]
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
-    """Print what was recorded, and which recordings were not used."""
-    if lines := [*_recorded(config.stash[_RUN]), *_unused(config)]:
-        terminalreporter.section("mockchat")
-        for line in lines:
-            terminalreporter.line(line)
-
-
-def _recorded(run: _Run) -> Iterator[str]:
-    recorded = +run.recorded or dict.fromkeys(map(str, run.recorders), 0)
-    for path, count in recorded.items():
-        yield f"Recorded {'1 answer' if count == 1 else f'{count:,} answers'} into {path}"
-    yield from sorted(run.warnings)
-
-
-def _unused(config: pytest.Config) -> Iterator[str]:
-    """Lines that say which recordings no test has used."""
-    if not config.getoption("mockchat_unused"):
+    """Print what was recorded, by this process and those of pytest-xdist."""
+    if not config.stash[_FILES]:
         return
-    from mockchat.core.program import ProgramError
-
-    run = config.stash[_RUN]
-    files = dict.fromkeys([*_present(config, _named(config)), *map(Path, sorted(run.read))])
-    try:
-        found = [(path, number, each) for path in files for number, each in enumerate(_read(config, path))]
-    except ProgramError as error:
-        yield str(error)
-        return
-    unused = [(path, each) for path, number, each in found if (str(path), number) not in run.used]
-    every = "There is no unused recording"
-    yield f"Used by no test that ran, {len(unused):,} of {len(found):,} recordings:" if unused else every
-    for path, each in unused:
-        shown = path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
-        yield f"{shown}: {each.id}, {len(each.messages)} messages: {_first_words(each.messages)}"
-
-
-def _first_words(messages: list[bytes]) -> str:
-    """Of what the user said first, for many conversations begin with the same prompt of the system."""
-    from mockchat.core import text, wire
-
-    said = [*(message for message in messages if wire.role_of(message) == "user"), *messages]
-    return text.around(wire.content_of(said[0]), 0) if said else "none"
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    done = [each for report in reports if getattr(report, "when", "") == "teardown" for each in report.user_properties]
+    recorded = Counter(path for name, path in done if name == _RECORDED)
+    terminalreporter.section("mockchat")
+    for path in recorded or [str(path) for path in config.stash[_FILES]]:
+        terminalreporter.line(f"Answers recorded into {path}: {recorded[path]:,}")
+    for line in sorted(config.stash[_WARNINGS].union(line for name, line in done if name == _WARNING)):
+        terminalreporter.line(line)
 
 
 # The fixtures
@@ -257,42 +160,33 @@ def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
     """A mock of OpenAI's API (`mockchat.base_url`), which answers from the project's recordings.
 
     `mockchat.reply(...)` answers the next request, `mockchat.load([...])` adds recordings, `mockchat.requests` has the
-    requests. Each test has its own; the address stays the same. A test fails at its end where a request missed or a
-    reply was not asked for, unless `mockchat.strict` is set to False. The report of a failed test names the requests
-    that were refused. The marker `mockchat` takes the server's options, `strict`, and `data`.
+    requests. A test fails where a request missed or a reply was not asked for, unless `mockchat.strict` is False.
     """
     from mockchat.core.program import ProgramError
     from mockchat.testing.server import MockServer
 
-    item, config, run = request.node, request.config, request.config.stash[_RUN]
-    given, problem = _options(item), ""
-    options = {"ignore": config.getini("mockchat_ignore"), "match": config.getini("mockchat_match")} | given
+    item, config = request.node, request.config
+    options = {"ignore": config.getini("mockchat_ignore"), "match": config.getini("mockchat_match")}
     try:
-        named = _named(config, item, options.pop("data", None))
-        recorder = _recorder(config, named)
-        files = _present(config, named)
-        recordings = [each for path in files for each in _read(config, path, not options.get("no_stitch"))]
-        problem = "@pytest.mark.mockchat: " if given else "mockchat_ignore: "
-        server = MockServer(recordings, recorder, **options)
+        options |= _marked(item)
+        named = [item.path.parent / options.pop("data")] if "data" in options else _configured(config)
+        file = _record_file(config, named)
+        with file.locked() if file else nullcontext():
+            recordings = [path for name in named for path in _files(name)]
+            server = MockServer(recordings, (config.getoption("mockchat_record"), file) if file else None, **options)
     except ProgramError as error:
-        raise pytest.fail.Exception(f"{problem}{error}", pytrace=False) from None
+        raise pytest.fail.Exception(f"mockchat: {error}", pytrace=False) from None
+    if empty := [str(name) for name in named if not _files(name)]:
+        server.hint = f"(Nothing is recorded in {', '.join(empty)}: {_CURE})"
     server.route.writer.closing = True  # A kept connection would belong to the event loop of another test.
-    server.hint = f"(Nothing is recorded in {', '.join(map(str, named))}: {_CURE})"
     with _listener(config).serving(server):
         item.stash[_SERVER] = server
         yield server
-    if recorder and server.upstream:
-        run.recorded[str(recorder.file.path)] += server.upstream.recorded
-        run.warnings |= server.upstream.warnings
-    if config.getoption("mockchat_unused"):
-        for path in _present(config, named):
-            run.read.add(str(path))
-            run.used |= {(str(path), number) for number in server.used(_read(config, path))}
-    if item.stash.get(_PASSED, False):  # For requests after the test itself, as in other fixtures' teardown.
+    if file and (upstream := server.route.upstream):
+        item.user_properties += [(_RECORDED, str(file.path))] * upstream.recorded
+        item.user_properties += [(_WARNING, line) for line in config.stash[_WARNINGS] | upstream.warnings]
+    if item.stash.get(_PASSED, False):  # For requests in the teardown of other fixtures.
         _check(item)
-
-
-_CURE = "record it with --mockchat-record=URL, or say what is answered with mockchat.reply(...)"
 
 
 @pytest.fixture
@@ -307,25 +201,29 @@ def mockchat_env(mockchat: "MockServer", monkeypatch: pytest.MonkeyPatch) -> "Mo
     return mockchat
 
 
-def _options(item: pytest.Item) -> dict[str, Any]:
-    """The options of all markers of a test; those of the test win over its class's, and these over its module's."""
+def _marked(item: pytest.Item) -> dict[str, Any]:
+    """The options of all markers of a test; the nearest one wins. Raises `ProgramError`."""
+    from mockchat.core.program import ProgramError
+
     options: dict[str, Any] = {}
     for marker in item.iter_markers("mockchat"):
         if marker.args:
-            given = ", ".join(map(repr, marker.args))
-            problem = f"@pytest.mark.mockchat({given}) has a value without a name: name it, as in ttft_ms=50"
-            raise pytest.fail.Exception(problem, pytrace=False)
+            raise ProgramError(f"{marker.args[0]!r} has no name: name it, as in ttft_ms=50")
         options = {**marker.kwargs, **options}
+    if not isinstance(data := options.get("data", ""), str | os.PathLike):
+        raise ProgramError(f"data: give the name of a file, not {data!r}")
     return options
 
 
+# The end of a test
+
+
 def _check(item: pytest.Item) -> None:
-    """Fail a test whose server finds fault with it."""
-    if (server := item.stash.get(_SERVER, None)) is not None:
-        try:
+    try:
+        if server := item.stash.get(_SERVER, None):
             server.check()
-        except AssertionError as error:
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
+    except AssertionError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -333,6 +231,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Check the server at the end of a test that passes."""
     result = yield
     _check(item)
+    item.stash[_PASSED] = True
     return result
 
 
@@ -341,8 +240,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Add the refused requests to the report of a failed test, unless it names them itself."""
     report = yield
     server = item.stash.get(_SERVER, None)
-    if report.when == "call":
-        item.stash[_PASSED] = report.passed
-    if server is not None and report.failed and (refused := server.report()) and refused not in report.longreprtext:
+    if server and report.failed and (refused := server.report()) and refused not in report.longreprtext:
         report.sections.append(("mockchat", refused))
     return report

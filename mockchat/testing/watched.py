@@ -4,19 +4,19 @@ A request is in the list before its client receives the answer.
 """
 
 import asyncio
-import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from http import HTTPStatus
 from typing import Any
 
-import ujson
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 
 from mockchat.core import wire
 from mockchat.core.diagnosis import Diagnosis
 from mockchat.core.entries import Conversation
-from mockchat.core.index import Replies, Reply, ResponseIndex
+from mockchat.core.index import ResponseIndex
 from mockchat.core.matching import matching
 from mockchat.core.text import around
 from mockchat.server.errors import ApiError, NotRecorded
@@ -24,9 +24,9 @@ from mockchat.server.http import ABORTED, Answer, AnswerWriter, HttpRequest
 from mockchat.server.memory import Memory
 from mockchat.server.paths import PATH
 from mockchat.server.request import ChatRequest, read_request, read_settings
-from mockchat.server.route import FAULT_TOLD, ChatCompletions, Read
+from mockchat.server.route import FAULT_TOLD, ChatCompletions
 from mockchat.server.upstream import Upstream
-from mockchat.testing.replies import FunctionFailed, GivenError, GivenReplies, Request
+from mockchat.testing.replies import FunctionFailed, Given, GivenError, Request
 
 
 class WatchedChat(ChatCompletions):
@@ -38,13 +38,13 @@ class WatchedChat(ChatCompletions):
 
     def __init__(self, index: ResponseIndex, **options: Any) -> None:
         super().__init__(index, **options, grows=True)
+        self.is_open = False  # Only while a test runs.
         self.requests: list[Request] = []
-        self.replies = GivenReplies()
-        self.asked: set[bytes] = set()  # Histories that were looked up in the index.
+        self.given: list[Given] = []
         self._loaded = ResponseIndex((), index.ignore)
-        self._times: Counter[tuple[bytes, bool]] = Counter()  # How often a history was answered; whether it is loaded.
-        self._request = Request(None, {})
-        self._use: Callable[[], object] | None = None  # Uses up the reply that was read last.
+        # How often there was an answer from a given reply, or to a history from what is loaded (True) or recorded.
+        self.times: Counter[Given | tuple[bytes, bool]] = Counter()
+        self._source: Given | tuple[bytes, bool] | None = None  # Of the reply that was chosen last.
 
     def load(self, conversations: Sequence[Conversation]) -> None:
         """Add recordings, which come before the others."""
@@ -52,93 +52,84 @@ class WatchedChat(ChatCompletions):
             self._index.add(conversation)
             self._loaded.add(conversation)
 
-    def _find(self, body: bytes, index: ResponseIndex) -> ChatRequest:
+    def answer(self, request: HttpRequest, body: bytes) -> "Answer | asyncio.Future[Answer]":
+        try:
+            parsed = wire.loads(body)
+        except ValueError:
+            parsed = None
+        headers = CIMultiDict(request.headers)
+        if "Content-Length" in headers:  # On a kept connection it may be that of an earlier request.
+            headers["Content-Length"] = str(len(body))
+        asked, self._source = Request(parsed, headers), None
+        try:
+            self.check(request, len(body))
+        except ApiError as error:
+            return self._keep(asked, request, self.writer.error(request, error))
+        answer = self._answer(request, body, partial(self._choose, asked))
+        if self._source and not (isinstance(answer, Answer) and answer.fault):
+            self.times[self._source] += 1
+        if isinstance(answer, Answer):
+            return self._keep(asked, request, answer)
+        answer.add_done_callback(partial(self._complete, request, len(self.requests)))
+        self.requests.append(asked)
+        return answer
+
+    def check(self, request: HttpRequest, size: int) -> None:
+        if not self.is_open:
+            problem = "No test with the fixture mockchat is running: add mockchat, or mockchat_env, to this test"
+            raise ApiError(HTTPStatus.NOT_FOUND, problem)
+        super().check(request, size)
+
+    def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
+        return self._keep(Request(None, request.headers), request, super().refuse(request, error))
+
+    def _choose(self, asked: Request, body: bytes, index: ResponseIndex) -> ChatRequest:
         """Read a request and choose its reply; raises as `read_request` does, and `GivenError`."""
         missed = None
         try:
-            asked = read_request(body, index)
+            read = read_request(body, index)
         except NotRecorded as error:
             missed, size = error, wire.array_size(error.history)
-            asked = ChatRequest((), error.history, size, read_settings(wire.loads(body)))
-        if given := self.replies.find(self._request):
-            self._use = functools.partial(self.replies.use_up, given)
-            if not isinstance(given.reply, Reply):
-                assert given.reply
-                raise given.reply
-            return asked._replace(replies=[given.reply])
-        history = asked.history
-        loaded = self._loaded.replies(history)
-        if index.match:
-            loaded = matching(loaded, self._request.body, index.match)
-        if not loaded:
-            self.asked.add(history)
-        key = history, bool(loaded)
-        self._use = functools.partial(self._times.update, [key])
-        replies = loaded or asked.replies
-        if missed or (self.upstream and not loaded and self._times[key] >= len(replies)):
-            raise missed or NotRecorded(lambda: _USED_UP, history)
-        ordered = replies.in_file_order() if isinstance(replies, Replies) else replies
-        return asked._replace(replies=[ordered[min(self._times[key], len(ordered) - 1)]])
+            read = ChatRequest((), error.history, size, read_settings(asked.body))
+        for given in self.given:
+            self._source = given
+            if (given.function or not self.times[given]) and (reply := given.answer(asked)):
+                return read._replace(replies=[reply])
+        loaded = matching(self._loaded.replies(read.history), asked.body, index.match)
+        replies = loaded or matching(read.replies, asked.body, index.match)
+        self._source = read.history, bool(loaded)
+        times = self.times[self._source]
+        if missed:
+            raise missed
+        if self.upstream and not loaded and times >= len(replies):
+            raise NotRecorded(lambda: Diagnosis("messages", "its recorded replies were all given"), read.history)
+        return read._replace(replies=[replies[min(times, len(replies) - 1)]])
 
-    def answer(self, request: HttpRequest, body: bytes) -> "Answer | asyncio.Future[Answer]":
-        try:
-            parsed = ujson.loads(body)
-        except ValueError:
-            parsed = None
-        headers = request.headers
-        if "Content-Length" in headers:
-            known = CIMultiDict(headers)
-            known["Content-Length"] = str(len(body))  # On a kept connection it may be that of an earlier request.
-            headers = CIMultiDictProxy(known)
-        self._request, self._use = Request(parsed, headers), None
-        answer = super().answer(request, body)
-        if self._use and not (isinstance(answer, Answer) and answer.fault):
-            self._use()
-        if isinstance(answer, Answer):
-            self._keep(parsed, headers, answer, request.path)
-        else:
-            self.requests.append(Request(parsed, headers, 0))
-            answer.add_done_callback(functools.partial(self._correct, len(self.requests) - 1))
+    def _keep(self, asked: Request, request: HttpRequest, answer: Answer) -> Answer:
+        """Add a request and its outcome to the list."""
+        self.requests.append(self._outcome(asked, request, answer))
         return answer
 
-    def _answer(
-        self, request: HttpRequest, body: bytes, read: Read, arrived: float | None = None
-    ) -> "Answer | asyncio.Future[Answer]":
-        return super()._answer(request, body, self._find, arrived)
-
-    def _correct(self, number: int, answered: "asyncio.Future[Answer]") -> None:
-        """Set the status and the error of an answer that comes later."""
+    def _complete(self, request: HttpRequest, number: int, answered: "asyncio.Future[Answer]") -> None:
+        """Set the outcome of a request that is answered later."""
         if not answered.cancelled():
-            answer = answered.result()
-            error = str(answer.error) if answer.error else None
-            self.requests[number] = replace(self.requests[number], status=answer.status, error=error)
+            self.requests[number] = self._outcome(self.requests[number], request, answered.result())
 
-    def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
-        answer = super().refuse(request, error)
-        self._keep(None, request.headers, answer, request.path)
-        return answer
-
-    def _keep(self, body: Any, headers: Mapping[str, str], answer: Answer, path: str) -> None:
-        """Add a request to the list."""
-        error, is_unknown = None, answer.status == 404 and path != PATH
+    def _outcome(self, asked: Request, request: HttpRequest, answer: Answer) -> Request:
+        missed = answer.error if isinstance(answer.error, NotRecorded) else None
+        error = str(answer.error) if answer.error else None
         if answer.status == ABORTED:
             error = f"{FAULT_TOLD}: {answer.fault}"
-        elif answer.error is not None:
-            error = ujson.loads(answer.error.body())["error"]["message"]
-            if isinstance(answer.error, NotRecorded):
-                error += self._more(answer.error)
+        elif missed:
+            error = f"{missed}: {missed.diagnosis.text}"
+            if not self._index.recordings and missed.history:
+                last = wire.split(missed.history)[-1]
+                error += f"; asked was {around(wire.content_of(last), 0)} ({wire.role_of(last)})"
+            if self.given:
+                error += f"; replies were given, {len(self.given)} in all: none is left for it"
+        is_unknown = answer.status == HTTPStatus.NOT_FOUND and request.path != PATH
         is_miss = is_unknown or isinstance(answer.error, NotRecorded | FunctionFailed)
-        self.requests.append(Request(body, headers, answer.status, error, is_miss))
-
-    def _more(self, missed: NotRecorded) -> str:
-        """What else there is to say of a miss."""
-        more = ""
-        if not self._index.recordings and missed.history:
-            last = wire.split(missed.history)[-1]
-            more += f"; asked was {around(wire.content_of(last), 0)} ({wire.role_of(last)})"
-        if self.replies.count:
-            more += f"; replies were given, {self.replies.count} in all: none is left for it"
-        return more
+        return replace(asked, status=answer.status, error=error, is_miss=is_miss)
 
 
 class WatchedUpstream(Upstream):
@@ -153,6 +144,3 @@ class WatchedUpstream(Upstream):
 
     def _is_new(self, history: bytes, asked: dict[str, Any]) -> bool:
         return True
-
-
-_USED_UP = Diagnosis("messages", "each of its recorded replies was given already")

@@ -146,7 +146,7 @@ def test_other(mockchat):
     assert answers == ["hello"]
     with half:
         half.sendall(b"h" * 8)
-        assert half.recv(100).startswith(b"HTTP/1.1 400")
+        assert half.recv(100).startswith(b"HTTP/1.1 404")
     assert mockchat.requests == []
 """
     )
@@ -317,7 +317,7 @@ def test_loads(mockchat):
             "*_ test_returns_rubbish _*",
             "requests[[]0]: 400, the function <lambda> failed: *'txt'*",
             "*_ test_never_asked _*",
-            "1 reply was not asked for (*): the function nobody",
+            "replies that nothing asked for: the function nobody (*)",
         ]
     )
 
@@ -352,9 +352,9 @@ def test_asks_nothing_and_has_the_server_only(mockchat):
     result.assert_outcomes(passed=2, failed=3)
     result.stdout.fnmatch_lines(
         [
-            "1 request is not recorded *",
+            "requests that missed: 1 *",
             "requests[[]0]: 404, Unknown path /v1/responses: *this is the Responses API*",
-            "1 request is not recorded *",
+            "requests that missed: 1 *",
             "requests[[]0]: 404, Unknown path /v1/embeddings: *",
             "*_ test_asks_elsewhere _*",
             "nothing asked this server: a client that was made before the test goes elsewhere (*",
@@ -459,14 +459,29 @@ def test_a_file_of_its_own(project: pytest.Pytester, upstream: MockServer) -> No
     missing.stdout.fnmatch_lines(["(Nothing is recorded in */tests/unit/weather.jsonl: *"])
     result = run(project, f"--mockchat-record={upstream.base_url}", "-n", "2")
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["*= mockchat =*", f"Recorded 1 answer into {tests}/weather.jsonl"])
+    result.stdout.fnmatch_lines(["*= mockchat =*", f"Answers recorded into {tests}/weather.jsonl: 1"])
     assert answers((tests / "weather.jsonl").read_text()) == ["recorded"]
     assert answers((project.path / "tests/conversations.jsonl").read_text()) == ["hello"]
-    with (tests / "weather.jsonl").open("a") as file:
-        file.write(recordings(("never", "asked")))
-    replayed = run(project, "--mockchat-unused")
-    replayed.assert_outcomes(passed=2)
-    replayed.stdout.fnmatch_lines(["Used by no test that ran, 1 of 3 *", "tests/unit/weather.jsonl: *: 'never'"])
+    run(project).assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("missing", ["typo.jsonl", "no_folder/", "*.json"])
+def test_a_name_without_recordings_is_told_with_a_miss(project: pytest.Pytester, missing: str) -> None:
+    project.makeini(f"[pytest]\nmockchat_data = tests/conversations.jsonl {missing}")
+    project.makepyfile(
+        SDK
+        + """
+def test_hit(mockchat):
+    assert said(client(mockchat.base_url)) == "hello"
+
+def test_miss(mockchat):
+    with pytest.raises(openai.NotFoundError):
+        said(client(mockchat.base_url), "ho")
+"""
+    )
+    result = run(project, "-W", "ignore")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines([f"(Nothing is recorded in {project.path / missing}: record it *"])
 
 
 @pytest.mark.parametrize("named", ["recorded", "recorded/*.jsonl", "**/*.jsonl", "recorded/a.jsonl recorded/b.jsonl"])
@@ -518,4 +533,4 @@ def test_the_marker_s_in_place_of_it(mockchat):
     run(project).assert_outcomes(passed=2)
     wrong = run(project, "-o", "mockchat_ignore=(")
     wrong.assert_outcomes(passed=1, errors=1)
-    wrong.stdout.fnmatch_lines(["mockchat_ignore: ignore: '(' is no regular expression*"])
+    wrong.stdout.fnmatch_lines(["mockchat: ignore: '(' is no regular expression*"])

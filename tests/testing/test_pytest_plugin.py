@@ -193,9 +193,9 @@ def test_joined_again(mockchat):
 def test_neither(mockchat): pass
 """
     )
-    result = run(project, "--mockchat-unused")
+    result = run(project)
     result.assert_outcomes(passed=3, errors=1)
-    result.stdout.fnmatch_lines(["@pytest.mark.mockchat: no_stitch: give True or False, not 'yes'"])
+    result.stdout.fnmatch_lines(["mockchat: no_stitch: give True or False, not 'yes'"])
 
 
 @pytest.mark.parametrize("empty", [False, True])
@@ -315,9 +315,9 @@ def test_late_and_failed(asks_late):
     result.stdout.fnmatch_lines(
         [
             "*_ ERROR at teardown of test_late _*",
-            "1 request is not recorded (where that is meant: mockchat.strict = False, *",
+            "requests that missed: 1 (where that is meant: mockchat.strict = False, *",
             "*_ test_swallowed _*",
-            "1 request is not recorded (where that is meant: mockchat.strict = False, *",
+            "requests that missed: 1 (where that is meant: mockchat.strict = False, *",
             "requests[[]0]: 404, *'ho'*",
             "*_ test_fails_itself _*",
             "E *assert 'its own' == 'failure'",
@@ -325,6 +325,31 @@ def test_late_and_failed(asks_late):
         ]
     )
     assert str(result.stdout).count("- mockchat -") == 1
+
+
+@pytest.mark.skipif(pytest.version_tuple < (9,), reason="this pytest has no subtests")
+def test_subtests(project: pytest.Pytester) -> None:
+    """The server is checked at the end of the test, not of each subtest."""
+    project.makepyfile(
+        ASK
+        + """
+def test_all(mockchat_env, subtests):
+    mockchat_env.reply("one")
+    mockchat_env.reply("two")
+    for text in ("one", "two"):
+        with subtests.test(text):
+            assert ask(mockchat_env.base_url, "which?") == text
+
+def test_one_left(mockchat_env, subtests):
+    mockchat_env.reply("one")
+    mockchat_env.reply("two")
+    with subtests.test("one"):
+        assert ask(mockchat_env.base_url, "which?") == "one"
+"""
+    )
+    result = run(project)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["replies that nothing asked for: text='two' (*"])
 
 
 def test_a_miss_that_is_meant(project: pytest.Pytester) -> None:
@@ -371,11 +396,11 @@ class TestOfUnittest(unittest.TestCase):
     result.stdout.fnmatch_lines(
         [
             "*_ TestByMarkers.test_strict_again _*",
-            "1 request is not recorded *",
+            "requests that missed: 1 *",
             "*_ TestOfUnittest.test_fails_itself _*",
             "E *AssertionError: on its own",
             "*_ TestOfUnittest.test_swallowed _*",
-            "1 request is not recorded *",
+            "requests that missed: 1 *",
         ]
     )
 
@@ -402,10 +427,10 @@ def test_markers_that_are_refused(project: pytest.Pytester) -> None:
     result.assert_outcomes(errors=4)
     result.stdout.fnmatch_lines(
         [
-            "@pytest.mark.mockchat('503=first:1') has a value without a name: name it, as in ttft_ms=50",
-            "@pytest.mark.mockchat: there is no option 'stric': the options are *",
-            "@pytest.mark.mockchat: data: give the name of a file, not [[]'more.jsonl']",
-            "@pytest.mark.mockchat: ttft_ms: 'soon' is not a number of at least 0",
+            "mockchat: '503=first:1' has no name: name it, as in ttft_ms=50",
+            "mockchat: there is no option 'stric': the options are *",
+            "mockchat: data: give the name of a file, not [[]'more.jsonl']",
+            "mockchat: ttft_ms: 'soon' is not a number of at least 0",
         ]
     )
     result.stdout.no_fnmatch_line("*During handling*")
@@ -432,7 +457,7 @@ def test_one_left_but_not_strict(mockchat):
     result = run(project)
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(
-        ["*_ test_one_left _*", "1 reply was not asked for (where that is meant: *): status 429"]
+        ["*_ test_one_left _*", "replies that nothing asked for: status=429 (where that is meant: *)"]
     )
 
 

@@ -57,7 +57,7 @@ def test_what_one_test_records_the_next_one_finds(pytester: pytest.Pytester, ups
     result.assert_outcomes(passed=3)
     file = pytester.path / "tests/conversations.jsonl"
     told = f"asking {upstream.base_url} for what is not recorded, and recording it into {file}"
-    result.stdout.fnmatch_lines([f"mockchat: {told}", "*= mockchat =*", f"Recorded 3 answers into {file}"])
+    result.stdout.fnmatch_lines([f"mockchat: {told}", "*= mockchat =*", f"Answers recorded into {file}: 3"])
     assert lines(file) == ["recorded", "at once", "word " * 100_000]
     assert [request.status for request in upstream.requests] == [200, 200, 200]
     replayed = run(pytester)
@@ -114,7 +114,7 @@ def test_an_error(mockchat):
             "*- mockchat -*",
             "requests[[]0]: 404, the upstream answered so: No valid response exists for the given request: *'old'*",
             "*= mockchat =*",
-            "Recorded 0 answers into *",
+            "Answers recorded into *: 0",
             "Passed on but not recorded: answers with several choices",
         ]
     )
@@ -136,7 +136,7 @@ def test_an_error(mockchat):
             ["-o", "mockchat_data=test_it.py"],
             "*/test_it.py: line 1 is not an entry of JSON lines: mend it, or record into another file",
         ),
-        (["-o", "mockchat_data=test_it.py/a.jsonl"], "can't make */test_it.py: *"),
+        (["-o", "mockchat_data=test_it.py/a.jsonl"], "*/test_it.py/a.jsonl: can't be recorded into: Not a directory"),
         (["--mockchat-record=example.org"], "'example.org' is not a base URL: give one like http://*"),
         (["--mockchat-record=http://me:secret@example.org"], "the URL names a user: *"),
     ],
@@ -186,7 +186,7 @@ def test_own(mockchat, number):
     file = pytester.path / "tests/conversations.jsonl"
     assert sorted(lines(file)) == ["at once", "recorded"]
     result.stdout.fnmatch_lines(
-        ["*= mockchat =*", "Recorded * answers into *", "Passed on but not recorded: answers with several choices"]
+        ["*= mockchat =*", "Answers recorded into *", "Passed on but not recorded: answers with several choices"]
     )
     run(pytester, "-k", "test_new").assert_outcomes(passed=20)
 

@@ -89,6 +89,7 @@ def test_more_recordings_while_it_runs(tmp_path: Path) -> None:
         [SAMPLE],
         [[HI, HELLO], SAMPLE],
         ((HI, HELLO),),
+        {"messages": [HI, HELLO]},
         [{"id": "a", "messages": [HI, HELLO]}],
         [entry("a", "hi", "hello")],
         [[HI, {"role": "assistant", "content": [{"type": "text", "text": "hello"}]}]],
@@ -104,10 +105,6 @@ def test_forms_of_recordings(data: Recordings) -> None:
     [
         ("nowhere.json", "nowhere.json: No such file or directory"),
         ([HI, HELLO], "recording 0 is a message: give a list of conversations, each a list of them"),
-        (
-            {"messages": [HI, HELLO]},
-            "the recordings are a dictionary: give a list of conversations",
-        ),
         ([{"id": "x"}], 'recording 0: must have either "conversations" or "messages"'),
         ([[HI], ["hi"]], "recording 1: message 0 is a string, not an object"),
         ([[{"role": "user"}]], 'recording 0: message 0 lacks "content"'),
@@ -117,6 +114,27 @@ def test_what_is_no_recording(data: Any, told: str) -> None:
     with pytest.raises(DatasetError, match=told), serve(data):
         pass
     assert not [thread for thread in threading.enumerate() if thread.name == "mockchat"]
+
+
+def test_a_file_that_changes_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    for text in ("hello", "hello again"):
+        path.write_text(json.dumps(entry("a", "hi", text)))
+        for _ in range(2):
+            with serve(path) as server:
+                assert ask(server, HI) == text
+
+
+def test_headers_on_a_kept_connection() -> None:
+    with (
+        serve() as server,
+        openai.OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client,
+    ):
+        for text in ("short", "longer " * 10):
+            server.reply("hello")
+            client.chat.completions.create(model="m", messages=[{"role": "user", "content": text}])
+        one, other = [int(request.headers["Content-Length"]) for request in server.requests]
+    assert other - one == len("longer " * 10) - len("short")
 
 
 def test_options() -> None:
