@@ -121,7 +121,7 @@ class WatchedChat(ChatCompletions):
         if answer.status == ABORTED:
             error = f"{FAULT_TOLD}: {answer.fault}"
         elif missed:
-            error = f"{missed}: {missed.diagnosis().text}"
+            error = f"{missed}: {missed.diagnosis.text}"
             if not self._index.recordings and missed.history:
                 last = wire.split(missed.history)[-1]
                 error += f"; asked was {around(wire.content_of(last), 0)} ({wire.role_of(last)})"

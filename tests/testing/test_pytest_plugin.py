@@ -428,7 +428,7 @@ def test_markers_that_are_refused(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         [
             "mockchat: '503=first:1' has no name: name it, as in ttft_ms=50",
-            "mockchat: there is no option 'stric': did you mean strict? The options are *",
+            "mockchat: there is no option 'stric': the options are *",
             "mockchat: data: give the name of a file, not [[]'more.jsonl']",
             "mockchat: ttft_ms: 'soon' is not a number of at least 0",
         ]
