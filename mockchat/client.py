@@ -16,7 +16,7 @@ MAX_ANSWER_MB = 64
 MB = 1024 * 1024  # bytes
 
 _ZLIB, _RAW_DEFLATE, _GZIP = zlib.MAX_WBITS, -zlib.MAX_WBITS, zlib.MAX_WBITS | 16
-_FIRST_PIECE = 1024  # bytes
+_MOST_MEMBERS = 1000
 
 
 class NoAnswer(NamedTuple):
@@ -57,11 +57,12 @@ class Decoder:
         self._max_mb = max_mb
         self._left = self._packed_left = max_mb * MB
         self._unpacking: zlib._Decompress | None = None
+        self._members = 0
 
     def feed(self, block: bytes) -> bytes:
         """Decode a block of the body.
 
-        Raises `BadAnswer` beyond the limit, and `aiohttp.ClientPayloadError` for a damaged body.
+        Raises `BadAnswer` beyond the limits, and `aiohttp.ClientPayloadError` for a damaged body.
         """
         decoded = block if self._coding == "identity" else self._unpack(block)
         self._left -= len(decoded)
@@ -78,20 +79,16 @@ class Decoder:
     def _unpack(self, block: bytes) -> bytes:
         parts = []
         room = self._left + 1
-        rest = memoryview(block)
-        size = _FIRST_PIECE
         try:
-            while rest and room:
+            while block and room:
                 if self._unpacking is None or self._unpacking.eof:  # A gzip body may have several members.
-                    self._unpacking = zlib.decompressobj(self._window(rest[0]))
-                    size = _FIRST_PIECE
-                piece = rest[:size]
-                size *= 2  # zlib copies what follows a member: of short ones, that is a short piece.
-                part = self._unpacking.decompress(piece, room)
-                parts.append(part)
-                room -= len(part)
-                unread = len(self._unpacking.unused_data or self._unpacking.unconsumed_tail)
-                rest = rest[len(piece) - unread :]
+                    self._members += 1
+                    if self._members > _MOST_MEMBERS:  # zlib copies what follows each of them.
+                        raise BadAnswer(f"an answer of more than {_MOST_MEMBERS:,} compressed members")
+                    self._unpacking = zlib.decompressobj(self._window(block[0]))
+                parts.append(self._unpacking.decompress(block, room))
+                room -= len(parts[-1])
+                block = self._unpacking.unused_data or self._unpacking.unconsumed_tail
         except zlib.error as error:
             raise aiohttp.ClientPayloadError(f"the {self._coding} body is damaged: {error}") from None
         return b"".join(parts)

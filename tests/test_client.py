@@ -86,9 +86,7 @@ def test_beyond_the_limit_nothing_is_unpacked(coding: str) -> None:
 @pytest.mark.parametrize(
     ("coding", "first", "more"),
     [
-        ("gzip", b"", gzip.compress(b"", mtime=0)),
         ("gzip", b"\x1f\x8b\x08\x08" + bytes(6), b"name"),  # Of a file, in the header, which ends with a zero.
-        ("deflate", b"", zlib.compress(b"")),
         ("deflate", b"\x78\x9c", b"\x00\x00\x00\xff\xff"),  # Stored blocks without bytes.
     ],
 )
@@ -100,6 +98,22 @@ def test_what_unpacks_to_nothing_is_given_up(coding: str, first: bytes, more: by
     with pytest.raises(BadAnswer, match="larger than 1 MB"):
         for _ in range(10):
             decoder.feed(block)
+
+
+@pytest.mark.parametrize(
+    ("coding", "member"),
+    [
+        ("deflate", b"\x03\x00"),
+        ("deflate", zlib.compress(b"")),
+        ("gzip", gzip.compress(b"")),
+        ("gzip", gzip.compress(b"a")),
+    ],
+)
+@pytest.mark.parametrize("at_once", [1, 7, 10**6])
+def test_members_without_end_are_given_up(coding: str, member: bytes, at_once: int) -> None:
+    assert decoded(coding, member * 1000, at_once) in (b"", b"a" * 1000)
+    with pytest.raises(BadAnswer, match="of more than 1,000 compressed members"):
+        decoded(coding, member * 1001, at_once)
 
 
 def test_short_members_between_long_ones() -> None:
