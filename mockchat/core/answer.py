@@ -120,7 +120,10 @@ def _without(known: bytes, answer: bytes) -> bytes:
 
 
 def read_stream(answer: bytes) -> Stream:
-    """Read a stream of `chat.completion.chunk` objects up to `[DONE]` or its end. Raises `BadAnswer`."""
+    """Read a stream of `chat.completion.chunk` objects up to `[DONE]` or its end. Raises `BadAnswer`.
+
+    A piece or another finish_reason after a finish_reason is a flaw, and so is an event after `[DONE]`.
+    """
     message = _Message()
     arrivals: list[int] = []
     finish_reason = None
@@ -128,9 +131,12 @@ def read_stream(answer: bytes) -> Stream:
     logprobs: dict[str, Any] = {}
     alone, whole = True, False
     for end, name, data in events(answer):
+        if whole:
+            message.flaw = "an event after [DONE]"
+            break
         if data.startswith(b"[DONE]"):  # As OpenAI's SDKs see it.
             whole = True
-            break
+            continue
         chunk = {"error": True} if name == b"error" else _parse(data, data)
         if not isinstance(chunk, dict):
             continue
@@ -144,9 +150,12 @@ def read_stream(answer: bytes) -> Stream:
             if not isinstance(choice, dict) or choice.get("index") != 0:
                 alone = False
                 continue
-            if isinstance(delta := choice.get("delta"), dict) and message.add(delta):
+            if is_piece := isinstance(delta := choice.get("delta"), dict) and message.add(delta):
                 arrivals.append(end)
-            finish_reason = choice.get("finish_reason") or finish_reason
+            reason = choice.get("finish_reason") or finish_reason
+            if finish_reason and (is_piece or reason != finish_reason):
+                message.flaw = "a stream that goes on after its finish_reason"
+            finish_reason = reason
             if isinstance(given := choice.get("logprobs"), dict):
                 _extend(logprobs, given)
     flaw = message.flaw if alone else _NOT_ASKED_FOR

@@ -39,8 +39,8 @@ def verify(status: int, body: bytes, expected: Iterable[Reply]) -> Problem | Non
         elif not (_says_something(completion) or any(reply.details for reply in expected)):
             raise BadAnswer("an answer without choices[0].message.content", body)
         return _compare(completion, expected)
-    except BadAnswer as error:
-        return no_answer(error)
+    except (BadAnswer, ValueError, RecursionError) as error:
+        return _not_an_answer(error)
 
 
 def verify_stream(status: int, body: bytes, expected: Iterable[Reply]) -> tuple[Problem | None, list[int]]:
@@ -54,8 +54,8 @@ def verify_stream(status: int, body: bytes, expected: Iterable[Reply]) -> tuple[
             missing = "[DONE]" if finished else "a finish_reason"
             raise BadAnswer(f"{answer.BROKE_OFF} before {missing}", body[-200:])
         return _compare(stream.completion, expected), stream.arrivals
-    except BadAnswer as error:
-        return no_answer(error), []
+    except (BadAnswer, ValueError, RecursionError) as error:
+        return _not_an_answer(error), []
 
 
 def _says_something(completion: Completion) -> bool:
@@ -89,12 +89,14 @@ def no_answer(error: Exception) -> Problem:
     return Problem(ERROR, *explain(error))
 
 
+def _not_an_answer(error: Exception) -> Problem:
+    is_told = isinstance(error, BadAnswer)
+    return no_answer(error if is_told else BadAnswer("an answer whose message is none of the API's", str(error)))
+
+
 def _compare(completion: Completion, expected: Iterable[Reply]) -> Problem | None:
     said = completion.message | {"role": "assistant"}
-    try:
-        got = message.read(said)
-    except ValueError as error:
-        raise BadAnswer("an answer whose message is none of the API's", str(error)) from None
+    got = message.read(said)
     for call in said.get("tool_calls") or ():
         for key in ("id", "type"):
             if not call.get(key):

@@ -101,7 +101,8 @@ LAST = delta(None, "stop")
         events(delta("hello"), LAST, "[DONE]", newline="\r\n"),
         events(delta("hello", "stop"), {"choices": [], "usage": {}}, "[DONE]"),
         b": a comment\n\n" + events(delta("hello"), LAST | {"error": None}, "[DONE]"),
-        b"event: message\nid: 3\n" + events(delta("hello"), LAST, "[DONE]") + b"data: ignored\n\n",
+        b"event: message\nid: 3\n" + events(delta("hello"), LAST, "[DONE]") + b": ignored\n\nid: 4\n\n",
+        events(delta("hello"), LAST, delta(""), LAST, delta(None), "[DONE]"),
     ],
 )
 def test_right_streams(answer: bytes) -> None:
@@ -125,6 +126,11 @@ def test_right_streams(answer: bytes) -> None:
         (events(delta([3]), LAST, "[DONE]"), ERROR, "content[0] must be an object"),
         (events(delta("hel"), LAST, "[DONE]"), MISMATCHED, "differs at character 3"),
         (completion("hello"), ERROR, "broke off before a finish_reason"),
+        (events(delta("hel"), LAST, delta("lo"), "[DONE]"), MISMATCHED, "goes on after its finish_reason"),
+        (events(delta("hello"), delta(None, "length"), LAST, "[DONE]"), MISMATCHED, "goes on after its finish_reason"),
+        (events(delta("hello"), LAST, "[DONE]", delta(" world")), MISMATCHED, "an event after [DONE]"),
+        (events(delta("hello"), LAST, "[DONE]", "[DONE]"), MISMATCHED, "an event after [DONE]"),
+        (events(delta("hello"), LAST, "[DONE]", "oops"), MISMATCHED, "an event after [DONE]"),
     ],
 )
 def test_wrong_streams(answer: bytes, kind: str, detail: str) -> None:
@@ -245,6 +251,28 @@ def test_another_reason_or_refusal_is_a_mismatch_if_it_was_recorded() -> None:
     problem = verify(200, plain({"content": None, "refusal": "yes"}, "stop"), refused)
     assert problem is not None
     assert problem.cause == "another refusal"
+
+
+@pytest.mark.parametrize("depth", [300, 900, 1000])
+@pytest.mark.parametrize("place", ["z", "id", "role", "finish_reason", "index"])
+def test_an_answer_that_is_nested_too_deeply_is_told(place: str, depth: int) -> None:
+    """It was told as "no HTTP, or no connection"."""
+    deep = b"[" * depth + b"]" * depth
+    call = {"id": "", "type": "function", "function": CALL["function"], "z": 1}
+    of_call = {**call, place: "deep"} if place in ("z", "id", "index") else call
+    message = {"role": "assistant", "content": None, "tool_calls": [of_call]}
+    of_message = message | {"role": "deep"} if place == "role" else message
+    reason = "deep" if place == "finish_reason" else "stop"
+    sent = (
+        plain(of_message, reason),
+        events({"choices": [{"index": 0, "delta": of_message}]}, delta(None, reason), "[DONE]"),
+    )
+    for ask, body in zip((verify, verify_stream), sent, strict=True):
+        assert b'"deep"' in body
+        found = ask(200, body.replace(b'"deep"', deep), recorded())
+        problem = found[0] if ask is verify_stream else found
+        assert problem is not None
+        assert "no HTTP" not in problem.cause
 
 
 HELLO = '"message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"'
