@@ -20,7 +20,7 @@ from mockchat.server.http import HttpRequest
 from mockchat.server.simulation import FAULT_HEADER
 
 MAX_HEAD_SIZE = 65536  # bytes
-MAX_KEPT_HEAD_SIZE = 16384  # bytes: what an idle connection may hold of its last request
+MAX_KEPT_HEAD_SIZE = 4096  # bytes: what an idle connection may hold of its last request
 _READ_SIZE = 65536  # bytes
 _COMPARED = 32  # bytes
 
