@@ -52,7 +52,8 @@ def _run(chosen: argparse.Namespace) -> int:
         server_logger.removeHandler(log)
     said = log.summary(server.requests_count)
     if chat.upstream:
-        said += f"\nRecorded {chat.upstream.recorded:,} answers into {chosen.record}"
+        lost = f"; lost {chat.upstream.lost:,}" if chat.upstream.lost else ""
+        said += f"\nRecorded {chat.upstream.recorded:,} answers into {chosen.record}{lost}"
     if is_writable(sys.stdout):
         print(said)
     if server.cut:

@@ -158,9 +158,9 @@ class AnswerWriter:
         )
 
 
-def in_blocks(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+def in_blocks(parts: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
     """Join short parts, and cut long ones, into blocks for one write each."""
-    block: list[bytes | memoryview] = []
+    block: list[bytes | bytearray | memoryview] = []
     size = 0
     for part in parts:
         for start in range(0, len(part), _LONGEST_PIECE):

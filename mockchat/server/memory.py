@@ -1,7 +1,7 @@
 """The limit of the memory that clients make the server hold. No I/O.
 
-It counts incomplete heads and bodies, long bodies that wait for a thread, queued requests, and answers that are not
-read. A request that arrives whole and is answered at once is not counted.
+It counts incomplete heads and bodies, long bodies that wait for a thread, queued requests, answers that are not read,
+and exchanges with an upstream. A request that arrives whole and is answered at once is not counted.
 """
 
 from aiohttp.log import server_logger

@@ -39,10 +39,11 @@ def read_answer(body: bytes, streamed: bool) -> Completion:
 
 def _read_stream(body: bytes) -> Completion:
     stream = answer.read_stream(body + b"\n\n")  # Some servers leave out the last blank line.
-    if not stream.whole:
-        if stream.completion.alone and stream.completion.finish_reason is None:
-            raise answer.BadAnswer("a stream that broke off in the middle")
-        raise NotRecordable("streams without [DONE] at their end")
+    is_finished = stream.completion.finish_reason is not None
+    if not (stream.whole or is_finished) and stream.completion.alone:
+        raise answer.BadAnswer("a stream that broke off in the middle")
+    if not (stream.whole and is_finished):
+        raise NotRecordable("streams without a finish_reason and [DONE]")
     return stream.completion
 
 

@@ -5,6 +5,7 @@ import hmac
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from itertools import chain, islice
 
@@ -86,14 +87,15 @@ class ChatCompletions:
     ) -> "Answer | asyncio.Future[Answer]":
         """Answer a request; `arrived` is when it was complete, by default in this turn of the loop."""
         try:
-            if self._simulation is not None:
-                return self._simulated(request, body, read, self._simulation, arrived or self._arrival())
-            asked = read(body, self._index)
-            return self._completion(request, asked, completion.choose(asked), int(time.time()))
-        except ApiError as error:
-            if self.upstream is None:
-                return self.writer.error(request, error)
-            return self.upstream.answer(self.writer, self.memory, request, body, error)
+            try:
+                if self._simulation is not None:
+                    return self._simulated(request, body, read, self._simulation, arrived or self._arrival())
+                asked = read(body, self._index)
+                return self._completion(request, asked, completion.choose(asked), int(time.time()))
+            except ApiError as error:
+                if self.upstream is None or error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                    return self.writer.error(request, error)
+                return self.upstream.answer(self.writer, self.memory, request, body, error)
         except Exception as error:  # A bug.
             server_logger.error("Error handling a request", exc_info=error)
             return self.writer.error(request, ApiError(500, "The server failed: check its log"), keep_alive=False)
@@ -101,16 +103,15 @@ class ChatCompletions:
     async def _answer_later(self, request: HttpRequest, body: bytes, arrived: float) -> Answer:
         """Let a thread read a long body, one at a time; others are answered meanwhile.
 
-        A thread can't be cancelled: a cancelled task waits until its body is read.
+        A thread can't be cancelled: a cancelled task waits until its body is read, and so does one cancelled twice.
         """
         self.memory.held += len(body)
         try:
             async with self._is_reading:
                 reading = asyncio.get_running_loop().run_in_executor(None, _read_long, body, self._index)
-                try:
-                    await asyncio.wait([reading])
-                except asyncio.CancelledError:
-                    await asyncio.wait([reading])
+                while not reading.done():
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.wait([reading])
         except asyncio.CancelledError:
             problem = "The server was stopped before it had read the request"
             return self.writer.error(request, ApiError(HTTPStatus.SERVICE_UNAVAILABLE, problem))

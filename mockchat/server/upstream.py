@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
-import ujson
 from aiohttp.log import server_logger
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
@@ -19,18 +18,19 @@ from yarl import URL
 from mockchat.client import MAX_ANSWER_MB, Decoder, explain
 from mockchat.core import wire
 from mockchat.core.answer import BLANK_LINE, BadAnswer, endpoint, error_message
-from mockchat.core.entries import DatasetError
+from mockchat.core.entries import Conversation, DatasetError
 from mockchat.core.index import ResponseIndex
 from mockchat.core.matching import matching
 from mockchat.server import recorder
 from mockchat.server.errors import UPSTREAM, ApiError, NotRecorded
-from mockchat.server.http import CLOSE, LAST_CHUNK, Answer, AnswerWriter, HttpRequest, Part, chunk
+from mockchat.server.http import CLOSE, LAST_CHUNK, Answer, AnswerWriter, HttpRequest, Part, chunk, in_blocks
 from mockchat.server.memory import Memory, too_much
 from mockchat.server.record_file import RecordFile
 from mockchat.server.recorder import NotRecordable
 
 TIMEOUT = 600.0  # seconds, as in OpenAI's SDKs
 _CONNECT_TIMEOUT = 10.0  # seconds
+_LONGEST_EXCHANGE = 3600.0  # seconds
 # Headers that are not forwarded: RFC 9110, section 7.6.1, and those that describe how this body was sent.
 _HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer")
@@ -42,13 +42,15 @@ _ID = b"upstream"  # Stands for the id of a conversation that is not recorded ye
 
 
 class _Exchange:
-    """A request to the upstream, and its answer so far. `answer` is that of the client, which may have disconnected."""
+    """A request to the upstream, and its answer so far. The client may have disconnected.
 
-    def __init__(self, writer: AnswerWriter, request: HttpRequest, is_stream: bool) -> None:
-        loop = asyncio.get_running_loop()
-        self.answer: asyncio.Future[Answer] = loop.create_future()
+    What it holds is counted until nothing refers to it: neither the exchange's task nor the client's answer.
+    """
+
+    def __init__(self, writer: AnswerWriter, memory: Memory, request: HttpRequest, body: bytes) -> None:
         self.request = request
-        self.is_stream = is_stream
+        self.body = body
+        self.is_stream = False  # Whether the answer is forwarded as it comes.
         self.status = 0
         self.head = b""  # The status line and the headers, without those of the connection.
         self.received = bytearray()
@@ -56,33 +58,50 @@ class _Exchange:
         self.error: ApiError | None = ApiError(503, "The server was stopped before the upstream had answered")
         self.refusal: ApiError | None = None  # The upstream's own error, if it answered with one.
         self._writer = writer
+        self._memory = memory
         self._is_over = False
-        self._news: asyncio.Future[None] = loop.create_future()
+        self._news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        memory.held += len(body)
+
+    def __del__(self) -> None:
+        self._memory.held -= len(self.body) + len(self.received)
+
+    def receive(self, block: bytes) -> None:
+        """Add a block to the answer. Raises `ApiError` beyond the limit of the memory."""
+        self.received += block
+        self._memory.held += len(block)
+        if self._memory.is_full:
+            raise too_much()
 
     def forward(self, ready: int) -> None:
         """Forward the first `ready` bytes of a stream."""
         self.ready = ready
         self._news.set_result(None)
         self._news = asyncio.get_running_loop().create_future()
-        if not self.answer.done():
-            self.answer.set_result(self._begun())
 
     def end(self) -> None:
         """Forward the rest, or the error."""
         self._is_over = True
         self.forward(self.ready if self.error else len(self.received))
 
-    def _begun(self) -> Answer:
+    async def answer(self) -> Answer:
+        """The client's answer, once it begins."""
+        if not (self.ready or self._is_over):
+            await asyncio.wait([self._news])
         # Closing the connection is the only sign of a stream that broke off.
         keep_alive = self.request.keep_alive and not self.is_stream and not self._writer.closing
         head = self.head if keep_alive else self.head + CLOSE
-        if not self._is_over:
+        if self.is_stream and self.ready:
             return Answer(self._stream(head), keep_alive, self.status, id=_ID)
         if self.error:
             return self._writer.error(self.request, self.error, keep_alive=keep_alive)
         if self.status not in (204, 304):
             head += b"Content-Length: %d\r\n" % len(self.received)
-        return Answer((head + b"\r\n" + self.received,), keep_alive, self.status, self.refusal, id=_ID)
+        return Answer(self._whole(head), keep_alive, self.status, self.refusal, id=_ID)
+
+    def _whole(self, head: bytes) -> Iterator[Part]:
+        yield from in_blocks((head + b"\r\n", self.received))
 
     def _stream(self, head: bytes) -> Iterator[Part]:
         chunked = self.request.is_http_1_1
@@ -117,6 +136,8 @@ class Upstream:
         self._name = f"mockchat-{secrets.token_hex(6)}"
         self.warnings: set[str] = set()  # Warnings logged.
         self.recorded = 0  # Answers recorded.
+        self.lost = 0  # Answers that could not be written into the file, or are not yet.
+        self._is_writing = asyncio.Lock()
 
     def answer(
         self, writer: AnswerWriter, memory: Memory, request: HttpRequest, body: bytes, problem: ApiError
@@ -128,65 +149,64 @@ class Upstream:
         if self._name in ",".join(request.headers.getall("Via", ())):
             looped = ApiError(508, "The upstream is this very server, or asks it: give it another base URL to ask")
             return writer.error(request, looped)
-        try:
-            parameters = ujson.loads(body)
-        except ValueError:
-            parameters = None
-        exchange = _Exchange(writer, request, isinstance(parameters, dict) and parameters.get("stream") is True)
-        task = asyncio.create_task(self._ask(exchange, memory, body, parameters, problem))
+        exchange = _Exchange(writer, memory, request, body)
+        task = asyncio.create_task(self._ask(exchange, isinstance(problem, NotRecorded)))
         self._exchanges.add(task)
         task.add_done_callback(self._exchanges.discard)
-        return exchange.answer
+        return asyncio.create_task(exchange.answer())
 
-    async def _ask(self, exchange: _Exchange, memory: Memory, body: bytes, parameters: Any, problem: ApiError) -> None:
-        """Complete the exchange, and record its answer if it is good."""
+    async def _ask(self, exchange: _Exchange, is_readable: bool) -> None:
+        """Complete the exchange, and then record its answer if it is good."""
+        recorded = None
         try:
-            is_events = await self._talk(exchange, memory, body)
+            is_events = await self._talk(exchange)
+            exchange.error = None
             answer = bytes(exchange.received)
             if exchange.status == 200:
-                self._record(parameters, problem, answer, is_events)
+                recorded = self._recorded(exchange.body, is_readable, answer, is_events)
             elif exchange.status >= 400:
                 message = f"the upstream answered so: {error_message(answer)}"
                 if exchange.status == 404 and not self._url.path.endswith("/v1/chat/completions"):
                     message += f" (it was asked at {self._url.path}: should its base URL end in /v1?)"
                 exchange.refusal = ApiError(exchange.status, message, code=UPSTREAM)
-            exchange.error = None
+        except NotRecordable as reason:
+            self._warn(reason)
         except ApiError as error:
-            exchange.error = error
-        except (BadAnswer, aiohttp.ClientError, OSError, ValueError) as error:
+            exchange.error = error.with_traceback(None)
+        except (BadAnswer, aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             status = 504 if isinstance(error, TimeoutError) else 502
             exchange.error = ApiError(status, f"The upstream failed: {', '.join(filter(None, explain(error)))}")
+            error.__traceback__ = error.__context__ = error.__cause__ = None  # Their frames hold the exchange.
         finally:
-            memory.held -= len(exchange.received)
             exchange.end()
+        if recorded:
+            await self._write(recorded)
 
-    async def _talk(self, exchange: _Exchange, memory: Memory, body: bytes) -> bool:
+    async def _talk(self, exchange: _Exchange) -> bool:
         """Ask the upstream. Returns whether its answer is an event stream."""
+        exchange.receive(b"")  # Nothing is asked while the memory is full.
         request = exchange.request
         headers = _end_to_end(request.headers)
         headers["Accept-Encoding"] = "identity"
         headers.add("Via", f"1.1 {self._name}")
         async with asyncio.timeout(self._timeout):
             url = URL(f"{self._url}?{request.query}", encoded=True) if request.query else self._url
-            asking = self._open_session().post(url, data=io.BytesIO(body), headers=headers, allow_redirects=False)
-            response = await asking
+            body = io.BytesIO(exchange.body)
+            response = await self._open_session().post(url, data=body, headers=headers, allow_redirects=False)
         async with response:
             if not 200 <= response.status <= 599:
                 raise BadAnswer(f"an answer with the status {response.status}")
             exchange.status, exchange.head = response.status, _head(response)
             is_events = response.content_type == "text/event-stream"
-            is_forwarded = exchange.is_stream and is_events and response.status == 200
+            exchange.is_stream = is_events and response.status == 200
             decoder = Decoder(response.headers.get("Content-Encoding"), MAX_ANSWER_MB)
             received = exchange.received
             async for sent in response.content.iter_any():
                 block = decoder.feed(sent)
                 searched = max(exchange.ready, len(received) - 3)
-                received += block
-                memory.held += len(block)
-                if memory.is_full:
-                    raise too_much()
+                exchange.receive(block)
                 # Forward whole events only: an error event after half of another would be lost.
-                if is_forwarded and (ends := [blank.end() for blank in BLANK_LINE.finditer(received, searched)]):
+                if exchange.is_stream and (ends := [blank.end() for blank in BLANK_LINE.finditer(received, searched)]):
                     exchange.forward(ends[-1])
             decoder.end()
         return is_events
@@ -198,27 +218,40 @@ class Upstream:
                 connector=aiohttp.TCPConnector(limit=0, force_close=True),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
-                timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=self._timeout),
+                timeout=aiohttp.ClientTimeout(
+                    _LONGEST_EXCHANGE, sock_connect=_CONNECT_TIMEOUT, sock_read=self._timeout
+                ),
                 skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
             )
         return self._session
 
-    def _record(self, parameters: Any, problem: ApiError, answer: bytes, is_events: bool) -> None:
-        """Record a good answer; raises `BadAnswer`."""
-        try:
-            completion = recorder.read_answer(answer, is_events)
-            if not isinstance(problem, NotRecorded):
-                raise NotRecordable("requests that can't be read here")
-            recorded = recorder.conversation(parameters, completion)
-            sent = self._index.compared(wire.join(recorded.messages[:-1]))
-            if self._is_new(sent, parameters):
-                self.recorded += self._file.append(recorded)
-                self._index.add(recorded)
-        except (NotRecordable, DatasetError) as reason:
-            line = f"Passed on but not recorded: {reason}"
-            if line not in self.warnings:
-                self.warnings.add(line)
-                server_logger.warning("%s (said once)", line)
+    def _recorded(self, body: bytes, is_readable: bool, answer: bytes, is_events: bool) -> Conversation | None:
+        """Add a good answer to the index, and return it if it is new. Raises `BadAnswer` and `NotRecordable`."""
+        completion = recorder.read_answer(answer, is_events)
+        if not is_readable:
+            raise NotRecordable("requests that can't be read here")
+        parameters = wire.loads(body)
+        recorded = recorder.conversation(parameters, completion)
+        if not self._is_new(self._index.compared(wire.join(recorded.messages[:-1])), parameters):
+            return None
+        self._index.add(recorded)
+        return recorded
+
+    async def _write(self, recorded: Conversation) -> None:
+        """Append to the file, in a thread: another process may keep it locked."""
+        self.lost += 1
+        async with self._is_writing:
+            try:
+                self.recorded += await asyncio.to_thread(self._file.append, recorded)
+                self.lost -= 1
+            except DatasetError as reason:
+                self._warn(reason)
+
+    def _warn(self, reason: Exception) -> None:
+        line = f"Passed on but not recorded: {reason}"
+        if line not in self.warnings:
+            self.warnings.add(line)
+            server_logger.warning("%s (said once)", line)
 
     def _is_new(self, history: bytes, asked: dict[str, Any]) -> bool:
         """False if an equal question was faster."""

@@ -1,5 +1,6 @@
 """A server that records what another answers, from its command line to what its file is good for."""
 
+import fcntl
 import json
 import socket
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ import pytest
 from mockchat.core import program
 from mockchat.testing.server import serve
 from tests.helpers import SAMPLE, request_body, requests_of
-from tests.programs import REQUESTER, SERVER, Call, environment, running_server
+from tests.programs import REQUESTER, SERVER, STOP_TIMEOUT, Call, environment, running_server
 from tests.programs.test_sdk import SOME
 
 
@@ -55,6 +56,23 @@ def test_an_upstream_that_is_silent_is_given_up(tmp_path: Path) -> None:
         options = ("--upstream", upstream, "--record", str(tmp_path / "f"), "--upstream-timeout", "0.1")
         with running_server(*options, env=environment()) as (url, _), pytest.raises(HTTPError, match="504"):
             urlopen(f"{url}/chat/completions", request_body(("user", "hi")))
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_the_summary_says_how_many_answers_were_lost(tmp_path: Path, waits: bool) -> None:
+    """Those that another process's lock kept out, or that the end of the server did."""
+    path = tmp_path / "f"
+    with serve([[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]]) as upstream:
+        options = ("--upstream", upstream.base_url, "--record", str(path))
+        end = () if waits else ("--shutdown-timeout", "0.1")
+        with running_server(*options, *end, env=environment()) as (url, process), path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with urlopen(f"{url}/chat/completions", request_body(("user", "hi"))) as answer:
+                assert answer.status == 200
+            process.terminate()
+            told, _ = process.communicate(timeout=STOP_TIMEOUT)
+        assert f"Recorded 0 answers into {path}; lost 1" in told
+        assert process.returncode == (program.OK if waits else program.FAILED)
 
 
 def ask_some(base_url: str) -> None:

@@ -1,8 +1,10 @@
 import asyncio
+import gc
 import json
 import re
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -205,6 +207,23 @@ async def test_an_unforeseen_error_is_a_500_error_object(client: Client, monkeyp
         assert response.status == 500
         assert (await response.json())["error"]["type"] == "server_error"
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("make", [bytes, lambda body: body + b" " * 200_000])
+async def test_an_unforeseen_error_in_an_error_is_a_500_too(
+    aiohttp_client: Any, make: Callable[[bytes], bytes], monkeypatch: Any, caplog: Any
+) -> None:
+    """A diagnosis that failed closed the connection."""
+
+    def broken(*arguments: Any) -> Any:
+        raise RecursionError("too deep")
+
+    client = await aiohttp_client(MockServer(max_body_size=2**22))
+    monkeypatch.setattr("mockchat.server.request.diagnose", broken)
+    async with client.post(PATH, data=make(MISS)) as response:
+        assert response.status == 500
+        assert (await response.json())["error"]["type"] == "server_error"
+    assert "RecursionError" in caplog.text
 
 
 # Streams
@@ -479,6 +498,35 @@ async def test_long_bodies_that_are_not_read_when_the_server_stops_are_told(
     assert (status, b"The server was stopped before it had read the request" in body) == (503, True)
     go_on.set()
     assert content((await first.answer())[2]) == "hello"
+    assert not caplog.records
+
+
+async def test_a_long_miss_whose_server_stops_and_whose_client_goes_leaves_no_traceback(
+    connect: Connect, aiohttp_client: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def read(body: bytes, index: ResponseIndex) -> ChatRequest:
+        reading.set()
+        assert go_on.wait(PATIENCE)
+        return read_request(body, index)
+
+    monkeypatch.setattr("mockchat.server.route._read_long", read)
+    server = MockServer(max_body_size=2**22)
+    client = await aiohttp_client(server)
+    raw = await connect(client)
+    await raw.send(post(longer(MISS)))
+    assert await asyncio.to_thread(reading.wait, PATIENCE)
+    await server.chat.close()
+    await asyncio.sleep(0.01)
+    server.chat_server.abort()
+    await asyncio.sleep(0.01)
+    assert server.chat.memory.held > len(LONG)  # The thread still reads it.
+    go_on.set()
+    async with asyncio.timeout(PATIENCE):
+        while server.chat.memory.held:
+            await asyncio.sleep(0.01)
+    gc.collect()
     assert not caplog.records
 
 

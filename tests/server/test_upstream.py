@@ -1,4 +1,5 @@
 import asyncio
+import fcntl
 import gzip
 import io
 import json
@@ -49,7 +50,15 @@ class Recorder(Client[Any, Any]):
             asyncio.timeout(PATIENCE),
             self.post(PATH, data=io.BytesIO(body), headers=KEY | headers) as response,
         ):
-            return response.status, await response.read()
+            answered = response.status, await response.read()
+        await self.written()
+        return answered
+
+    async def written(self) -> None:
+        """Wait until what was answered is in the file."""
+        async with asyncio.timeout(PATIENCE):
+            while self.server.chat.upstream.busy:  # type: ignore[union-attr]
+                await asyncio.sleep(0.001)
 
 
 async def begun(recorder: Recorder, connect: Connect, handler: Handler, body: bytes) -> Raw:
@@ -114,6 +123,7 @@ async def test_a_miss_is_asked_once_and_recorded(recorder: Recorder) -> None:
     again = request_body(("user", "new"), model="another")
     assert content((await recorder.ask(again))[1]) == "from afar"
     assert len(recorder.asked) == 1
+    await recorder.written()
     (line,) = recorder.file.read_text().splitlines()
     assert json.loads(line)["messages"] == [
         {"role": "user", "content": "new"},
@@ -244,14 +254,10 @@ async def test_a_stream_to_http_1_0(recorder: Recorder, connect: Connect) -> Non
     assert await raw.reader.read() == streamed({"content": "a"})
 
 
-async def test_a_stream_that_nobody_asked_for_is_whole(recorder: Recorder, connect: Connect) -> None:
+async def test_a_stream_that_nobody_asked_for_is_a_stream_too(recorder: Recorder) -> None:
     recorder.handler = says(streamed({"content": "a"}), **{"Content-Type": EVENTS})
-    raw: Raw = await connect(recorder)
-    for version, connection in (("1.1", None), ("1.0", "close")):
-        await raw.send(post(request_body(("user", version)), "Connection: keep-alive\r\n", version))
-        status, headers, body = await raw.answer()
-        assert (status, headers.get("connection"), body) == (200, connection, streamed({"content": "a"}))
-    assert recorder.recorded() == 2
+    assert await recorder.ask(ASKED) == (200, streamed({"content": "a"}))
+    assert recorder.recorded() == 1
 
 
 async def test_a_body_of_many_megabytes(recorder: Recorder) -> None:
@@ -308,6 +314,15 @@ async def test_what_is_not_recorded_is_handed_on_and_told_once(
     assert [body for _, body in recorder.asked] == [asked, asked]
     (record,) = caplog.records
     assert told in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"messages":[' + b"[]," * 1_000_001 + b"[]]}", b"[" * 1_000_001, b" " * 2**25 + b"{"]
+)
+async def test_what_is_too_large_is_not_asked(recorder: Recorder, body: bytes) -> None:
+    """60 MB of `[]` were parsed for 11 seconds, and took 1.5 GB."""
+    assert (await recorder.ask(body))[0] == 413
+    assert recorder.asked == []
 
 
 async def test_what_is_refused_here_is_not_asked(recorder: Recorder) -> None:
@@ -525,7 +540,6 @@ async def test_an_answer_that_is_too_large_is_given_up(
         status, body = await recorder.ask(asked)
     except ClientPayloadError:  # A stream that has begun can only break off.
         assert said.startswith(EVENTS_HEAD)
-        assert asked == STREAM
     else:
         assert (status, "larger than 1 MB" in body.decode()) == (502, True)
     assert not recorder.server.chat.upstream.busy  # type: ignore[attr-defined]
@@ -538,6 +552,108 @@ async def test_an_answer_beyond_what_the_server_may_hold_is_given_up(recorder: R
     status, body = await recorder.ask(ASKED)
     assert (status, b"The server holds as much as it may" in body) == (503, True)
     assert memory.held == 0
+
+
+async def test_bodies_for_an_upstream_that_does_not_answer_are_counted(recorder: Recorder, connect: Connect) -> None:
+    """15 of 30 MB, whose clients had gone, took 1.8 GB with a limit of 64 MB."""
+    waiting = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        await waiting.wait()
+        return await says(whole())(request)
+
+    memory = recorder.server.chat.memory = Memory(2)  # type: ignore[attr-defined]
+    body = request_body(("user", "x" * 1_200_000))
+    raw = await begun(recorder, connect, handler, body)
+    raw.reset()
+    other: Raw = await connect(recorder)
+    await other.send(post(body))
+    assert (await other.answer())[0] == 503
+    assert memory.held == len(body)
+    memory.held += 1_000_000
+    await other.close()
+    other = await connect(recorder)
+    await other.send(post(request_body(("user", "hi"))) + post(ASKED))
+    assert [(await other.answer())[0] for _ in range(2)] == [200, 503]
+    memory.held -= 1_000_000
+    assert len(recorder.asked) == 1
+    waiting.set()
+    await recorder.written()
+    assert (memory.held, recorder.recorded()) == (0, 1)
+
+
+LONG_STREAM = streamed(*[{"content": "long " * 20_000}] * 200)
+
+
+@pytest.mark.parametrize("answer", [LONG_STREAM, whole({"content": "long " * 4_000_000})])
+@pytest.mark.parametrize("is_reset", [False, True])
+async def test_an_answer_that_its_client_does_not_read_is_counted(
+    recorder: Recorder, connect: Connect, answer: bytes, is_reset: bool
+) -> None:
+    """15 of 30 MB took 570 MB with a limit of 64 MB: only the exchange was counted, and not its client."""
+    memory = recorder.server.chat.memory  # type: ignore[attr-defined]
+    headers = {"Content-Type": EVENTS if answer is LONG_STREAM else "application/json"}
+    raw = await begun(recorder, connect, says(answer, **headers), ASKED)
+    await recorder.written()
+    assert memory.held > len(answer)
+    if is_reset:
+        raw.reset()
+    else:
+        assert len(await raw.reader.readuntil(b"\r\n\r\n")) < 1000
+        received = await raw.reader.readexactly(len(answer))
+        assert received if answer is LONG_STREAM else received == answer
+        raw.writer.close()
+    async with asyncio.timeout(PATIENCE):
+        while memory.held:
+            await asyncio.sleep(0.01)
+
+
+async def test_an_upstream_that_never_ends_is_given_up(
+    recorder: Recorder, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": EVENTS})
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            while True:
+                await response.write(EVENT)
+                await asyncio.sleep(0.01)
+        return response
+
+    monkeypatch.setattr("mockchat.server.upstream._LONGEST_EXCHANGE", 0.5)
+    recorder.server.chat.upstream._timeout = 0.4  # type: ignore[attr-defined]
+    raw = await begun(recorder, connect, handler, STREAM)
+    async with asyncio.timeout(PATIENCE):
+        rest = await raw.reader.read()
+    assert b"no answer in time" in rest
+    assert recorder.recorded() == 0
+
+
+async def test_a_file_that_another_process_keeps_locked_holds_up_nobody(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Each answer held the server for two seconds."""
+    upstream = recorder.server.chat.upstream  # type: ignore[attr-defined]
+    monkeypatch.setattr("mockchat.server.record_file._LOCK_ATTEMPTS", 10**6)
+    with recorder.file.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for number in range(3):
+            for _ in range(2):  # The second time from memory.
+                async with recorder.post(PATH, data=request_body(("user", f"new {number}"))) as response:
+                    assert response.status == 200
+        assert (len(recorder.asked), recorder.recorded(), upstream.lost) == (3, 0, 3)
+    await recorder.written()
+    assert (upstream.recorded, upstream.lost) == (3, 0)
+    lines = [json.loads(line) for line in recorder.file.read_text().splitlines()]
+    assert [line["messages"][0]["content"] for line in lines] == ["new 0", "new 1", "new 2"]
+    monkeypatch.setattr("mockchat.server.record_file._LOCK_ATTEMPTS", 2)
+    with recorder.file.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for number in range(3, 5):
+            assert (await recorder.ask(request_body(("user", f"new {number}"))))[0] == 200
+    assert (recorder.recorded(), upstream.recorded, upstream.lost) == (3, 3, 2)
+    (record,) = caplog.records
+    assert "another process keeps it locked" in record.getMessage()
 
 
 async def test_a_compressed_answer_is_handed_on_unpacked(recorder: Recorder, broken: Speak) -> None:
