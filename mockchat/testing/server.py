@@ -19,7 +19,7 @@ from mockchat.core.entries import Conversation, DatasetError
 from mockchat.core.index import ResponseIndex
 from mockchat.core.program import ProgramError
 from mockchat.server import app, options
-from mockchat.server.app import ChatServer
+from mockchat.server.errors import NOT_RECORDED
 from mockchat.server.record_file import RecordFile
 from mockchat.server.simulation import BY_HEADER, Fault
 from mockchat.testing.replies import Given, ReplyFunction, Request
@@ -52,15 +52,14 @@ class MockServer:
         self.strict = strict
         self.expects_requests = False
         self.hint = ""  # Ends the report of misses.
-        chosen = options.from_keywords(given, beside=["strict"])
+        chosen = options.from_keywords(given, beside=["data", "strict"])
         chosen.fault.append(Fault(BY_HEADER))
         self._stitch = not chosen.no_stitch
         index = recordings.index_of(_read(data, self._stitch), chosen.ignore)
         self.route = WatchedChat(index, **options.of_route(chosen))
         self.requests: list[Request] = self.route.requests
         if record:
-            base_url, file = record
-            self.route.upstream = WatchedUpstream(base_url, index, file)
+            self.route.upstream = WatchedUpstream(*record, index, lambda: self.strict)
         self.api_key: str = [*chosen.api_key, (record and os.environ.get("OPENAI_API_KEY")) or "any"][0]
 
     @property
@@ -100,9 +99,12 @@ class MockServer:
         """Raise `AssertionError` where a request missed or a reply was not asked for, unless `strict` is false."""
         problem = ""
         if self.expects_requests and not self.requests:
-            problem = "nothing asked this server: a client that was made before the test goes elsewhere"
+            problem = "nothing asked this server: did the program make its client before the test? Then it needs "
+            problem += "`mockchat_env = true` or `mockchat_url`. Or has the client another base_url?"
         elif self.misses:
             problem = f"requests that missed: {len(self.misses)}"
+        elif self.route.upstream and (failed := sum(self.route.upstream.failed.values())):
+            problem = f"requests that failed at the upstream, and are not recorded: {failed}"
         elif left := [given.described for given in self.route.given if not self.route.times[given]]:
             problem = f"replies that nothing asked for: {'; '.join(left)}"
         if problem and self.strict:
@@ -110,16 +112,16 @@ class MockServer:
 
     def report(self) -> str:
         """A line for each request that was refused, with the reason."""
-        refused = [(number, request) for number, request in enumerate(self.requests) if request.error]
-        lines = [f"requests[{number}]: {request.status}, {request.error}" for number, request in refused]
-        return "\n".join([*lines, self.hint] if self.misses and self.hint else lines)
+        lines = [f"requests[{n}]: {each.status}, {each.error}" for n, each in enumerate(self.requests) if each.error]
+        told = "\n".join(lines)
+        return f"{told}\n{self.hint}".rstrip() if f", {NOT_RECORDED}" in told else told
 
 
 class Listener:
     """A thread that listens on a port until it is closed; one `MockServer` after the other answers there."""
 
     def __init__(self) -> None:
-        self._server = ChatServer(WatchedChat(ResponseIndex(())))
+        self._server = app.ChatServer(WatchedChat(ResponseIndex(())))
         self._server.route.writer.closing = True
         self._loop: asyncio.AbstractEventLoop
         self._closed = asyncio.Event()
