@@ -76,9 +76,8 @@ else
 	@exec $(VENV_PYTHON) server.py --port $(PORT) $(BOTH)
 endif
 
-bench: $(INSTALLED) $(if $(WORKERS),$(VENV)/with-gunicorn) ## replay everything against a server of its own (DATA=file, CONCURRENCY, PROCESSES, WORKERS=n, ARGS=more options)
-	@$(VENV_PYTHON) -m mockchat bench $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(PROCESSES),--processes $(PROCESSES)) \
-		$(if $(WORKERS),--workers $(WORKERS)) $(BOTH)
+bench: $(INSTALLED) ## replay everything against a server of its own (DATA=file, CONCURRENCY, PROCESSES, ARGS=more options)
+	@$(VENV_PYTHON) -m mockchat bench $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(PROCESSES),--processes $(PROCESSES)) $(BOTH)
 
 seed-test: $(INSTALLED) ## prove that the requester finds exactly what is wrong (DATA=file)
 	@$(VENV_PYTHON) -m mockchat seed-test $(BOTH)

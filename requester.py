@@ -11,9 +11,9 @@ if sys.version_info < (3, 11):  # noqa: UP036
     sys.exit(2)
 
 try:
-    from mockchat.starting import load
+    from mockchat.__main__ import load
 
-    main = load("mockchat.requester.cli")
+    main = load("replay")
 except ModuleNotFoundError as error:
     sys.stderr.write("requester.py: " + str(error) + ": make install, and then .venv/bin/python requester.py\n")
     sys.exit(2)

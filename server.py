@@ -11,9 +11,9 @@ if sys.version_info < (3, 11):  # noqa: UP036
     sys.exit(2)
 
 try:
-    from mockchat.starting import load
+    from mockchat.__main__ import load
 
-    main = load("mockchat.server.cli")
+    main = load("serve")
 except ModuleNotFoundError as error:
     sys.stderr.write("server.py: " + str(error) + ": make install, and then .venv/bin/python server.py\n")
     sys.exit(2)

@@ -1,8 +1,10 @@
-"""All programs by one name: python -m mockchat serve, replay, bench or seed-test, each with its options."""
+"""Starts each program: python -m mockchat serve, replay, bench or seed-test, or the commands that pip installs."""
 
+import os
+import signal
 import sys
-
-from mockchat.starting import load
+from collections.abc import Callable
+from importlib import import_module
 
 PROGRAMS = {
     "serve": "mockchat.server.cli",
@@ -10,17 +12,41 @@ PROGRAMS = {
     "bench": "mockchat.bench",
     "seed-test": "mockchat.seed_test",
 }
+INTERRUPTED = 130
+
+
+def load(name: str) -> Callable[..., int]:
+    """Import a program and return its `main`. Ctrl-C during the import ends the process with 130.
+
+    A `KeyboardInterrupt` would not do: where an import calls back, it is printed and ignored.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    main: Callable[..., int] = import_module(PROGRAMS[name]).main
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, before)
+    return main
+
+
+def server() -> int:
+    """The command `mockchat-server`."""
+    return load("serve")()
+
+
+def requester() -> int:
+    """The command `mockchat-requester`."""
+    return load("replay")()
 
 
 def main() -> int:
     """Run the program that the first argument names with the other arguments. Returns the exit status."""
-    _, *given = sys.argv
-    if not given or given[0] not in PROGRAMS:
+    name, *arguments = sys.argv[1:] or [""]
+    if name not in PROGRAMS:
         print(f"usage: python -m mockchat {'|'.join(PROGRAMS)} [--help]", file=sys.stderr)
         return 2
-    name, *arguments = given
     sys.argv[0] = f"mockchat {name}"
-    return load(PROGRAMS[name])(arguments)
+    return load(name)(arguments)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,13 @@ Each option goes to the program that has it, or to both; the exit status is the 
 requester reads, not what the server does, so the replay must fail.
 """
 
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 
 from mockchat.core import arguments, program
 from mockchat.core.program import ProgramError
-from mockchat.programs import REPLAY, environment, running_server
+from mockchat.programs import REPLAY, SERVE, environment, running_server
 from mockchat.requester import options as of_requester
 from mockchat.server import options as of_server
 
@@ -42,14 +40,9 @@ def share(given: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _run(given: Sequence[str] | None) -> int:
-    parser = arguments.new_parser("Replay recordings against a server started for it; other options are theirs.")
-    workers = "have gunicorn serve with N processes"
-    parser.add_argument("--workers", **arguments.option(arguments.whole_number, "N", workers, default=0))
-    chosen, others = parser.parse_known_args(given)
-    served, replayed = share(others)
+    parser = arguments.new_parser("Replay recordings against a server started for it; the options are theirs.")
+    served, replayed = share(parser.parse_known_args(given)[1])
     signal.signal(signal.SIGINT, lambda number, frame: None)  # Ctrl-C reaches both programs, and they report.
-    if os.environ.get("SEED_ERRORS", "0") not in ("", "0"):
-        print("SEED_ERRORS alters what the requester reads, not the server: the replay must fail", flush=True)
-    with running_server(*served, workers=chosen.workers, env=environment(), echo=True) as (base_url, _):
+    with running_server([*SERVE, *served], env=environment(), echo=True) as (base_url, _):
         print(flush=True)
-        return subprocess.call([sys.executable, *REPLAY, "--base-url", base_url, *replayed])
+        return subprocess.call([*REPLAY, "--base-url", base_url, *replayed])

@@ -40,7 +40,7 @@ def explain(error: Exception) -> NoAnswer:
             elif isinstance(error.os_error, ConnectionRefusedError):
                 detail += ": does a server listen there?"
             return NoAnswer("no connection", detail)
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | ConnectionResetError():
+        case aiohttp.ServerDisconnectedError() | OSError():
             return NoAnswer("closed connection", "the server closed it before it answered: check its log")
         case aiohttp.ClientPayloadError():
             return NoAnswer("cut-off answer", "the body is incomplete or damaged: check the server and any proxy")

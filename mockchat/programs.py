@@ -4,13 +4,12 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from http.client import HTTPConnection
+from contextlib import contextmanager
 from typing import Any
 
-SERVE, REPLAY = ("-m", "mockchat", "serve"), ("-m", "mockchat", "replay")
+SERVE = (sys.executable, "-m", "mockchat", "serve", "--port", "0")
+REPLAY = (sys.executable, "-m", "mockchat", "replay")
 STOP_TIMEOUT = 30  # seconds
 
 
@@ -21,20 +20,12 @@ def environment(seed: str = "") -> dict[str, str]:
 
 @contextmanager
 def running_server(
-    *arguments: str,
-    workers: int = 0,
-    more: Sequence[str] = (),
-    echo: bool = False,
-    program: Sequence[str] = SERVE,
-    **options: Any,
+    command: Sequence[str], *, echo: bool = False, **options: Any
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run a server on a free port and stop it in the end; yields its base URL and its process.
+    """Run a server's command and stop it in the end; yields its base URL and its process.
 
-    With `workers` it is gunicorn, with `more` of its own options. `options` go to `Popen`. If the server ends before it
-    serves, this program ends with its exit status.
+    `options` go to `Popen`. If the server ends before it serves, this program ends with its exit status.
     """
-    single = [sys.executable, *program, "--port", "0", *arguments]
-    command = [*gunicorn(arguments, workers), *more] if workers else single
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", **options) as process:
         assert process.stdout
         try:
@@ -45,41 +36,8 @@ def running_server(
                     break
             else:
                 raise SystemExit(process.wait(STOP_TIMEOUT))
-            if workers:
-                wait_for_workers(found[1], workers)
             yield f"{found[1]}/v1", process
         finally:
             if process.poll() is None:
                 process.terminate()
             process.wait(STOP_TIMEOUT)
-
-
-def gunicorn(arguments: Sequence[str], workers: int) -> list[str]:
-    """The gunicorn command that serves with these options of the server."""
-    given: dict[str, list[str]] = {}
-    values: list[str] = []
-    for argument in arguments:
-        if argument.startswith("--"):
-            name, _, value = argument[2:].partition("=")
-            values = given.setdefault(name.replace("-", "_"), [])
-            values += [value] if value else []
-        else:
-            values.append(argument)
-    options = ", ".join(f"{name}={values or True}" for name, values in given.items())
-    command = [sys.executable, "-m", "gunicorn", f"mockchat.server:create_app({options})"]
-    command += ["--worker-class", "mockchat.server.workers.Worker", "--preload", "--workers", str(workers)]
-    return [*command, "--bind", "127.0.0.1:0", "--no-control-socket", "--error-logfile", "/dev/stdout"]
-
-
-def wait_for_workers(base_url: str, count: int) -> None:
-    """Wait until each worker has answered; the beginning of a request id identifies its worker.
-
-    gunicorn forwards no signal to a worker that is still starting, and kills it after half a minute.
-    """
-    address = base_url.split("/")[2]
-    answered: set[str] = set()
-    end = time.monotonic() + STOP_TIMEOUT
-    while len(answered) < count and time.monotonic() < end:
-        with closing(HTTPConnection(address, timeout=STOP_TIMEOUT)) as connection:
-            connection.request("GET", "/")
-            answered.add(connection.getresponse().headers["x-request-id"][:-8])

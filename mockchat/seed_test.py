@@ -6,15 +6,12 @@ SEED_ERRORS for the requester, and for the server. If a history has several repl
 
 import json
 import subprocess
-import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from mockchat.core import arguments, dataset, program, recordings, seeding
 from mockchat.core.entries import Conversation
-from mockchat.programs import REPLAY, environment, running_server
+from mockchat.programs import REPLAY, SERVE, environment, running_server
 from mockchat.requester.result import place
 
 SEEDS = ("1", "2", "3", "4", "word")
@@ -23,9 +20,9 @@ PASSED = "passed"
 Place = tuple[str, int]  # The conversation's id and the message's index.
 
 
-def main(given: Sequence[str] | None = None, requester: Sequence[str] = REPLAY) -> int:
-    """Run the test with these arguments (`None`: the process's own) on a requester. Returns the exit status."""
-    return program.run(lambda: _run(given, requester))
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the test with these arguments (`None`: the process's own). Returns the exit status."""
+    return program.run(lambda: _run(given))
 
 
 def predict(asking: Iterable[Conversation], answering: Iterable[Conversation]) -> dict[Place, set[str]]:
@@ -50,15 +47,13 @@ def _replies(conversations: Iterable[Conversation]) -> dict[tuple[bytes, ...], l
     return replies
 
 
-def observe(base_url: str, options: list[str], seed: str, requester: Sequence[str]) -> tuple[int, dict[Place, str]]:
-    """Run a requester with this value of SEED_ERRORS; returns the number of requests, and the failures."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "result.json"
-        command = [sys.executable, *requester, "--base-url", base_url, "--keep-going", "--json", str(output), *options]
-        ended = subprocess.run(command, env=environment(seed), capture_output=True, encoding="utf-8", check=False)
-        if ended.returncode not in (0, 1):
-            raise SystemExit(f"the requester ended with exit status {ended.returncode}:\n{ended.stderr}")
-        result = json.loads(output.read_text(encoding="utf-8"))
+def observe(base_url: str, options: Sequence[str], seed: str) -> tuple[int, dict[Place, str]]:
+    """Run the requester with this value of SEED_ERRORS; returns the number of requests, and the failures."""
+    command = [*REPLAY, "--base-url", base_url, "--keep-going", "--json", "-", *options]
+    ended = subprocess.run(command, env=environment(seed), capture_output=True, encoding="utf-8", check=False)
+    if ended.returncode not in (program.OK, program.FAILED):
+        raise SystemExit(f"the requester ended with exit status {ended.returncode}:\n{ended.stderr}")
+    result = json.loads(ended.stdout)
     failures = {(found["conversation_id"], found["message_index"]): found["kind"] for found in result["failures"]}
     if ended.returncode != bool(failures) or len(failures) != result["requests"] - result["passed"]:
         raise SystemExit(f"the requester contradicts itself: exit status {ended.returncode}, {result}")
@@ -76,14 +71,11 @@ def compare(title: str, predicted: dict[Place, set[str]], requests: int, observe
         wrong.append(f"  {requests} requests and {len(observed.keys() - predicted)} unknown places")
     kinds = list(observed.values())
     found = f"{kinds.count('not_found')} not found, {kinds.count('mismatched')} mismatched of {len(predicted)}"
-    chance = sum(len(possible) > 1 for possible in predicted.values())
-    print(f"{title:<28}{found}, {'NOT as predicted' if wrong else 'as predicted'} ({chance} left to chance)")
-    for line in wrong:
-        print(line)
+    print("\n".join([f"{title:<28}{found}, {'NOT as predicted' if wrong else 'as predicted'}", *wrong]))
     return not wrong
 
 
-def _run(given: Sequence[str] | None, requester: Sequence[str]) -> int:
+def _run(given: Sequence[str] | None) -> int:
     parser = arguments.new_parser("Prove that the requester reports exactly what is wrong.")
     arguments.add_recordings(parser)
     parser.add_argument("--seeds", nargs="+", default=SEEDS, help="the values of SEED_ERRORS (default: five)")
@@ -97,14 +89,13 @@ def _run(given: Sequence[str] | None, requester: Sequence[str]) -> int:
         return conversations
 
     def agrees(title: str, asking: str, answering: str, base_url: str) -> bool:
-        predicted = predict(load(asking), load(answering))
-        return compare(title, predicted, *observe(base_url, both, asking, requester))
+        return compare(title, predict(load(asking), load(answering)), *observe(base_url, both, asking))
 
-    with running_server(*both, env=environment()) as (base_url, _):
+    with running_server([*SERVE, *both], env=environment()) as (base_url, _):
         agreed = [agrees("clean", "", "", base_url)]
         agreed += [agrees(f"requester seeded with {seed}", seed, "", base_url) for seed in chosen.seeds]
     for seed in chosen.seeds:
-        with running_server(*both, env=environment(seed)) as (base_url, _):
+        with running_server([*SERVE, *both], env=environment(seed)) as (base_url, _):
             agreed.append(agrees(f"server seeded with {seed}", "", seed, base_url))
     print("Requester and prediction agree." if all(agreed) else "FAILED: requester and prediction do not agree.")
     return program.OK if all(agreed) else program.FAILED

@@ -8,6 +8,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-
 import re
 import secrets
 from collections.abc import Iterator, Mapping
+from io import StringIO
 from typing import Any, NamedTuple
 
 from mockchat.core import wire
@@ -22,6 +23,7 @@ _CONTENT_KEY = b'"content":'
 _NOT_ASKED_FOR = "a choice that was not asked for"
 ABOUT = ("usage", "model", "service_tier", "system_fingerprint")
 _IN_PIECES = {*TEXTS, *TEXT_KEYS.values()}  # The keys of the texts that a stream has in pieces.
+_IN_PLACE_OF_TEXT = ("tool_calls", "function_call", "refusal")
 BROKE_OFF = "a stream that broke off"  # The beginning of the cause of each incomplete stream.
 
 # Lines end in CR LF, LF or CR; CR LF is one end, not two.
@@ -126,33 +128,27 @@ def read_stream(answer: bytes) -> Stream:
     logprobs: dict[str, Any] = {}
     alone, whole = True, False
     for end, name, data in events(answer):
-        if name == b"error":
-            raise ErrorSent(f"{BROKE_OFF} with an error", error_message(data))
         if data.startswith(b"[DONE]"):  # As OpenAI's SDKs see it.
             whole = True
             break
-        chunk = _parse(data, data)
-        if isinstance(chunk, dict):
-            for key in ABOUT:
-                if value := chunk.get(key):
-                    about[key] = value
-        match chunk:
-            case {"error": error} if error:
-                raise ErrorSent(f"{BROKE_OFF} with an error", error_message(data))
-            case {"choices": list(choices)}:
-                for choice in choices:
-                    match choice:
-                        case {"index": 0, "delta": dict(delta)}:
-                            if message.add(delta):
-                                arrivals.append(end)
-                        case {"index": 0}:
-                            pass
-                        case _:
-                            alone = False
-                            continue
-                    finish_reason = choice.get("finish_reason") or finish_reason
-                    if isinstance(given := choice.get("logprobs"), dict):
-                        _extend(logprobs, given)
+        chunk = {"error": True} if name == b"error" else _parse(data, data)
+        if not isinstance(chunk, dict):
+            continue
+        if chunk.get("error"):
+            raise ErrorSent(f"{BROKE_OFF} with an error", error_message(data))
+        for key in ABOUT:
+            if value := chunk.get(key):
+                about[key] = value
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict) or choice.get("index") != 0:
+                alone = False
+                continue
+            if isinstance(delta := choice.get("delta"), dict) and message.add(delta):
+                arrivals.append(end)
+            finish_reason = choice.get("finish_reason") or finish_reason
+            if isinstance(given := choice.get("logprobs"), dict):
+                _extend(logprobs, given)
     flaw = message.flaw if alone else _NOT_ASKED_FOR
     return Stream(Completion(message.whole(), finish_reason, alone, about, flaw, logprobs or None), whole, arrivals)
 
@@ -171,25 +167,23 @@ class _Message:
 
     def __init__(self) -> None:
         self.flaw: str | None = None
-        self._has_content = False  # True if a delta has a text for it, empty or not.
-        self._values: dict[str, Any] = {"role": "assistant", "content": ""}
+        self._said: dict[str, Any] = {"role": "assistant"}
         self._calls: list[dict[str, Any]] = []
         self._numbers: dict[Any, int] = {}  # By index: the number of the newest call that has it.
 
     def add(self, delta: dict[str, Any]) -> bool:
         """Add a delta; True if it has a piece of what the model says."""
-        _add(self._values, delta)
-        self._has_content = self._has_content or isinstance(delta.get("content"), str)
-        calls = delta.get("tool_calls")
+        calls = delta.pop("tool_calls", None)
         for call in calls if isinstance(calls, list) else ():
             if isinstance(call, dict):
                 self._add_call(call)
+        _add(self._said, delta)
         said = any(isinstance(delta.get(key), str) and delta[key] for key in TEXTS)
         return said or bool(calls or delta.get("function_call"))
 
     def _add_call(self, call: dict[str, Any]) -> None:
         """Add a call's delta to the call with its index. Without an index, an id begins a new call."""
-        index, call_id = call.get("index"), call.get("id")
+        index, call_id = call.pop("index", None), call.get("id")
         number = self._numbers.get(index, -1) if type(index) is int else -1
         if type(index) is not int:
             self.flaw = "a call in a stream without its index"
@@ -205,51 +199,38 @@ class _Message:
         _add(self._calls[number], call)
 
     def whole(self) -> dict[str, Any]:
-        """The message."""
-        message = {key: _joined(value) for key, value in self._values.items()}
+        """The message. Its content is null if the stream has none, but something in place of it."""
+        message = {key: _joined(value) for key, value in self._said.items()}
         if self._calls:
-            calls = [{key: _joined(value) for key, value in call.items() if key != "index"} for call in self._calls]
-            message["tool_calls"] = calls
-        in_place_of_text = ("tool_calls", "function_call", "refusal")
-        if not (message["content"] or self._has_content) and any(map(message.get, in_place_of_text)):
-            message["content"] = None
+            message["tool_calls"] = [{key: _joined(value) for key, value in call.items()} for call in self._calls]
+        if message.get("content") is None:
+            message["content"] = None if any(map(message.get, _IN_PLACE_OF_TEXT)) else ""
         return message
 
 
-class _Pieces(list[str]):
-    """The pieces of a streamed text, joined once: to join each time would be quadratic."""
-
-
-def _add(values: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Add a delta: texts are collected as pieces, of other values the last one counts."""
+def _add(said: dict[str, Any], delta: dict[str, Any], is_called: bool = False) -> None:
+    """Add a delta: pieces of a text are collected, of other values the last one counts."""
     for key, value in delta.items():
-        called = values.get(key)
-        if key in TEXT_KEYS and isinstance(value, dict):
-            if not isinstance(called, dict):
-                called = values[key] = {}
-            for name, part in value.items():
-                _put(called, name, part)
-        else:
-            _put(values, key, value)
-
-
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
-    known = values.get(key)
-    if value in (None, "") and key in values:
-        return
-    if key in _IN_PIECES and isinstance(value, str):
-        if not isinstance(known, _Pieces):
-            known = values[key] = _Pieces()
-        known.append(value)
-    elif not isinstance(known, _Pieces):
-        values[key] = value
+        known = said.get(key)
+        if key in TEXT_KEYS and isinstance(value, dict) and not is_called:
+            if not isinstance(known, dict):
+                known = said[key] = {}
+            _add(known, value, is_called=True)
+        elif value in (None, ""):
+            said[key] = value if known is None else known
+        elif key in _IN_PIECES and isinstance(value, str):
+            if not isinstance(known, StringIO):
+                known = said[key] = StringIO()  # To join each piece would be quadratic.
+            known.write(value)
+        elif not isinstance(known, StringIO):
+            said[key] = value
 
 
 def _joined(value: Any) -> Any:
-    """A value with its pieces joined, or those of its members."""
+    """A value with texts in place of their pieces, at most one level down."""
     if isinstance(value, dict):
-        return {key: "".join(part) if isinstance(part, _Pieces) else part for key, part in value.items()}
-    return "".join(value) if isinstance(value, _Pieces) else value
+        return {key: part.getvalue() if isinstance(part, StringIO) else part for key, part in value.items()}
+    return value.getvalue() if isinstance(value, StringIO) else value
 
 
 def events(answer: bytes) -> Iterator[tuple[int, bytes, bytes]]:

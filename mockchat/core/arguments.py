@@ -11,12 +11,16 @@ import shlex
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
+from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
 from yarl import URL
 
 from mockchat import __version__
-from mockchat.core import ignorable, matching, recordings
+from mockchat.core import matching, recordings
+
+_FEW = 8  # repetitions
 
 
 def option(kind: Callable[[str], Any], metavar: str, help_text: str, **more: Any) -> dict[str, Any]:
@@ -52,19 +56,41 @@ def parse(parser: ArgumentParser, given: Sequence[str] | None) -> Namespace:
     return options
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """Ask whether the nearest known name is meant; empty if none is near."""
-    nearest = difflib.get_close_matches(name, list(known), 1)
+    nearest = difflib.get_close_matches(name, list(known), 1, likeness)
     return f"did you mean {nearest[0]}?" if nearest else ""
 
 
 def pattern(value: str) -> str:
-    """A regular expression that does not match the empty text."""
+    """A regular expression that does not match the empty text, and can't take for ever."""
     try:
-        ignorable.check(value)
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from None
+        found = re.compile(value).search("")
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ArgumentTypeError(f"{value!r} is no regular expression: {error}") from None
+    if found:
+        raise ArgumentTypeError(f"{value!r} matches the empty text: give one that matches what is to be left out")
+    if _nests(_parser.parse(value)):
+        raise ArgumentTypeError(
+            f"{value!r} repeats what repeats, which can take for ever: make the inner repetition possessive, as in ++"
+        )
     return value
+
+
+def _nests(parsed: Any, repeated: bool = False) -> bool:
+    """True if a parsed pattern, or a part of one, has a repetition inside a repetition.
+
+    `re` tries each way to divide a text between the two, and can't be stopped. Possessive repetitions and atomic groups
+    are not divided.
+    """
+    if isinstance(parsed, tuple) and str(parsed[0]) in ("MAX_REPEAT", "MIN_REPEAT"):
+        often = parsed[1][1] > _FEW
+        if repeated and often:
+            return True
+        repeated = repeated or often
+    elif isinstance(parsed, tuple) and str(parsed[0]) == "ATOMIC_GROUP":
+        repeated = False
+    return isinstance(parsed, tuple | list | _parser.SubPattern) and any(_nests(each, repeated) for each in parsed)
 
 
 def whole_number(value: str, least: int = 0) -> int:
@@ -74,9 +100,7 @@ def whole_number(value: str, least: int = 0) -> int:
     raise ArgumentTypeError(f"{value!r} is not a whole number of at least {least}")
 
 
-def positive_whole_number(value: str) -> int:
-    """A whole number from 1 up."""
-    return whole_number(value, 1)
+positive_whole_number = partial(whole_number, least=1)
 
 
 IGNORE = option(
@@ -88,13 +112,22 @@ IGNORE = option(
 )
 
 
+# Of https://platform.openai.com/docs/api-reference/chat/create; and what other servers have.
+_PARAMETERS = (
+    *("audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens"),
+    *("max_tokens", "modalities", "model", "parallel_tool_calls", "prediction", "presence_penalty", "reasoning_effort"),
+    *("response_format", "service_tier", "stop", "temperature", "tool_choice", "tools", "top_logprobs", "top_p"),
+    *("verbosity", "web_search_options", "min_p", "reasoning", "top_k"),
+)
+
+
 def parameter(value: str) -> str:
-    """The name of a parameter that is recorded."""
-    if value and value.isprintable() and matching.is_recorded(value):
+    """The name of a parameter that is recorded, and no misspelling of a known one."""
+    hint = "" if value in _PARAMETERS else did_you_mean(value, _PARAMETERS, likeness=0.8)
+    if value.isidentifier() and matching.is_recorded(value) and not hint:
         return value
-    raise ArgumentTypeError(
-        f"{value!r} is not a recorded parameter of requests: name one like model, tools, temperature"
-    )
+    hint = hint or "give one name like model, tools, temperature"
+    raise ArgumentTypeError(f"{value!r} is not a recorded parameter of requests: {hint}")
 
 
 MATCH = option(
@@ -114,9 +147,7 @@ def number(value: str, least: float = 0.0) -> float:
     raise ArgumentTypeError(f"{value!r} is not a number {'above 0' if least else 'of at least 0'}")
 
 
-def positive_number(value: str) -> float:
-    """A number above 0."""
-    return number(value, math.ulp(0.0))
+positive_number = partial(number, least=math.ulp(0.0))
 
 
 def api_key(value: str) -> str:

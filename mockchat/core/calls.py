@@ -52,17 +52,10 @@ class Call(NamedTuple):
         """The key of the arguments or the input."""
         return TEXT_KEYS[self.type]
 
-    def spelled(self, text: str | None = None) -> bytes:
-        """The JSON object under the call's type; with another text, if given."""
-        said = self.text if text is None else text
-        return b'{"name":%b,"%b":%b}' % (wire.text(self.name), self.text_key.encode(), wire.text(said))
-
-    def as_json(self, text: str | None = None) -> bytes:
-        """The call as the API's JSON object; with another text, if given."""
-        if self.type == LEGACY:
-            return self.spelled(text)
-        kind = self.type.encode()
-        return b'{"id":%b,"type":"%b","%b":%b}' % (wire.text(self.id), kind, kind, self.spelled(text))
+    def as_object(self) -> dict[str, Any]:
+        """The call as the API's object; of an older one, what stands under `function_call`."""
+        called = {"name": self.name, self.text_key: self.text}
+        return called if self.type == LEGACY else {"id": self.id, "type": self.type, self.type: called}
 
 
 def read(message: dict[str, Any]) -> list[Call]:
@@ -120,17 +113,6 @@ def read_text(text: str) -> list[Call]:
         return []
 
 
-class Answered(NamedTuple):
-    """A tool message: its number in its row, and the id of the call that it answers, None if no call is pending.
-
-    `out_of_turn` is the number of that call, or None if it is the next one.
-    """
-
-    number: int
-    id: str | None
-    out_of_turn: int | None
-
-
 class Pairing:
     """Pairs calls and tool messages, message by message of a history."""
 
@@ -152,23 +134,23 @@ class Pairing:
             self._ids += ids
         self._calling = bool(ids)
 
-    def answer(self, row: Sequence[str | None]) -> list[Answered]:
-        """Advance past a row of tool messages that name these ids. Returns them in the order of their calls."""
+    def answer(self, row: Sequence[str | None]) -> list[tuple[int, str | None, int | None]]:
+        """Advance past a row of tool messages that name these ids. Returns them in the order of their calls.
+
+        Each is its number in the row; the id of its call, None if none is pending; the call's number if it is not next.
+        """
         self._calling = False
         place = len(self._answered)
         found = [self._take(self._left_by_id.get(call_id)) if call_id else None for call_id in row]
         found = [self._take(self._left) if call is None else call for call in found]
-        answered = []
-        for call, number in sorted([(len(self._ids) if call is None else call, at) for at, call in enumerate(found)]):
-            if call == len(self._ids):
-                answered.append(Answered(number, None, None))
-            else:
-                answered.append(Answered(number, self._ids[call], None if call == place else call))
-            place += 1
-        return answered
+        none = len(self._ids)
+        in_turn = sorted([(none if call is None else call, number) for number, call in enumerate(found)])
+        return [
+            (number, None, None) if call == none else (number, self._ids[call], None if call == at else call)
+            for at, (call, number) in enumerate(in_turn, place)
+        ]
 
     def _take(self, left: deque[int] | None) -> int | None:
-        """Pop the first pending call."""
         while left:
             number = left.popleft()
             if number not in self._answered:

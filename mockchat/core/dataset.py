@@ -17,7 +17,6 @@ import gzip
 import io
 import json
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ BLOCK_SIZE = 256 * 1024  # bytes
 WHITESPACE = b" \t\r\n"
 GZIP = b"\x1f\x8b"  # The magic number, https://www.rfc-editor.org/rfc/rfc1952#page-6
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_PIECE_ID = re.compile("(.*)_([0-9]{1,18})", re.DOTALL)  # The conversation's id, and the position of the first message.
 
 File = io.BufferedReader | gzip.GzipFile
 
@@ -91,7 +91,7 @@ def load(
     finally:
         if collecting:
             gc.enable()
-    if all(not any(conversation.places()) for conversation in dataset.conversations):
+    if not any(any(conversation.places()) for conversation in dataset.conversations):
         names = ", ".join(map(str, paths))
         raise DatasetError(f"{names}: no assistant message is recorded, so there is nothing to answer with")
     return dataset
@@ -117,113 +117,82 @@ def _open(path: Path, progress: Callable[[int], object]) -> io.BufferedReader:
 # Entries to conversations
 
 
-@dataclass(slots=True)
 class _Pieces:
-    """A conversation and its pieces; the number of its messages, and the least position of the next piece."""
+    """A conversation that is made of pieces."""
 
-    conversation: Conversation
-    recordings: list[bytes]
-    size: int
-    next_position: int = 0
-    waiting: int = 0  # Bytes of all pieces but the first.
+    def __init__(self, conversation: Conversation) -> None:
+        self.conversation = conversation
+        self._recordings = [b""]  # What is joined, and what follows it.
+        self._waiting = 0  # Bytes of what follows it.
+        self._size = 0  # The number of messages.
+        self._next_position = 0  # The least that lines up.
 
-    def add(self, piece: Entry) -> None:
-        """Append a piece, without its first message if that repeats the last one."""
+    def add(self, position: int, piece: Entry) -> bool:
+        """Append a piece, without its first message if that repeats the last one. True if its position lines up."""
         recording, start = piece.recording, 0
-        last = self.recordings[-1].rpartition(wire.BETWEEN)[2]
+        last = self._recordings[-1].rpartition(wire.BETWEEN)[2]
         if last and recording.startswith(last):
             recording, start = recording[len(last + wire.NEXT) :], 1
         if recording:
-            self.recordings.append(recording)
-            self.waiting += len(recording)
+            self._recordings.append(recording)
+            self._waiting += len(recording)
         if piece.details:
-            moved = {self.size - start + number: each for number, each in piece.details.items() if number >= start}
+            moved = {self._size - start + number: each for number, each in piece.details.items() if number >= start}
             self.conversation.details = {**self.conversation.details, **moved}
-        self.size += piece.size - start
+        self._size += piece.size - start
+        lines_up = position >= self._next_position
+        self._next_position = position + piece.size - 1
+        return lines_up
 
     def join(self, *, at_last: bool) -> None:
         """Join the pieces: `at_last`, or if they are long enough to keep the time linear in the size of all."""
-        if self.waiting and (at_last or 8 * self.waiting > len(self.recordings[0])):
-            self.recordings = [wire.NEXT.join(filter(None, self.recordings))]
-            self.waiting = 0
-            self.conversation.recording = self.recordings[0]
-
-
-class _Stitching:
-    """Joins the pieces of conversations in file order."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-        self._begun: dict[str, _Pieces] = {}  # By the conversation's id.
-        self._last: _Pieces | None = None
-
-    def add(self, name: str, position: int, piece: Entry) -> None:
-        """Add a piece; `position` is that of its first message in the conversation."""
-        pieces = self._begun.get(name)
-        if pieces is None:
-            conversation = Conversation(name, piece.recording, piece.details)
-            self._dataset.conversations.append(conversation)
-            pieces = self._begun[name] = _Pieces(conversation, [piece.recording], piece.size)
-        else:
-            self._dataset.joined += 1
-            self._dataset.misaligned += position < pieces.next_position
-            pieces.add(piece)
-        pieces.next_position = position + piece.size - 1
-        if self._last is not None and self._last is not pieces:
-            self._last.join(at_last=False)  # Pieces that are freed early leave fewer holes in memory.
-        self._last = pieces
-
-    def end(self) -> None:
-        """Join all pieces that are left."""
-        for pieces in self._begun.values():
-            pieces.join(at_last=True)
+        if at_last or 8 * self._waiting > len(self._recordings[0]):
+            self.conversation.recording = wire.NEXT.join(filter(None, self._recordings))
+            self._recordings = [self.conversation.recording]
+            self._waiting = 0
 
 
 def _add(dataset: Dataset, lines_and_entries: Iterator[tuple[int, Any]], stitch: bool, of_file: str) -> None:
     """Add the entries of one file; `of_file` is the end of the names of entries without an id."""
     whole: set[object] = set()  # Entries that are whole conversations: id, messages and details.
-    stitching = _Stitching(dataset)
+    begun: dict[str, _Pieces] = {}  # By the conversation's id.
+    last: _Pieces | None = None
     for number, (line, entry) in enumerate(lines_and_entries):
         try:
             read = entries.read(entry)
         except EntryError as error:
-            raise DatasetError(f"{_place(number, line, entry)}: {error}") from None
+            raise DatasetError(f"{_called(number, line, entry)}: {error}") from None
         dataset.entries += 1
         name = f"entry {number}{of_file}" if read.id is None else read.id
-        if stitch and read.id is not None:
-            name, position = split_id(read.id)
-            if position is not None:
-                stitching.add(name, position, read)
-                continue
-            known = len(whole)
-            whole.add((name, read.recording, tuple(read.details.items())))
-            if len(whole) == known:  # It is there already.
-                dataset.repeated += 1
-                continue
+        stitched = stitch and read.id is not None
+        if stitched and (match := _PIECE_ID.fullmatch(name)):
+            name, position = match[1], int(match[2])
+            if (pieces := begun.get(name)) is None:
+                pieces = begun[name] = _Pieces(Conversation(name, b""))
+                dataset.conversations.append(pieces.conversation)
+            else:
+                dataset.joined += 1
+            dataset.misaligned += not pieces.add(position, read)
+            if last is not None and last is not pieces:
+                last.join(at_last=False)  # Pieces that are freed early leave fewer holes in memory.
+            last = pieces
+            continue
+        same = name, read.recording, tuple(read.details.items())
+        if stitched and same in whole:
+            dataset.repeated += 1
+            continue
+        if stitched:
+            whole.add(same)
         dataset.conversations.append(Conversation(name, read.recording, read.details))
-    stitching.end()
+    for pieces in begun.values():
+        pieces.join(at_last=True)
 
 
-def split_id(entry_id: str) -> tuple[str, int | None]:
-    """Split `dcTB2RK_57`, the id of a piece, into the conversation's id and the position of the piece's first message.
-
-    The position is None if the id does not end in `_<digits>`: then it is the conversation's own.
-    """
-    name, mark, digits = entry_id.rpartition("_")
-    if not (mark and digits.isascii() and digits.isdigit()):
-        return entry_id, None
-    return name, int(digits) if len(digits) < 19 else sys.maxsize  # Python refuses to convert thousands of digits.
-
-
-def _place(number: int, line: int, entry: Any) -> str:
+def _called(number: int, line: int, entry: Any) -> str:
     """Name an entry for an error; `line` is 0 in an array."""
     entry_id = entry.get("id") if isinstance(entry, dict) else None
-    called = f"id {_short(str(entry_id))}" if type(entry_id) in (str, int) else "without id"
+    called = f"id {str(entry_id)[:60]!r}" if type(entry_id) in (str, int) else "without id"
     return f"entry {number} (line {line}, {called})" if line else f"entry {number} ({called})"
-
-
-def _short(value: str) -> str:
-    return repr(value if len(value) <= 60 else value[:60] + "…")
 
 
 # Bytes to entries
@@ -239,9 +208,9 @@ def _entries(plain: io.BufferedReader, block_size: int) -> Iterator[tuple[int, A
         line += file.read(1) == b"\n"
     if not first:
         raise DatasetError("is empty")
-    if first != b"[":
-        return _read_lines(file, line)
-    return ((0, entry) for block in _read_array(file, line, block_size) for entry in block)
+    if first == b"[":
+        return ((0, entry) for block in _read_array(file, line, block_size) for entry in block)
+    return _read_lines(file, line)
 
 
 def _read_lines(file: File, first: int) -> Iterator[tuple[int, Any]]:
@@ -257,7 +226,7 @@ def _read_lines(file: File, first: int) -> Iterator[tuple[int, Any]]:
             try:
                 entry = wire.loads(line)
             except ValueError as error:
-                _refuse_syntax(line, number, 1, error, "fetch it again, or remove that line")
+                _refuse_syntax(line, (number, 1), error, "fetch it again, or remove that line")
         yield number, entry
 
 
@@ -267,7 +236,7 @@ def _read_array(file: File, line: int, block_size: int) -> Iterator[list[Any]]:
     A block ends where an entry seems to begin. If there is no such place, or the block is not a list of whole entries,
     it grows, up to the rest of the file.
     """
-    pending, column = b"", 1
+    pending, place = b"", (line, 1)
     size = block_size
     while data := file.read(size):
         pending += data
@@ -280,20 +249,16 @@ def _read_array(file: File, line: int, block_size: int) -> Iterator[list[Any]]:
             size = len(pending)  # Doubling keeps the time linear in the file's size.
             continue
         yield block
-        lines = pending.count(b"\n", 0, end)
-        column = end - pending.rfind(b"\n", 0, end) + (0 if lines else column - 1)
-        line += lines
+        place = _advance(place, pending[:end])
         pending = b"[" + pending[end + 1 :]
         size = block_size
     try:
         yield wire.loads(pending)
     except ValueError as error:
-        _refuse_syntax(pending, line, column, error, "fetch it again")
+        _refuse_syntax(pending, place, error, "fetch it again")
 
 
 _FIRST_KEY = re.compile(rb'\[\s*\{\s*("[^"\\]*")')
-_BEFORE_KEY = re.compile(rb"\}\s*(,)\s*\{\s*\Z")
-_MOST_LAYOUT = 64  # Bytes from one entry's end to the next one's first key; more than people use.
 
 
 def _entry_boundary(block: bytes) -> int:
@@ -301,43 +266,44 @@ def _entry_boundary(block: bytes) -> int:
 
     An entry seems to begin where an object follows another one and has the same first key as the block's first entry.
     """
-    if first := _FIRST_KEY.match(block):
-        key = len(block)
-        while (key := block.rfind(first[1], first.end(), key)) > 0:
-            if before := _BEFORE_KEY.search(block, max(0, key - _MOST_LAYOUT), key):
-                return before.start(1)
-    return 0
+    first = _FIRST_KEY.match(block)
+    last = first and re.match(rb".*\}\s*(,)\s*\{\s*" + re.escape(first[1]), block, re.DOTALL)
+    return last.start(1) if last else 0
 
 
-def _refuse_syntax(rest: bytes, line: int, column: int, error: ValueError, remedy: str) -> NoReturn:
-    """Raise a `DatasetError` that names the place of a syntax error in `rest`, which begins at this place of the file.
+def _advance(place: tuple[int, int], passed: bytes) -> tuple[int, int]:
+    """The line and the byte in it behind these bytes, which begin at a place."""
+    line, byte = place
+    lines = passed.count(b"\n")
+    return line + lines, len(passed) - passed.rfind(b"\n") if lines else byte + len(passed)
+
+
+def _refuse_syntax(rest: bytes, place: tuple[int, int], error: ValueError, remedy: str) -> NoReturn:
+    """Raise a `DatasetError` that names the place of a syntax error in `rest`, which begins at a place of the file.
 
     `error` is ujson's, which names no place: Python's own parser does. `strict=False` allows control characters in
     texts, as ujson does.
     """
 
-    def place(position: int) -> str:
-        lines = rest.count(b"\n", 0, position)
-        at = position - rest.rfind(b"\n", 0, position) + (0 if lines else column - 1)
-        return f"at line {line + lines}, byte {at}"
+    def at(position: int) -> str:
+        return "at line {}, byte {}".format(*_advance(place, rest[:position]))
 
-    try:
-        text = rest.decode(errors="surrogatepass")
-    except UnicodeDecodeError as undecoded:
-        if undecoded.reason != "unexpected end of data":
-            problem = f"is not UTF-8 {place(undecoded.start)}: byte 0x{rest[undecoded.start]:02x}"
-            raise DatasetError(f"{problem} (iconv -f CP1252 -t UTF-8 may convert it)") from None
-        text = rest[: undecoded.start].decode(errors="surrogatepass")
     problem = f"is not JSON: {error}"  # Where `rest` begins depends on the blocks, so that is no place to name.
+    cut_off = f"is cut off {at(len(rest))}: {remedy}"
     try:
-        json.loads(text, strict=False)
+        json.loads(rest.decode(errors="surrogatepass"), strict=False)
+    except UnicodeDecodeError as found:
+        problem = f"is not UTF-8 {at(found.start)}: byte 0x{rest[found.start]:02x}"
+        problem += " (iconv -f CP1252 -t UTF-8 may convert it)"
+        if found.reason == "unexpected end of data":
+            problem = cut_off
     except RecursionError:
         problem = "is nested too deeply"
     except json.JSONDecodeError as found:
-        position = len(text[: found.pos].encode(errors="surrogatepass"))
-        problem = f"is not JSON {place(position)}: {found.msg}"
-        if found.msg.startswith("Unterminated string") or found.pos >= len(text):
-            problem = f"is cut off {place(len(rest))}: {remedy}"
+        position = len(found.doc[: found.pos].encode(errors="surrogatepass"))
+        problem = f"is not JSON {at(position)}: {found.msg}"
+        if found.msg.startswith("Unterminated string") or found.pos >= len(found.doc):
+            problem = cut_off
     except ValueError as found:
         problem = f"is not JSON: {found}"
     raise DatasetError(problem)

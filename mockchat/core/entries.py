@@ -63,11 +63,6 @@ class Conversation:
         """The messages, each in wire form."""
         return wire.split(self.recording)
 
-    def is_reply(self, number: int) -> bool:
-        """Whether an assistant message, given by its number, is a reply."""
-        details = self.details.get(number) if self.details else None
-        return details is None or details.is_reply
-
     @property
     def replies(self) -> list[int]:
         """The numbers of the messages that are replies."""
@@ -77,7 +72,7 @@ class Conversation:
         """Each reply: its number among the messages, and where it begins in the recording."""
         number, start = 0, 0 if self.recording else -1
         while start >= 0:
-            if self.recording.startswith(wire.ASSISTANT, start) and self.is_reply(number):
+            if self.recording.startswith(wire.ASSISTANT, start) and is_reply(self.details, number):
                 yield number, start
             following = self.recording.find(wire.BETWEEN, start)
             number, start = number + 1, following + len(wire.BETWEEN) if following >= 0 else -1
@@ -95,6 +90,12 @@ class Conversation:
             if each < number:
                 messages[each] = details.sent
         return messages
+
+
+def is_reply(details: Mapping[int, Details], number: int) -> bool:
+    """True if the assistant message of this number is a reply, by the details of its conversation."""
+    known = details.get(number)
+    return known is None or known.is_reply
 
 
 class Entry(NamedTuple):
@@ -122,7 +123,6 @@ def read(entry: Any) -> Entry:
     present = [key for key in FORMS if key in entry]
     if len(present) != 1:
         raise EntryError('must have either "conversations" or "messages"')
-    [list_key] = present
     entry_id = entry.get("id")
     if type(entry_id) is int:
         entry_id = str(entry_id)
@@ -131,28 +131,25 @@ def read(entry: Any) -> Entry:
     system = entry.get("system")
     if not isinstance(system, str | None):
         raise EntryError(f'"system" is {_kind(system)}, not a string')
-    if not isinstance(entry[list_key], list):
-        raise EntryError(f'"{list_key}" is {_kind(entry[list_key])}, not an array')
+    [list_key] = present
     role_key, text_key = FORMS[list_key]
     given = entry[list_key]
+    if not isinstance(given, list):
+        raise EntryError(f'"{list_key}" is {_kind(given)}, not an array')
     if system:
         given = [{role_key: "system", text_key: system}, *given]
     ending = _ending(entry) if list_key == "messages" else {}
     if not ending and (recording := message.join_texts(given, role_key, text_key)) is not None:
         return Entry(entry_id, recording, len(given), NO_DETAILS)
     said = [_Said(each, number, list_key) for number, each in enumerate(given, -1 if system else 0)]
-    return Entry(entry_id, *_with_details(said, ending))
-
-
-def _with_details(said: list["_Said"], ending: dict[str, Any]) -> tuple[bytes, int, Mapping[int, Details]]:
-    """The messages in wire form, in the order in which they are compared; how many they are; and their details."""
     ordered = message.in_order([each.message for each in said])
     details: dict[int, Details] = {}
-    for place, (number, in_wire_form, answers) in enumerate(ordered):
-        ends = ending if place == len(ordered) - 1 else {}
-        if (found := said[number].details(in_wire_form, answers, ends)) is not None:
+    for place, (at, in_wire_form, answers) in enumerate(ordered):
+        is_last = place == len(ordered) - 1
+        if (found := said[at].details(in_wire_form, answers, ending if is_last else {})) is not None:
             details[place] = found
-    return wire.join([in_wire_form for _, in_wire_form, _ in ordered]), len(ordered), details or NO_DETAILS
+    recording = wire.join([in_wire_form for _, in_wire_form, _ in ordered])
+    return Entry(entry_id, recording, len(ordered), details or NO_DETAILS)
 
 
 class _Said:
@@ -166,15 +163,13 @@ class _Said:
             raise EntryError(f'message {number} lacks "from" or "role"')
         if text_key not in given and not any(key in given for key in _IN_PLACE_OF_TEXT):
             raise EntryError(f'message {number} lacks "{text_key}"')
-        for key in (role_key, text_key):
-            if key != "content" and key in given and not isinstance(given[key], str):
-                raise EntryError(f'"{key}" of message {number} is {_kind(given[key])}, not a string')
+        if text_key == "value" and not isinstance(given.get("value", ""), str):
+            raise EntryError(f'"value" of message {number} is {_kind(given["value"])}, not a string')
         try:
             read = message.read(given, role_key, text_key)
         except ValueError as error:
             raise EntryError(f"message {number}: {error}") from None
-        ids = [call.id or f"call_{number}_{place}" for place, call in enumerate(read.calls)]
-        called = [call._replace(id=call_id) for call, call_id in zip(read.calls, ids, strict=True)]
+        called = [call._replace(id=call.id or f"call_{number}_{place}") for place, call in enumerate(read.calls)]
         self.message = read._replace(calls=called)
         # Only in the API's form are further keys what the model said.
         self._given = given if text_key == "content" else {}
@@ -186,11 +181,11 @@ class _Said:
         sent = message.sent(said, answers or said.answers)
         if not wire.is_assistant(in_wire_form):
             return Details(sent) if sent != in_wire_form else None
-        reasons = [b'"function_call"' if call.type == LEGACY else b'"tool_calls"' for call in said.calls]
-        of_text = message.details_of_text(in_wire_form)
+        of_text = Details(in_wire_form, in_wire_form + message.NO_REFUSAL)
         details = of_text._replace(sent=sent, answered=message.answered(said, self._given), is_reply=self._is_reply)
-        if reasons:
-            details = details._replace(finish_reason=reasons[-1])
+        if said.calls:
+            reason = b'"function_call"' if said.calls[-1].type == LEGACY else b'"tool_calls"'
+            details = details._replace(finish_reason=reason)
         return None if details == of_text and not ending else details._replace(**ending)
 
 
@@ -221,11 +216,8 @@ def _keys_in(given: dict[str, Any], list_key: str) -> tuple[str, str]:
 
     Both belong to one form: to that of the list if it can be, for in the other form's terms they may be any extra keys.
     """
-    forms = sorted(FORMS.items(), key=lambda form: form[0] != list_key)
-    for _, keys in forms:
-        if all(key in given for key in keys):
-            return keys
-    return next((keys for _, keys in forms if keys[0] in given), forms[0][1])
+    forms = [FORMS[list_key], *FORMS.values()]
+    return max(forms, key=lambda keys: (keys[0] in given, all(key in given for key in keys)))
 
 
 def _kind(value: Any) -> str:

@@ -15,13 +15,14 @@ For example, the range of the history `a` is 1 to 2, with the replies `x` and `y
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple
 
 from mockchat.core import wire
-from mockchat.core.entries import Conversation
+from mockchat.core.entries import Conversation, is_reply
+from mockchat.core.ignorable import LeavingOut
 from mockchat.core.message import Details
 from mockchat.core.text import common_length
 
@@ -40,19 +41,20 @@ class Reply(NamedTuple):
 class ResponseIndex:
     """Finds the replies recorded after a history, which is given in wire form, as `wire.join` returns it.
 
-    With `ignore`, messages are compared after this function; then pass what `compared` returns of a history.
+    Messages are compared without what the patterns `ignore` match: then pass what `compared` returns of a history.
     """
 
-    def __init__(self, conversations: Iterable[Conversation], ignore: Callable[[bytes], bytes] | None = None) -> None:
+    def __init__(self, conversations: Iterable[Conversation], ignore: Sequence[str] = ()) -> None:
         self.ignore = ignore
+        self._leave_out = LeavingOut(ignore)
         self.match: Sequence[str] = ()  # The parameters that must be the same: see `core/matching.py`.
-        self.in_place = ignore is None  # Whether histories can be looked up as they stand in a request.
+        self.in_place = not ignore  # Whether histories can be looked up as they stand in a request.
         given = list(conversations)
         compared = [self.compared(each.recording) for each in given]
         order = sorted(range(len(given)), key=compared.__getitem__)
         self.recordings = [compared[number] for number in order]
         # In the same order: the recording before `ignore`, the conversation's id, its details, and its number.
-        self.said = self.recordings if ignore is None else [given[number].recording for number in order]
+        self.said = [given[number].recording for number in order] if ignore else self.recordings
         self.ids = [_id(given[number]) for number in order]
         self.details = [given[number].details for number in order]
         self.numbers = order
@@ -73,11 +75,11 @@ class ResponseIndex:
     def require(self, parameters: Sequence[str]) -> None:
         """Have these parameters of a request count beside its messages."""
         self.match = parameters
-        self.in_place = self.ignore is None and not parameters
+        self.in_place = not self.ignore and not parameters
 
     def compared(self, joined: bytes) -> bytes:
         """The history after `ignore`."""
-        return joined if self.ignore is None else wire.join(map(self.ignore, wire.split(joined)))
+        return wire.join(map(self._leave_out, wire.split(joined))) if self.ignore else joined
 
     def replies(self, history: bytes) -> Sequence[Reply]:
         """The replies recorded after a history, each with its conversation."""
@@ -94,7 +96,7 @@ class ResponseIndex:
     def reply(self, position: int, history: bytes) -> Reply:
         """The reply after a history in the recording at this position."""
         said, details, reply_id = self.said[position], self.details[position], self.ids[position]
-        if self.ignore is not None:
+        if self.ignore:
             history = wire.join(wire.split(said)[: wire.count(history)])
         start = wire.next_start(history)
         message = wire.first(said, start)
@@ -141,22 +143,6 @@ class ResponseIndex:
         conversation_id: str = wire.loads(self.ids[position])
         return conversation_id
 
-    @property
-    def ambiguous(self) -> int:
-        """The number of histories with different replies."""
-        histories = set(self._partings())
-        return sum(len({reply.message for reply in self.replies(each)}) > 1 for each in histories)
-
-    def _partings(self) -> Iterator[bytes]:
-        """The histories after which two neighbours have different assistant messages."""
-        for number in range(1, len(self.recordings)):
-            one, other = self.recordings[number - 1], self.recordings[number]
-            shared = other[: common_length(one, other)]
-            start = shared.rfind(wire.BETWEEN) + 1
-            behind = start + len(wire.NEXT) if start else 0
-            if one.startswith(wire.ASSISTANT, behind) and other.startswith(wire.ASSISTANT, behind):
-                yield shared[:start]
-
 
 def _id(conversation: Conversation) -> bytes:
     """A conversation's id as JSON; a copy, because orjson's result occupies a kilobyte."""
@@ -177,23 +163,13 @@ class Replies(Sequence[Reply]):
         self._positions: Sequence[int] = positions
         if any(index.details[positions.start : positions.stop]):
             number = wire.count(history)
-            self._positions = [each for each in positions if self._is_reply(index.details[each].get(number))]
-
-    @staticmethod
-    def _is_reply(details: Details | None) -> bool:
-        return details is None or details.is_reply
+            self._positions = [each for each in positions if is_reply(index.details[each], number)]
 
     def __len__(self) -> int:
         return len(self._positions)
 
-    @overload
-    def __getitem__(self, item: int) -> Reply: ...
-    @overload
-    def __getitem__(self, item: slice) -> Sequence[Reply]: ...
-    def __getitem__(self, item: Any) -> Any:
-        if isinstance(item, slice):
-            return [self[number] for number in range(*item.indices(len(self)))]
-        return self._index.reply(self._positions[item], self._history)
+    def __getitem__(self, number: int) -> Reply:  # type: ignore[override]
+        return self._index.reply(self._positions[number], self._history)
 
     def in_file_order(self) -> list[Reply]:
         """The replies in the order in which their conversations were given."""

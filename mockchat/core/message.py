@@ -55,11 +55,6 @@ class Message(NamedTuple):
     calls: Sequence[Call] = ()
     answers: str | None = None
 
-    @property
-    def call_ids(self) -> list[str]:
-        """The ids of the calls that a tool's message may answer."""
-        return [call.id for call in self.calls if call.type != calls.LEGACY]
-
 
 class Details(NamedTuple):
     """What the wire form of a message does not say.
@@ -82,16 +77,6 @@ class Details(NamedTuple):
 
 
 NO_REFUSAL = b',"refusal":null'
-
-
-def details_of_text(in_wire_form: bytes) -> Details:
-    """The details of a reply of which nothing is known but its text."""
-    return Details(in_wire_form, in_wire_form + NO_REFUSAL)
-
-
-def role(name: str) -> str | None:
-    """The API's name of the role that a file or a client calls `name`, in any case; None if there is none."""
-    return ROLES.get(name) or ROLES.get(name.lower())
 
 
 def join_texts(given: list[Any], role_key: str = "role", text_key: str = "content") -> bytes | None:
@@ -117,32 +102,28 @@ def read(given: dict[str, Any], role_key: str = "role", text_key: str = "content
     with the place of what is wrong: `content[1].text must be a string`.
     """
     name = given.get(role_key)
-    if not isinstance(name, str) or (known_role := role(name)) is None:
+    if not isinstance(name, str) or (role := ROLES.get(name.lower())) is None:
         names = ", ".join(dict.fromkeys([*wire.API_ROLES, *ROLES]))
         but = f", not {name[:60]!r}" if isinstance(name, str) else ""
         raise ValueError(f"{role_key} must be one of {names}{but}")
-    if text_key not in given and known_role not in ("assistant", "tool"):
+    if text_key not in given and role not in ("assistant", "tool"):
         raise ValueError(f"{text_key} is missing")
     content = given.get(text_key)
     called: Sequence[Call] = ()
     answers = None
-    if known_role == "assistant":
+    if role == "assistant":
         called = calls.read(given)
-        if (
-            name.lower() == "function_call"
-            and not called
-            and isinstance(content, str)
-            and (called := calls.read_text(content))
-        ):
-            content = None
-    elif known_role == "tool":
+        if not called and name.lower() == "function_call" and isinstance(content, str):
+            called = calls.read_text(content)
+            content = None if called else content
+    elif role == "tool":
         answers = given.get("tool_call_id")
         if not isinstance(answers, str | None):
             raise ValueError("tool_call_id must be a string")
     text, others = _read_content(content)
     if isinstance(content, list) and not others:
         content = text
-    message = wire.message(known_role, text)
+    message = wire.message(role, text)
     if others:
         message = wire.with_more(message, b'{"parts":[%b]}' % b",".join(others))
     if called:
@@ -201,7 +182,7 @@ def in_order(messages: Iterable[Message]) -> list[tuple[int, bytes, str | None]]
         if row:
             ordered += _ordered(row, pairing)
             row = []
-        pairing.call(message.call_ids if message.calls else ())
+        pairing.call([call.id for call in message.calls if call.type != calls.LEGACY])
         ordered.append((number, message.wire, None))
     return ordered + _ordered(row, pairing)
 
@@ -221,31 +202,25 @@ def answering(in_wire_form: bytes, call: int | None) -> bytes:
 
 def sent(message: Message, answers: str | None = None) -> bytes:
     """The message as clients send it; `answers` is the id of the call that a tool's message answers."""
-    beside = [b',"tool_call_id":%b' % wire.text(answers)] if answers is not None else []
-    return _with_content(message, [*beside, *_spelled(message.calls)])
+    answering = {} if answers is None else {"tool_call_id": answers}
+    return spell({"role": wire.role_of(message.wire), "content": message.content, **answering, **_called(message)})
 
 
 def answered(message: Message, given: dict[str, Any]) -> bytes:
     """A model's message with all that it has: `given` is the object that it was read from."""
-    refusal = given.get("refusal") or None
     others = {key: value for key, value in given.items() if key not in _READ and value not in _NOTHING}
-    beside = [b',"refusal":%b' % wire.json_of(refusal), *_spelled(message.calls)]
-    beside += [b",%b:%b" % (wire.text(key), wire.json_of(value)) for key, value in others.items()]
-    return _with_content(message, beside)
+    said = {"role": wire.role_of(message.wire), "content": message.content, "refusal": given.get("refusal") or None}
+    return spell({**said, **_called(message), **others})
 
 
-def _with_content(message: Message, beside: list[bytes]) -> bytes:
-    role = wire.role_of(message.wire).encode()
-    content = message.content
-    spelled = wire.text(content) if isinstance(content, str) else wire.json_of(content)
-    return wire.from_parts(role, b"".join([spelled, *beside]))
-
-
-def _spelled(called: Sequence[Call]) -> list[bytes]:
-    """The members of a message that have its calls."""
-    legacy = [b',"function_call":%b' % call.as_json() for call in called if call.type == calls.LEGACY]
-    others = b",".join([call.as_json() for call in called if call.type != calls.LEGACY])
-    return [*([b',"tool_calls":[%b]' % others] if others else []), *legacy]
+def _called(message: Message) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for call in message.calls:
+        if call.type == calls.LEGACY:
+            members[calls.LEGACY] = call.as_object()
+        else:
+            members.setdefault("tool_calls", []).append(call.as_object())
+    return members
 
 
 def as_object(spelled: bytes) -> dict[str, Any]:
@@ -255,5 +230,5 @@ def as_object(spelled: bytes) -> dict[str, Any]:
 
 
 def spell(said: dict[str, Any]) -> bytes:
-    """What `as_object` made an object of, or would."""
+    """The reverse of `as_object`."""
     return wire.json_of(said)[len(b'{"role":"') : -1]

@@ -7,15 +7,14 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from mockchat.core import dataset, seeding
 from mockchat.core.dataset import Dataset
-from mockchat.core.entries import Conversation, DatasetError
-from mockchat.core.ignorable import LeavingOut
+from mockchat.core.entries import DatasetError
 from mockchat.core.index import ResponseIndex
 
 _INSTALLED = Path(__file__).parents[1] / "data"
@@ -37,11 +36,6 @@ def named(name: str | os.PathLike[str]) -> Path:
     return DATASETS[-1] if name == SAMPLE else Path(name)
 
 
-def index_of(conversations: Iterable[Conversation], ignore: Sequence[str] = ()) -> ResponseIndex:
-    """The index of conversations, compared without what these patterns match."""
-    return ResponseIndex(conversations, LeavingOut(ignore) if ignore else None)
-
-
 def load(
     paths: Sequence[Path], *, stitch: bool = True, ignore: Sequence[str] = (), quiet: bool = False
 ) -> tuple[Dataset, ResponseIndex]:
@@ -61,12 +55,12 @@ def load(
     with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=quiet or not sys.stderr.isatty()) as bar:
         loaded = dataset.load(*paths, stitch=stitch, progress=bar.update)
     altered = seeding.seed_errors(loaded.conversations, os.environ.get("SEED_ERRORS", ""))
-    index = index_of(loaded.conversations, ignore)
+    index = ResponseIndex(loaded.conversations, ignore)
     gc.freeze()
     tell(
         f"Parsed {len(loaded.conversations):,} conversations ({loaded.entries:,} entries, {loaded.replies:,} replies; "
-        f"{loaded.joined:,} pieces joined, {loaded.misaligned:,} of them do not line up; "
-        f"{index.ambiguous:,} histories with several replies) in {time.perf_counter() - started:.2f} s"
+        f"{loaded.joined:,} pieces joined, {loaded.misaligned:,} of them do not line up) "
+        f"in {time.perf_counter() - started:.2f} s"
     )
     if loaded.repeated:
         tell(f"{loaded.repeated:,} entries are repeated word for word, with their ids: each counts once")

@@ -7,7 +7,7 @@ from typing import Any
 
 from mockchat.core import calls, wire
 from mockchat.core.entries import Conversation
-from mockchat.core.message import Details, answering, as_object, read, spell
+from mockchat.core.message import answering, as_object, read, spell
 
 SHARE = 0.01  # Of all messages, how many are altered.
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -23,44 +23,42 @@ def seed_errors(conversations: Sequence[Conversation], seed: str) -> int:
     if seed in ("", "0"):
         return 0
     chance = random.Random(seed)
-    roles = [wire.role_of(message) for conversation in conversations for message in conversation.messages]
-    chosen = set(chance.sample(range(len(roles)), round(SHARE * len(roles))))
+    places = [
+        (conversation, number, wire.role_of(message))
+        for conversation in conversations
+        for number, message in enumerate(conversation.messages)
+    ]
+    chosen = set(chance.sample(range(len(places)), round(SHARE * len(places))))
     for role in ("user", "assistant"):
-        of_this_role = [place for place, role_there in enumerate(roles) if role_there == role]
+        of_this_role = [at for at, place in enumerate(places) if place[2] == role]
         if of_this_role and chosen.isdisjoint(of_this_role):
             chosen.add(chance.choice(of_this_role))
-    first = 0
-    for conversation in conversations:
+    for at in sorted(chosen):
+        conversation, number, _ = places[at]
         messages = conversation.messages
-        for place in sorted(chosen.intersection(range(first, first + len(messages)))):
-            messages[place - first] = _alter(conversation, place - first, chance)
-            conversation.recording = wire.join(messages)
-        first += len(messages)
+        messages[number] = _alter(conversation, number, chance)
+        conversation.recording = wire.join(messages)
     return len(chosen)
 
 
 def _alter(conversation: Conversation, number: int, chance: random.Random) -> bytes:
-    """Alter the details of a message, if it has any; returns the altered message."""
+    """Alter the text of a message or, if it has none, its parts or the arguments of a call; its details too."""
     message, details = conversation.messages[number], conversation.details.get(number)
     if details is None:
         return wire.with_text(message, alter(wire.content_of(message), chance))
-    altered, changed = _alter_detailed(message, details, chance)
-    conversation.details = {**conversation.details, number: changed}
-    return altered
-
-
-def _alter_detailed(message: bytes, details: Details, chance: random.Random) -> tuple[bytes, Details]:
-    """Alter the text of a message or, if it has none, the arguments of a call or the parts."""
     said, answered = as_object(details.sent), as_object(details.answered or details.sent)
-    if isinstance(said["content"], list):
-        said["content"] = answered["content"] = [*said["content"], {"type": "text", "text": chance.choice(LETTERS)}]
-    elif said["content"] or "tool_calls" not in said:
-        said["content"] = answered["content"] = alter(said["content"] or "", chance)
+    content = said["content"]
+    change: dict[str, Any]
+    if isinstance(content, list):
+        change = {"content": [*content, {"type": "text", "text": chance.choice(LETTERS)}]}
+    elif content or "tool_calls" not in said:
+        change = {"content": alter(content or "", chance)}
     else:
-        said["tool_calls"] = answered["tool_calls"] = _alter_calls(said, chance)
-    altered = answering(read(said).wire, wire.more_of(message).get("answers"))
-    answered_now = spell(answered) if details.answered else b""
-    return altered, details._replace(sent=spell(said), answered=answered_now)
+        change = {"tool_calls": _alter_calls(said, chance)}
+    said, answered = said | change, answered | change
+    changed = details._replace(sent=spell(said), answered=spell(answered) if details.answered else b"")
+    conversation.details = {**conversation.details, number: changed}
+    return answering(read(said).wire, wire.more_of(message).get("answers"))
 
 
 def _alter_calls(said: dict[str, Any], chance: random.Random) -> Any:
@@ -77,10 +75,6 @@ def _alter_calls(said: dict[str, Any], chance: random.Random) -> Any:
 def alter(text: str, chance: random.Random) -> str:
     """The text with one character inserted, dropped or replaced; it always differs."""
     position = chance.randrange(len(text) + 1)
-    edit = chance.choice(("insert", "drop", "replace")) if position < len(text) else "insert"
-    new = {
-        "insert": chance.choice(LETTERS),
-        "drop": "",
-        "replace": chance.choice(LETTERS.replace(text[position : position + 1], "") if text else LETTERS),
-    }[edit]
-    return text[:position] + new + text[position + (edit != "insert") :]
+    before, rest = text[:position], text[position:]
+    new = chance.choice(LETTERS.replace(rest[:1], ""))
+    return before + chance.choice([new + rest, rest[1:], new + rest[1:]] if rest else [new])

@@ -1,9 +1,25 @@
-"""Texts for messages to people: where two differ, and excerpts."""
+"""What messages to people show: excerpts, and where two texts, JSON values or messages begin to differ.
 
-from typing import AnyStr
+Messages are given in wire form. Places are those of the API's objects: `.tool_calls[0].function.arguments.city`.
+"""
+
+import json
+from itertools import zip_longest
+from typing import Any, AnyStr, NamedTuple
+
+from mockchat.core import wire
+from mockchat.core.calls import LEGACY, TEXT_KEYS
 
 AROUND = 30  # characters shown on either side of a position
 _EXCERPT = 1000  # characters
+_VALUE = 100  # characters
+
+
+class Difference(NamedTuple):
+    """A place in a message, empty for its text, and what is different there."""
+
+    place: str
+    text: str
 
 
 def common_length(one: AnyStr, other: AnyStr) -> int:
@@ -21,6 +37,34 @@ def common_length(one: AnyStr, other: AnyStr) -> int:
     return low
 
 
+def likeness(one: bytes, other: bytes) -> int:
+    """How far two messages begin alike, whatever their roles."""
+    return common_length(one, wire.with_role(other, wire.role_of(one)))
+
+
+def around(text: str, position: int) -> str:
+    """An excerpt around a position, as a Python literal, with an ellipsis where the text continues."""
+    start, end = max(0, position - AROUND), position + AROUND
+    return f"{'…' if start else ''}{text[start:end]!r}{'…' if end < len(text) else ''}"
+
+
+def excerpt(text: str | bytes, size: int = _EXCERPT) -> str:
+    """The beginning of a text on one printable line: as it is, or as a Python literal in ASCII."""
+    if isinstance(text, bytes):
+        text = text[: 2 * size].decode(errors="replace")
+    short = text if len(text) <= size else text[:size] + "…"
+    return short if short.isprintable() and short else ascii(short)
+
+
+def shown(message: bytes) -> str:
+    """The beginning of a message: of its text or its parts, or else whom it calls."""
+    more = wire.more_of(message)
+    text = wire.content_of(message)
+    if "calls" in more and not text:
+        return f"a call of {', '.join(str(next(iter(call.values()))) for call in more['calls'])}"
+    return _value(more["parts"]) if "parts" in more else around(text, 0)
+
+
 def difference(sent: str, recorded: str, verb: str = "sent") -> str:
     """Say where two texts begin to differ, with an excerpt of both.
 
@@ -34,19 +78,50 @@ def difference(sent: str, recorded: str, verb: str = "sent") -> str:
     )
 
 
-def around(text: str, position: int) -> str:
-    """An excerpt around a position, as a Python literal, with an ellipsis where the text continues."""
-    start, end = max(0, position - AROUND), position + AROUND
-    return f"{'…' if start else ''}{text[start:end]!r}{'…' if end < len(text) else ''}"
-
-
 def _character(text: str, position: int) -> str:
     return f"U+{ord(text[position]):04X}" if position < len(text) else "its end"
 
 
-def excerpt(text: str | bytes) -> str:
-    """The beginning of a text on one printable line: as it is, or as a Python literal in ASCII."""
-    if isinstance(text, bytes):
-        text = text[: 2 * _EXCERPT].decode(errors="replace")
-    short = text if len(text) <= _EXCERPT else text[:_EXCERPT] + "…"
-    return short if short.isprintable() and short else ascii(short)
+def differ_values(sent: Any, recorded: Any, verb: str = "sent", place: str = "") -> Difference:
+    """The first difference of two JSON values at a place. None stands for no value."""
+    steps: list[tuple[str, Any, Any]] = []
+    if isinstance(sent, dict) and isinstance(recorded, dict):
+        steps = [(f".{key}", sent.get(key), recorded.get(key)) for key in {**recorded, **sent}]
+    elif isinstance(sent, list) and isinstance(recorded, list):
+        steps = [(f"[{number}]", *pair) for number, pair in enumerate(zip_longest(sent, recorded))]
+    for step, one, other in steps:
+        if json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True):  # To Python, 1 is the same as true.
+            return differ_values(one, other, verb, place + step)
+    if isinstance(sent, str) and isinstance(recorded, str):
+        return Difference(place, difference(sent, recorded, verb))
+    return Difference(place, f"differs: {verb} {_value(sent)}, recorded {_value(recorded)}")
+
+
+def _value(value: Any) -> str:
+    return "nothing" if value is None else excerpt(json.dumps(value, ensure_ascii=False), _VALUE)
+
+
+def differ(sent: bytes, recorded: bytes, verb: str = "sent") -> Difference:
+    """How a message that was sent (or got, or whatever the verb says) differs from one that is recorded."""
+    one, other = _as_object(sent), _as_object(recorded)
+    if one.keys() != other.keys() and [one["content"], other["content"]].count("") == 1:
+        return Difference("", f"differs: {verb} {shown(sent)}, recorded {shown(recorded)}")
+    found = differ_values(one, other, verb)
+    if not found.place:
+        answers = [wire.more_of(message).get("answers", "the next one") for message in (sent, recorded)]
+        return Difference(".tool_call_id", f"answers another call: {verb} {answers[0]}, recorded {answers[1]}")
+    return found._replace(place="") if found.place == ".content" else found
+
+
+def _as_object(message: bytes) -> dict[str, Any]:
+    """What a message says, as the API's object but with arguments as JSON values."""
+    more = wire.more_of(message)
+    said: dict[str, Any] = {"content": more.get("parts") or wire.content_of(message)}
+    for call in more.get("calls", ()):
+        kind, name = next(iter(call.items()))
+        called = {"name": name, TEXT_KEYS[kind]: call.get("arguments", call.get("text"))}
+        if kind == LEGACY:
+            said[LEGACY] = called
+        else:
+            said.setdefault("tool_calls", []).append({"type": kind, kind: called})
+    return said

@@ -66,20 +66,15 @@ def parse(data: bytes) -> Any:
         raise ValueError("is nested too deeply") from None
 
 
-def text(value: str) -> bytes:
-    """A text as a JSON string, with its quotes."""
-    try:
-        return orjson.dumps(value)
-    except TypeError:  # It has lone surrogates.
-        return json_of(value)
-
-
 def json_of(value: Any) -> bytes:
     """A value as compact JSON. Raises `ValueError` if it is nested too deeply."""
     try:
         return orjson.dumps(value)
     except TypeError:  # Lone surrogates, integers beyond 64 bits, or depth.
-        return _encoded(value, _ENCODER)
+        return _encoded(value)
+
+
+text = json_of  # A text as a JSON string, with its quotes.
 
 
 def canonical(value_as_json: str) -> bytes:
@@ -101,7 +96,7 @@ def canonical(value_as_json: str) -> bytes:
     except (TypeError, RecursionError) as error:
         if "ecursion" in str(error):
             raise ValueError("is nested too deeply") from None
-        return _encoded(value, _SORTING_ENCODER)
+        return _encoded(value, sort_keys=True, allow_nan=False)
 
 
 def has_too_many_containers(data: bytes) -> bool:
@@ -109,9 +104,9 @@ def has_too_many_containers(data: bytes) -> bool:
     return len(data) > MOST_CONTAINERS and data.count(b"[") + data.count(b"{") > MOST_CONTAINERS
 
 
-def _encoded(value: Any, encoder: json.JSONEncoder) -> bytes:
+def _encoded(value: Any, **options: Any) -> bytes:
     try:
-        encoded = encoder.encode(value)
+        encoded = json.dumps(value, ensure_ascii=False, separators=(",", ":"), **options)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     joined = encoded.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
@@ -137,8 +132,6 @@ def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is not JSON")
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-_SORTING_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
 _STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse)
 _DECODER = json.JSONDecoder(parse_float=_number, parse_int=_integer, parse_constant=_refuse)
 
@@ -148,12 +141,7 @@ _DECODER = json.JSONDecoder(parse_float=_number, parse_int=_integer, parse_const
 
 def message(role: str, content: str) -> bytes:
     """The wire form of a message; `role` is one of the API's names."""
-    return from_parts(role.encode(), text(content))
-
-
-def from_parts(role: bytes, content: bytes) -> bytes:
-    """A message of this role; `content` is JSON."""
-    return role + _BEFORE_TEXT + content
+    return role.encode() + _BEFORE_TEXT + text(content)
 
 
 def with_more(message: bytes, more: bytes) -> bytes:
@@ -217,11 +205,6 @@ def content_of(message: bytes) -> str:
 def first(joined: bytes, start: int = 0) -> bytes:
     """The message that starts at a position of a recording or a history."""
     return joined[start : joined.find(BETWEEN, start)]  # Where it is the last one, -1 leaves out the last brace.
-
-
-def append(history: bytes, message: bytes) -> bytes:
-    """The history and one more message."""
-    return b"%b%b}" % (before_next(history), message)
 
 
 def next_start(history: bytes) -> int:

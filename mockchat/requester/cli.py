@@ -2,12 +2,15 @@
 
 import argparse
 import asyncio
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import fields
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 from multidict import CIMultiDict
 from tqdm import tqdm
@@ -15,10 +18,12 @@ from yarl import URL
 
 from mockchat.core import program, recordings
 from mockchat.core.program import ProgramError
-from mockchat.requester import files, options, plot, processes, report
+from mockchat.requester import options, plot, processes, report
 from mockchat.requester.plan import Load
 from mockchat.requester.result import Result
 from mockchat.requester.run import replay
+
+STANDARD_OUTPUT = Path("-")
 
 tqdm.monitor_interval = 0  # Its monitor thread would not survive a fork.
 
@@ -30,36 +35,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(chosen: argparse.Namespace) -> int:
     chosen.data = chosen.data or [recordings.default()]
-    files.check([path for path in (chosen.json, chosen.plot) if path], chosen.data)
+    check([path for path in (chosen.json, chosen.plot) if path not in (None, STANDARD_OUTPUT)], chosen.data)
     if chosen.plot and not find_spec("matplotlib"):
         raise ProgramError("--plot needs matplotlib: pip install matplotlib, or '.[plot]' in a clone")
-    headers = _headers(chosen)
-    with files.standard_output_kept(chosen.json):
+    headers = CIMultiDict(chosen.header)
+    if chosen.api_key:
+        headers.setdefault("Authorization", f"Bearer {chosen.api_key}")
+    with redirect_stdout(sys.stderr) if chosen.json == STANDARD_OUTPUT else nullcontext():
         stitch, ignore, quiet = not chosen.no_stitch, chosen.ignore, chosen.quiet
         dataset, index = recordings.load(chosen.data, stitch=stitch, ignore=ignore, quiet=quiet)
-        conversations = dataset.conversations
-        unanswered = dataset.unanswered
+        count, unanswered = len(dataset.conversations), dataset.unanswered
         if unanswered and not quiet:
             print(f"{unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
         index.require(chosen.match)
         load = _load_for(dataset.replies, chosen)
-        asking = partial(replay, conversations, index, chosen.base_url, model=chosen.model, headers=headers)
+        asking = partial(replay, dataset.conversations, index, chosen.base_url, model=chosen.model, headers=headers)
         result = program.run_on_loop(_replay(asking, dataset.replies, load, quiet=quiet))
-        _tell(result, len(conversations), load, quiet=quiet)
-    _write(result, len(conversations), load, chosen)
+        _print(result, count, load, quiet=quiet)
+    if chosen.json:
+        text = json.dumps(report.as_json(result, count, load), indent=2)
+        if chosen.json == STANDARD_OUTPUT:
+            print(text, flush=True)
+        else:
+            _write(chosen.json, lambda path: path.write_text(f"{text}\n", encoding="utf-8"))
+    if chosen.plot:
+        server = URL(chosen.base_url).with_user(None)
+        title = f"{result.requests:,} requests to {server}, {report.significant(result.rate)} a second"
+        _write(chosen.plot, partial(plot.draw, result, title))
     if result.interrupted:
         return program.INTERRUPTED
     return program.FAILED if result.failures or result.lost or not result.passed else program.OK
 
 
-def _headers(chosen: argparse.Namespace) -> CIMultiDict[str]:
-    """The headers of every request. Raises `ProgramError` if they contradict the base URL."""
-    headers = CIMultiDict(chosen.header)
-    if chosen.api_key:
-        headers.setdefault("Authorization", f"Bearer {chosen.api_key}")
-    if URL(chosen.base_url).user and "Authorization" in headers:
-        raise ProgramError("--base-url names a user, and a key or Authorization header is given too: give one of them")
-    return headers
+def check(paths: Iterable[Path], data: Iterable[Path]) -> None:
+    """Raise `ProgramError` for a path that can't be written, is a file of recordings, or is given twice.
+
+    Nothing is opened or made: until there are results, what is there stays.
+    """
+    taken = set(map(os.path.realpath, data))
+    for path in paths:
+        name = os.path.realpath(path)
+        folder = os.path.dirname(name)
+        if name in taken:
+            raise ProgramError(f"{path} is the file of the recordings, or of another option: give another")
+        taken.add(name)
+        if os.path.isdir(name) or not os.path.isdir(folder):
+            raise ProgramError(f"can't write {path}: give a file in a folder that exists")
+        if not os.access(name if os.path.exists(name) else folder, os.W_OK):
+            raise ProgramError(f"can't write {path}: Permission denied")
 
 
 def _load_for(replies: int, chosen: argparse.Namespace) -> Load:
@@ -88,30 +111,19 @@ async def _replay(asking: processes.Replay, replies: int, load: Load, *, quiet: 
         return await asking(load=load, progress=progress)
 
 
-def _tell(result: Result, conversations: int, load: Load, *, quiet: bool) -> None:
-    """Print the report."""
+def _print(result: Result, conversations: int, load: Load, *, quiet: bool) -> None:
     if not quiet:
         print(report.summary(result, conversations, load), end="\n\n")
-    print(_coloured(report.verdict(result, load), bool(result.failures or result.lost)), flush=True)
+    verdict = report.verdict(result, load)
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):  # https://no-color.org
+        verdict = f"\033[{31 if result.failures or result.lost else 32}m{verdict}\033[0m"
+    print(verdict, flush=True)
     if quiet and result.failures:
         print(report.first_failure(result.failures[0]), flush=True)
 
 
-def _write(result: Result, conversations: int, load: Load, chosen: argparse.Namespace) -> None:
-    """Write the JSON and the picture, if asked for."""
-    if chosen.json:
-        files.write_json(chosen.json, files.as_json(result, conversations, load))
-    if chosen.plot:
-        server = URL(chosen.base_url).with_user(None)
-        title = f"{result.requests:,} requests to {server}, {report.significant(result.rate)} a second"
-        try:
-            plot.draw(result, title, chosen.plot)
-        except OSError as error:
-            raise files.cannot_write(chosen.plot, error.strerror) from None
-
-
-def _coloured(text: str, failed: bool) -> str:
-    """Red or green on a terminal, unless NO_COLOR (https://no-color.org) is set."""
-    if os.environ.get("NO_COLOR") or not sys.stdout.isatty():
-        return text
-    return f"\033[{31 if failed else 32}m{text}\033[0m"
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    try:
+        write(path)
+    except OSError as error:
+        raise ProgramError(f"can't write {path}: {error.strerror}") from None

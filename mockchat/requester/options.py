@@ -29,14 +29,7 @@ def parser() -> ArgumentParser:
     arguments.add_recordings(parser)
     parser.add_argument("--ignore", **arguments.IGNORE)
     parser.add_argument("--match", **arguments.MATCH)
-    _add_server(parser)
-    _add_load(parser)
-    _add_report(parser)
-    return parser
 
-
-def _add_server(parser: ArgumentParser) -> None:
-    """Add the options about the server and the requests."""
     add = parser.add_argument_group("the server").add_argument
     base_url, key = "http://127.0.0.1:8000/v1", os.environ.get("OPENAI_API_KEY") or None
     add("--base-url", **option(arguments.base_url, "URL", "(default %(default)s)", default=base_url))
@@ -44,9 +37,6 @@ def _add_server(parser: ArgumentParser) -> None:
     add("--api-key", **option(arguments.api_key, "KEY", "sent as bearer token (default: OPENAI_API_KEY)", default=key))
     add("--header", **option(_header, "'K: V'", "send this header; repeatable", action="append", default=[]))
 
-
-def _add_load(parser: ArgumentParser) -> None:
-    """Add the fields of `Load`."""
     add = parser.add_argument_group("the load (default: everything once, in order, at full speed)").add_argument
     count, seconds = arguments.positive_whole_number, arguments.positive_number
     in_flight = f"requests in flight at most (default: CPUs; with --rate {IN_FLIGHT_AT_A_RATE:,})"
@@ -62,13 +52,11 @@ def _add_load(parser: ArgumentParser) -> None:
     add("--processes", **option(count, "N", "share all this among N processes (default 1)", default=1))
     add("--keep-going", action="store_true", help="count failures instead of stopping at the first")
 
-
-def _add_report(parser: ArgumentParser) -> None:
-    """Add the options about the report."""
     add = parser.add_argument_group("the report").add_argument
     add("--quiet", action="store_true", help="print only the verdict and the first failure")
     add("--json", **option(Path, "FILE", "write the results as JSON; - is standard output"))
     add("--plot", **option(_picture, "FILE", "draw the latencies (.png, .svg or .pdf)"))
+    return parser
 
 
 def _header(value: str) -> tuple[str, str]:

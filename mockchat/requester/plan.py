@@ -5,7 +5,7 @@ Requests follow https://platform.openai.com/docs/api-reference/chat/create.
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -32,31 +32,23 @@ class Place(NamedTuple):
     @property
     def reply(self) -> Reply:
         """The reply."""
-        conversation = self.conversation
-        details = conversation.details.get(self.number) if conversation.details else None
-        return Reply(wire.first(conversation.recording, self.start), b"", details)
-
-    def parameters(self, names: Sequence[str]) -> dict[str, Any]:
-        """The named parameters of the recorded request, null where it lacks them; none if no request is recorded."""
-        recorded = matching.of_reply(self.reply)
-        return {} if recorded is None else {name: recorded.get(name) for name in names}
+        message = wire.first(self.conversation.recording, self.start)
+        return Reply(message, b"", self.conversation.details.get(self.number))
 
 
+@dataclass(slots=True)
 class Expected:
     """The replies that are right: first the one at a place, then all with its history, which are looked up."""
 
-    __slots__ = ("_index", "_parameters", "_place")
-
-    def __init__(self, place: Place, index: ResponseIndex, parameters: Mapping[str, Any]) -> None:
-        self._place = place
-        self._index = index
-        self._parameters = parameters
+    place: Place
+    index: ResponseIndex
+    parameters: Mapping[str, Any]
 
     def __iter__(self) -> Iterator[Reply]:
-        yield self._place.reply
-        index = self._index
-        others: Sequence[Reply] = index.replies(index.compared(self._place.history))
-        yield from matching.matching(others, self._parameters, index.match) if index.match else others
+        yield self.place.reply
+        index = self.index
+        others: Sequence[Reply] = index.replies(index.compared(self.place.history))
+        yield from matching.matching(others, self.parameters, index.match) if index.match else others
 
 
 class Question(NamedTuple):
@@ -99,13 +91,11 @@ def rounds(conversations: Sequence[Conversation], load: Load, process: int = 0) 
     """The places that this process asks for: once, or endlessly to fill a duration. Of n processes, every n-th."""
     chance = random.Random(None if load.random_seed is None else load.random_seed + process)
     while True:
-        in_order = islice(places(conversations), process, None, load.processes)
+        asked: Iterable[Place] = islice(places(conversations), process, None, load.processes)
         if load.shuffle:
-            shuffled = list(in_order)
-            chance.shuffle(shuffled)
-            yield from shuffled
-        else:
-            yield from in_order
+            asked = list(asked)
+            chance.shuffle(asked)
+        yield from asked
         if load.duration is None:
             return
 
@@ -116,7 +106,9 @@ def questions(asked: Iterator[Place], index: ResponseIndex, model: str | None, s
     after = _after_messages(parameters, stream)
     for place in asked:
         if index.match:
-            parameters = {"model": model, **place.parameters(index.match)}
+            recorded = matching.of_reply(place.reply)
+            matched = {} if recorded is None else {name: recorded.get(name) for name in index.match}
+            parameters = {"model": model, **matched}
             after = _after_messages(parameters, stream)
         closing = wire.CLOSING + after
         conversation, number, start = place
@@ -144,13 +136,15 @@ class Schedule:
     processes take turns at the numbers.
     """
 
-    def __init__(self, asked: Iterator[Question], load: Load, started: float, process: int = 0) -> None:
+    def __init__(self, asked: Iterator[Question], load: Load, begin: Callable[[], float], process: int = 0) -> None:
         self._asked = asked
-        self._next: Question | None = None  # Taken early: the end need not wait until it would be due.
+        self._next = next(
+            asked, None
+        )  # Taken early: shuffling takes time, and the end is known before it would be due.
         self._rate = load.rate
         self._number, self._step = process, load.processes
         self._duration = math.inf if load.duration is None else load.duration
-        self.started = self._last_sent = started
+        self.started = self._last_sent = begin()
         self.is_over = False  # No request is left, or no time.
 
     def due(self) -> float:
@@ -159,14 +153,13 @@ class Schedule:
 
     def take(self, now: float) -> tuple[Question, float] | None:
         """The next question, and the moment from which its latency counts; None if none is due."""
+        question = self._next
         due = self.due() if self._rate else now
-        if self._next is None:
-            self._next = next(self._asked, None)
-        if self._next is None or max(due, now) >= self.started + self._duration:
+        if question is None or max(due, now) >= self.started + self._duration:
             self.is_over = True
-        if self._next is None or self.is_over or due > now:
+        if question is None or self.is_over or due > now:
             return None
-        question, self._next = self._next, None
+        self._next = next(self._asked, None)
         self._number += self._step
         self._last_sent = now
         return question, due
@@ -191,5 +184,4 @@ def part_of(load: Load, process: int) -> Load:
     def part(whole: int) -> int:
         return len(range(process, whole, load.processes))
 
-    limit = None if load.limit is None else part(load.limit)
-    return replace(load, concurrency=part(load.concurrency), limit=limit)
+    return replace(load, concurrency=part(load.concurrency), limit=load.limit and part(load.limit))

@@ -14,7 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -25,6 +25,7 @@ from mockchat.requester.result import Result, merged
 from mockchat.requester.run import Progress
 
 Replay = Callable[..., Coroutine[Any, Any, Result]]
+_FORK = multiprocessing.get_context("fork")
 _POLL = 0.02  # seconds
 
 
@@ -32,11 +33,11 @@ class _Shared:
     """The numbers that all processes share."""
 
     def __init__(self, processes: int) -> None:
-        context = multiprocessing.get_context("fork")
-        self.begin = context.RawValue("d", math.inf)  # A moment of `time.perf_counter`.
-        self.stop = context.RawValue("b", False)
-        self.requests = context.RawArray("q", [-1] * processes)  # -1: not ready to begin.
-        self.failed = context.RawArray("q", processes)
+        self.begin = _FORK.RawValue("d", math.inf)  # A moment of `time.perf_counter`.
+        self.stop = _FORK.RawValue("b", False)
+        self.ready = _FORK.RawArray("b", processes)
+        self.requests = _FORK.RawArray("q", processes)
+        self.failed = _FORK.RawArray("q", processes)
         self.parent = os.getpid()
 
 
@@ -47,31 +48,28 @@ async def replay(ask: Replay, load: Load, progress: Progress) -> Result:
     `lost` names it. Raises `ProgramError` if a process can't be started.
     """
     shared = _Shared(load.processes)
-    running: dict[Connection, tuple[int, BaseProcess]] = {}
+    running: dict[int, tuple[Connection, BaseProcess]] = {}
     results: list[Result] = []
     lost: list[str] = []
     interrupted = False
     with contextlib.ExitStack() as ended:
         for number in range(load.processes):
-            pipe, process = _start(ask, load, number, shared)
-            running[pipe] = number, process
+            running[number] = _, process = _start(ask, load, number, shared)
             ended.callback(process.join)
             ended.callback(process.kill)
         while running:
-            failed = lost or any(result.failures for result in results)
-            shared.stop.value = interrupted or (bool(failed) and not load.keep_going)
-            if shared.stop.value or min(shared.requests) >= 0:
+            failed = bool(lost) or any(shared.failed)
+            shared.stop.value = interrupted or (failed and not load.keep_going)
+            if shared.stop.value or all(shared.ready[number] for number in running):
                 shared.begin.value = min(shared.begin.value, time.perf_counter() + 2 * _POLL)
-            ready = wait(list(running), 0)
-            for pipe in [pipe for pipe in running if pipe in ready]:
-                number, process = running.pop(pipe)
-                match _receive(pipe, process):
-                    case Result() as result:
-                        results.append(result)
-                    case why:
-                        lost.append(f"process {number + 1} of {load.processes} {why}")
-                        shared.requests[number] = max(0, shared.requests[number])
-            interrupted = progress(sum(max(0, count) for count in shared.requests), sum(shared.failed)) or interrupted
+            for number, (pipe, process) in list(running.items()):
+                if pipe.poll():
+                    del running[number]
+                    with contextlib.suppress(EOFError, OSError):
+                        results.append(pipe.recv())
+                        continue
+                    lost.append(f"process {number + 1} of {load.processes} {_how_it_ended(process)}")
+            interrupted = progress(sum(shared.requests), sum(shared.failed)) or interrupted
             await asyncio.sleep(_POLL)
     whole = merged(results)
     whole.lost, whole.interrupted = lost, interrupted
@@ -80,10 +78,9 @@ async def replay(ask: Replay, load: Load, progress: Progress) -> Result:
 
 def _start(ask: Replay, load: Load, number: int, shared: _Shared) -> tuple[Connection, BaseProcess]:
     """Start a process; returns the pipe for its result, and the process."""
-    context = multiprocessing.get_context("fork")
     try:
-        pipe, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(ask, load, number, shared, theirs))
+        pipe, theirs = _FORK.Pipe(duplex=False)
+        process = _FORK.Process(target=_work, args=(ask, load, number, shared, theirs))
         process.start()
     except OSError as error:
         raise ProgramError(f"can't start {load.processes:,} processes: {error.strerror}") from None
@@ -91,10 +88,7 @@ def _start(ask: Replay, load: Load, number: int, shared: _Shared) -> tuple[Conne
     return pipe, process
 
 
-def _receive(pipe: Connection, process: BaseProcess) -> object:
-    """A process's result, or how it ended without one."""
-    with contextlib.suppress(EOFError, OSError):
-        return pipe.recv()
+def _how_it_ended(process: BaseProcess) -> str:
     process.join(1)
     code = process.exitcode or 0
     return f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit status {code}"
@@ -110,15 +104,12 @@ def _work(ask: Replay, load: Load, number: int, shared: _Shared, pipe: Connectio
         return shared.stop.value or os.getppid() != shared.parent
 
     def begin() -> float:
+        shared.ready[number] = True
         while not progress(0, 0) and (left := shared.begin.value - time.perf_counter()) > 0:
             time.sleep(min(left, _POLL))
         return float(min(shared.begin.value, time.perf_counter()))
 
-    result: Result | str
-    try:
-        result = program.run_on_loop(ask(load=part_of(load, number), process=number, begin=begin, progress=progress))
-        progress(result.requests, len(result.failures))
-    except Exception as error:  # A mistake in the program: no traceback.
-        result = f"failed: {error!r}"
+    result = program.run_on_loop(ask(load=part_of(load, number), process=number, begin=begin, progress=progress))
+    progress(result.requests, len(result.failures))
     with contextlib.suppress(OSError):  # The parent is gone.
         pipe.send(result)

@@ -19,11 +19,6 @@ class Failure(NamedTuple):
     latency: float
     problem: Problem
 
-    @property
-    def where(self) -> str:
-        """The conversation and the message."""
-        return place(self.conversation_id, self.message_index)
-
 
 def place(conversation_id: str, message_index: int) -> str:
     """The place of a message, on one printable line."""
@@ -39,8 +34,8 @@ class Result:
     """The result of a run. Times are in seconds, sizes in bytes of bodies, latencies those of verified answers.
 
     `due` has the moment, from the start, at which each latency begins. Of streams, `first_tokens` has the time to the
-    first token of each answer, `gaps` the times between tokens that did not arrive together. `retried` are requests by
-    their number of attempts, if more than one.
+    first token of each answer, `gaps` the times between tokens that did not arrive together. `attempts` are requests by
+    their number of attempts.
 
     `elapsed` is the whole time, `sending` that in which requests were sent (see `Schedule.sending`). `in_flight` is the
     sum of the times that requests were in flight, `most_in_flight` the most at once. `cpu` is the CPU time of all
@@ -49,7 +44,7 @@ class Result:
 
     passed: int = 0
     failures: list[Failure] = field(default_factory=list)
-    retried: Counter[int] = field(default_factory=Counter)
+    attempts: Counter[int] = field(default_factory=Counter)
     bytes_sent: int = 0
     bytes_received: int = 0
     due: "array[float]" = field(default_factory=_seconds)
@@ -73,12 +68,6 @@ class Result:
     def counts(self) -> Counter[str]:
         """The number of failures by kind."""
         return Counter(failure.problem.kind for failure in self.failures)
-
-    @property
-    def attempts(self) -> dict[int, int]:
-        """The number of requests by their number of attempts, in ascending order."""
-        counts = {1: self.requests - self.retried.total(), **dict(sorted(self.retried.items()))}
-        return {number: count for number, count in counts.items() if count}
 
     @property
     def rate(self) -> float:

@@ -7,27 +7,29 @@
 
 import asyncio
 import math
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, islice, pairwise
+from contextlib import suppress
+from itertools import islice, pairwise
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 
 from mockchat.client import ACCEPTED
 from mockchat.core.answer import BROKE_OFF, endpoint
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
-from mockchat.core.text import excerpt
-from mockchat.requester import retry
 from mockchat.requester.exchange import Answer, Client, Slot
 from mockchat.requester.plan import Load, Question, Schedule, questions, rounds
 from mockchat.requester.result import Failure, Result
 from mockchat.requester.verify import Problem, no_answer, verify, verify_stream
 
 TICK = 0.1  # seconds
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds before a retry
+LONGEST_ASKED = 60.0  # seconds: the limit for `Retry-After`
 Progress = Callable[[int, int], bool]  # Called with the numbers of ended requests and of failures; True stops the run.
-_TOLD = ("Retry-After", "Location")  # Headers of a refusal that are reported.
 
 
 async def replay(
@@ -49,7 +51,6 @@ async def replay(
     Of several processes, this is the one with the number `process`.
     """
     asked = islice(questions(rounds(conversations, load, process), index, model, load.stream), load.limit)
-    first = list(islice(asked, 1))  # Before the clock starts: shuffling takes time.
     all_headers = CIMultiDict(headers or {})
     for name in ("Content-Type", "Accept"):
         all_headers.setdefault(name, "application/json")
@@ -61,18 +62,16 @@ async def replay(
         headers=all_headers,
     ) as session:
         client = Client(session, endpoint(base_url), timed=load.stream)
-        return await _Run(client, Schedule(chain(first, asked), load, begin(), process), load).run(progress)
+        return await _Run(client, Schedule(asked, load, begin, process), load).run(progress)
 
 
 class _Worker:
-    """A worker: its connection, its task, when it began, and when its attempt did (`inf`: it has none)."""
+    """A worker: its connection, its task, and when its attempt began (`inf`: it has none)."""
 
-    __slots__ = ("began", "slot", "task", "timed_out", "waits_since")
+    task: asyncio.Task[None]
 
-    def __init__(self, client: Client) -> None:
-        self.slot = Slot(client)
-        self.task: asyncio.Task[None]
-        self.began = time.perf_counter()
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
         self.waits_since = math.inf
         self.timed_out = False
 
@@ -87,6 +86,7 @@ class _Run:
         self._result = Result()
         self._semaphore = asyncio.Semaphore(load.concurrency)
         self._workers: set[_Worker] = set()
+        self._idle: list[Slot] = []
         self._working: asyncio.Task[None]
 
     async def run(self, progress: Progress) -> Result:
@@ -104,46 +104,39 @@ class _Run:
             result.sending = schedule.sending(result.elapsed)
             result.cpu = time.process_time() - cpu
         finally:
-            for worker in self._workers:
-                worker.timed_out = False  # No further attempts.
-            tasks = [self._working, *[worker.task for worker in self._workers]]
-            for task in tasks:
-                task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
-        for error in ended:
-            if isinstance(error, Exception):  # Of the program itself: those of requests are failures.
-                raise error
+            self._working.cancel()
+            (ended,) = await asyncio.gather(self._working, return_exceptions=True)
+            for slot in [*self._idle, *(worker.slot for worker in self._workers)]:  # These were cancelled at once.
+                slot.close()
+        if isinstance(ended, Exception):  # Of the program itself: those of requests are failures.
+            raise ended
         return result
 
     async def _work(self) -> None:
         """Start a worker whenever a request is due and the semaphore allows it, until all have ended."""
         schedule, clock = self._schedule, time.perf_counter
-        while not schedule.is_over:
-            await self._semaphore.acquire()
-            while not ((taken := schedule.take(clock())) or schedule.is_over):
-                await asyncio.sleep(min(max(0.0, schedule.due() - clock()), TICK))
-            if taken:
-                worker = _Worker(self._client)
-                worker.task = asyncio.create_task(self._ask_in_turn(worker, *taken))
-                self._workers.add(worker)
-                self._result.most_in_flight = max(self._result.most_in_flight, len(self._workers))
-        while self._workers:
-            await asyncio.wait([next(iter(self._workers)).task])
+        async with asyncio.TaskGroup() as group:
+            while not schedule.is_over:
+                await self._semaphore.acquire()
+                while not ((taken := schedule.take(clock())) or schedule.is_over):
+                    await asyncio.sleep(min(max(0.0, schedule.due() - clock()), TICK))
+                if taken:
+                    worker = _Worker(self._idle.pop() if self._idle else Slot(self._client))
+                    worker.task = group.create_task(self._ask_in_turn(worker, *taken))
+                    self._workers.add(worker)
+                    self._result.most_in_flight = max(self._result.most_in_flight, len(self._workers))
 
     async def _ask_in_turn(self, worker: _Worker, question: Question, due: float) -> None:
         taken: tuple[Question, float] | None = (question, due)
+        began = time.perf_counter()
         try:
             while taken:
                 await self._ask(worker, *taken)
                 taken = None if self._is_over() else self._schedule.take(time.perf_counter())
-            worker.slot.release()
-            self._workers.remove(worker)
-        except Exception:
-            self._working.cancel()
-            raise
         finally:
-            worker.slot.close()
-            self._result.in_flight += time.perf_counter() - worker.began
+            self._idle.append(worker.slot)
+            self._workers.remove(worker)
+            self._result.in_flight += time.perf_counter() - began
             self._semaphore.release()
 
     def _is_over(self) -> bool:
@@ -160,54 +153,50 @@ class _Run:
         """Make a request, in as many attempts as it needs and may have, and count the result."""
         attempts, result = 1, self._result
         while True:
-            ended = await self._attempt(worker, question.body)
-            end = time.perf_counter()
+            ended: Answer | Exception
             try:
+                ended = await self._attempt(worker, question.body)
+                end = time.perf_counter()
                 problem = self._verify(question, due, ended, end)
             except Exception as error:  # Any error is a failure: an answer is verified, or it is not.
-                problem = no_answer(error)
-            if problem is None or attempts > self._load.retries or (wait := _wait(attempts, ended, problem)) is None:
+                ended, end, problem = error, time.perf_counter(), no_answer(error)
+                await asyncio.sleep(0)  # If it failed at once, let others run.
+            wait = wait_to_retry(attempts, ended, problem) if problem and attempts <= self._load.retries else None
+            if wait is None:
                 break
-            worker.slot.release()
             await asyncio.sleep(wait)
             attempts += 1
         if problem and self._is_over():
             return
-        if attempts > 1:
-            result.retried[attempts] += 1
-            problem = problem and problem._replace(detail=f"{problem.detail} (after {attempts:,} attempts)")
+        result.attempts[attempts] += 1
         if problem is None:
             result.passed += 1
             return
+        if attempts > 1:
+            problem = problem._replace(detail=f"{problem.detail} (after {attempts:,} attempts)")
         place, at = question.place, due - self._schedule.started
         result.failures.append(Failure(place.conversation.id, place.number, at, end - due, problem))
         if self._is_over():
             self._working.cancel()
 
-    async def _attempt(self, worker: _Worker, body: bytes) -> Answer | Exception:
+    async def _attempt(self, worker: _Worker, body: bytes) -> Answer:
         worker.waits_since = time.perf_counter()
         try:
             answer = await worker.slot.ask(body)
         except asyncio.CancelledError:
-            if not worker.timed_out:
+            if not worker.timed_out or worker.task.uncancel():  # The run has ended.
                 raise
             worker.timed_out = False
-            worker.task.uncancel()
-            return TimeoutError(f"none within {self._load.timeout:g} s")
-        except Exception as error:  # Any error is a failure, also one of sending.
-            await asyncio.sleep(0)  # If it failed at once, let others run.
-            return error
+            raise TimeoutError(f"none within {self._load.timeout:g} s") from None
         finally:
             worker.waits_since = math.inf
         self._result.bytes_sent += len(body)
         self._result.bytes_received += len(answer.body)
         return answer
 
-    def _verify(self, question: Question, due: float, answer: Answer | Exception, end: float) -> Problem | None:
+    def _verify(self, question: Question, due: float, answer: Answer, end: float) -> Problem | None:
         """The problem of an answer; None if it is right, and then its times are recorded."""
         result = self._result
-        if isinstance(answer, Exception):
-            return no_answer(answer)
         if self._load.stream:
             problem, positions = verify_stream(answer.status, answer.body, question.expected)
             if problem is None:
@@ -219,18 +208,23 @@ class _Run:
         if problem is None:
             result.due.append(due - self._schedule.started)
             result.latencies.append(end - due)
-            return None
-        told = [f" ({name}: {excerpt(answer.headers[name])})" for name in _TOLD if name in answer.headers]
-        return problem._replace(detail=problem.detail + "".join(told))
+        return problem
 
 
-def _wait(attempts: int, ended: Answer | Exception, problem: Problem) -> float | None:
-    """The seconds until the next attempt; None if there is none.
+def wait_to_retry(attempts: int, ended: Answer | Exception, problem: Problem) -> float | None:
+    """The seconds to wait after an attempt that ended so; None if it is final.
 
-    A stream that broke off is retried, whether the connection cut it, it ended early, or it had an error event.
+    Statuses and backoff follow `_base_client.py` of https://github.com/openai/openai-python.
     """
-    if problem.cause.startswith(BROKE_OFF):
-        return retry.wait(attempts, aiohttp.ClientPayloadError(problem.cause), {})
-    if isinstance(ended, Exception):
-        return retry.wait(attempts, ended, {})
-    return retry.wait(attempts, ended.status, ended.headers)
+    if isinstance(ended, Exception):  # A `ValueError` is about the URL, a header or a certificate.
+        of_network = (aiohttp.ClientError, HttpProcessingError, OSError)
+        passing = isinstance(ended, of_network) and not isinstance(ended, ValueError)
+    else:
+        broke_off = problem.cause.startswith(BROKE_OFF)
+        passing = broke_off or ended.status in (408, 409, 429) or ended.status >= 500
+        with suppress(LookupError, ValueError):
+            if passing and 0 < (asked := float(ended.headers["Retry-After"])) <= LONGEST_ASKED:
+                return asked
+    if not passing:
+        return None
+    return min(FIRST_WAIT * 2.0 ** min(attempts - 1, 100), LONGEST_WAIT) * random.uniform(0.75, 1)

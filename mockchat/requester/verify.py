@@ -10,9 +10,8 @@ from typing import NamedTuple
 from mockchat.client import explain
 from mockchat.core import answer, message, wire
 from mockchat.core.answer import BadAnswer, Completion
-from mockchat.core.difference import differ, likeness
 from mockchat.core.index import Reply
-from mockchat.core.text import difference, excerpt
+from mockchat.core.text import differ, difference, excerpt, likeness
 
 _ASSISTANT = ("assistant", "Assistant", None)  # The second is the original program's.
 NOT_FOUND, MISMATCHED, ERROR = KINDS = ("not_found", "mismatched", "error")

@@ -12,7 +12,6 @@ def __getattr__(name: str) -> Any:
     """Import `create_app` when gunicorn asks for it: nobody else needs it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mockchat.server.workers import check_worker, create_app
+    from mockchat.server.workers import create_app
 
-    check_worker()
     return create_app

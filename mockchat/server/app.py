@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from aiohttp.log import server_logger
 
 from mockchat.core.program import ProgramError, descriptor_limit, on_stop_signals
-from mockchat.server.connection import Connection, Connections
+from mockchat.server.connection import Connection
 from mockchat.server.log import Log
 from mockchat.server.route import ChatCompletions
 
@@ -26,11 +26,14 @@ _INTERVAL = 1.0  # seconds
 _POLL = 0.01  # seconds
 
 
-class ChatServer(Connections):
+class ChatServer:
     """Serves one route. It is a protocol factory for `loop.create_server`: calling it makes a connection."""
 
     def __init__(self, route: ChatCompletions, log: Log | None = None) -> None:
-        super().__init__(route, log)
+        self.route = route
+        self.log = log
+        self.requests_count = 0
+        self.connections: set[Connection] = set()
         self.cut = 0  # Connections, and exchanges with an upstream, that were not finished.
         self._watching: asyncio.TimerHandle | None = None
         self._descriptors = descriptor_limit()
@@ -41,8 +44,8 @@ class ChatServer(Connections):
         return Connection(self)
 
     def opened(self, connection: Connection, descriptor: int) -> None:
-        """Watch a new connection; warn once if its file descriptor is the last one."""
-        super().opened(connection, descriptor)
+        """Add a new connection; warn once if its file descriptor is the last one."""
+        self.connections.add(connection)
         if descriptor + 1 >= self._descriptors:
             server_logger.warning(
                 "All %d file descriptors are in use: connections are refused until others close (see ulimit -n)",

@@ -68,5 +68,5 @@ def _load(chosen: argparse.Namespace) -> ResponseIndex:
     elif not (files or chosen.record):
         files = [recordings.default()]
     if not files:
-        return recordings.index_of([], chosen.ignore)
+        return ResponseIndex([], chosen.ignore)
     return recordings.load(files, stitch=not chosen.no_stitch, ignore=chosen.ignore)[1]

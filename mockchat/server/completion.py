@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice, zip_longest
 
 from mockchat.core import calls, message, wire
-from mockchat.core.calls import Call
 from mockchat.core.index import Reply
 from mockchat.server.http import in_blocks
 from mockchat.server.request import ChatRequest
@@ -74,9 +73,9 @@ _AFTER_CHOICES = b'],"usage":%b,"message":{"role":"Assistant"'
 def stream(request: ChatRequest, created: int, replies: list[Reply] | None = None) -> Iterator[bytes]:
     """The answer to a request as server-sent events, as many at a time as one write should carry.
 
-    Follows https://platform.openai.com/docs/api-reference/chat-streaming: `chat.completion.chunk` objects, the role
-    first, then the reply in pieces like tokens, then the reason why it ended, the usage if asked for, and `[DONE]`.
-    Several choices are interleaved. The arguments are those of `whole`. The last block ends with `STREAM_END`.
+    They are `chat.completion.chunk` objects, the role first, then the reply in pieces like tokens, then the reason why
+    it ended, the usage if asked for, and `[DONE]`. Several choices are interleaved. The arguments are those of `whole`.
+    The last block ends with `STREAM_END`.
     """
     beginning, pieces, end = _events(request, created, replies or choose(request))
     return in_blocks(chain((beginning,), pieces, (end,)))
@@ -95,34 +94,17 @@ def steps(request: ChatRequest, created: int, replies: list[Reply]) -> Iterator[
     yield step + end
 
 
-def count_steps(reply: Reply) -> Iterator[int]:
-    """The number of pieces of a reply, some at a time: a long one takes its time to be counted."""
-    for _, some, _ in _marked(reply, _PIECES_AT_ONCE):
-        yield some.count(_MARK) + 1
-
-
 STREAM_END = b"data: [DONE]\n\n"
 
 
 def _events(
     request: ChatRequest, created: int, replies: list[Reply], one_at_a_time: bool = False
 ) -> tuple[bytes, Iterator[bytes], bytes]:
-    """What comes first, the pieces (together where they need not be apart), and what comes last."""
+    """The events before the pieces, those of the pieces (many at a time if they may be), and those after them."""
     about = replies[0].conversation_id, created, _model(request, replies[0])
     before = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":[' % about
     after = b'],"usage":null}\n\n' if request.settings.include_usage else b"]}\n\n"
     end_of_piece = _END_OF_PIECE + after
-
-    def together(reply: Reply, start_of_piece: bytes) -> Iterator[bytes]:
-        for opening, some, closing in _marked(reply, _PIECES_AT_ONCE):
-            start, end = start_of_piece + opening, closing + end_of_piece
-            yield from (start, some.replace(_MARK, end + start), end)
-
-    def apart(reply: Reply, start_of_piece: bytes) -> Iterator[bytes]:
-        for opening, some, closing in _marked(reply, at_once):
-            for piece in some.split(_MARK):
-                yield b"".join((start_of_piece, opening, piece, closing, end_of_piece))
-
     # Of many choices each has only some pieces ready.
     at_once = 8 if one_at_a_time else max(8, _PIECES_AT_ONCE // len(replies))
     starts = [before + _START_OF_PIECE % number for number in range(len(replies))]
@@ -130,25 +112,32 @@ def _events(
     end = [before + _LAST_CHOICE % (number, _finish_reason(reply)) + after for number, reply in enumerate(replies)]
     if request.settings.include_usage:
         end.append(before + b'],"usage":%b}\n\n' % _usage(request, replies))
-    pieces: Iterator[bytes]
-    if one_at_a_time or len(replies) > 1:
-        rows = zip_longest(*map(_with_logprobs, replies, map(apart, replies, starts)), fillvalue=b"")
-        pieces = (b"".join(row) for row in rows)
-    else:
-        pieces = _with_logprobs(replies[0], together(replies[0], starts[0]))
+    pieces, *others = [
+        _pieces(reply, start, end_of_piece, at_once) for reply, start in zip(replies, starts, strict=True)
+    ]
+    if one_at_a_time or others:
+        pieces = map(b"".join, zip_longest(*map(_apart, (pieces, *others)), fillvalue=b""))
     return b"".join(first), pieces, b"".join([*end, STREAM_END])
 
 
-def _with_logprobs(reply: Reply, parts: Iterator[bytes]) -> Iterator[bytes]:
-    """The pieces of a reply, with all its logprobs in the first one."""
-    if reply.details is None or reply.details.logprobs is None:
-        return parts
-    none, first = b'"logprobs":null', b""
-    for part in parts:
-        first += part
-        if none in part:
-            break
-    return chain((first.replace(none, b'"logprobs":' + reply.details.logprobs, 1),), parts)
+def _pieces(reply: Reply, start: bytes, end: bytes, at_once: int) -> Iterator[bytes]:
+    """The events of a reply's pieces, some at a time; the first one has all logprobs."""
+    logprobs = reply.details.logprobs if reply.details else None
+    for opening, text, closing in _texts(reply):
+        first = len(_BEFORE_REPLY) if text is reply.message else 0  # It may be long, and is not copied.
+        between = b"".join((closing, end, start, opening))
+        for some in _cut(text, first, at_once, between) if text else (b"",):
+            events = b"".join((start, opening, some, closing, end))
+            if logprobs is not None:
+                events, logprobs = events.replace(b'"logprobs":null', b'"logprobs":' + logprobs, 1), None
+            yield events
+
+
+def _apart(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The events of these blocks, one at a time."""
+    for block in blocks:
+        for event in block.split(b"\n\n")[:-1]:
+            yield event + b"\n\n"
 
 
 def _finish_reason(reply: Reply) -> bytes:
@@ -159,14 +148,6 @@ def _first_delta(reply: Reply) -> bytes:
     """What comes before the first piece: the role, and that there is no text, where it is null."""
     is_null = reply.details is not None and reply.details.answered.startswith(_BEFORE_REPLY + b"null")
     return b'{"role":"assistant","content":%b,"refusal":null}' % (b"null" if is_null else b'""')
-
-
-def _marked(reply: Reply, at_once: int) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """The pieces of a reply, some at a time: with a mark between them, and with what comes before and behind each."""
-    for opening, text, closing in _texts(reply):
-        start = len(_BEFORE_REPLY) if text is reply.message else 0  # It may be long, and is not copied.
-        for some in _cut(text, start, at_once) if text else (b"",):
-            yield opening, some, closing
 
 
 def _texts(reply: Reply) -> Iterator[tuple[bytes, bytes, bytes]]:
@@ -187,29 +168,22 @@ def _texts(reply: Reply) -> Iterator[tuple[bytes, bytes, bytes]]:
     if others:
         yield wire.json_of(others), b"", b""
     for number, call in enumerate(called):
-        yield from _texts_of_call(number, call)
-
-
-def _texts_of_call(number: int, call: Call) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """A call without its arguments, and these."""
-    kind, key = call.type.encode(), call.text_key.encode()
-    beginning = call.as_json(text="")
-    if call.type == calls.LEGACY:
-        yield b'{"%b":%b}' % (kind, beginning), b"", b""
-        opening, closing = b'{"%b":{"%b":"' % (kind, key), b'"}}'
-    else:
-        yield b'{"tool_calls":[{"index":%d,%b]}' % (number, beginning[1:]), b"", b""
-        opening, closing = b'{"tool_calls":[{"index":%d,"%b":{"%b":"' % (number, kind, key), b'"}}]}'
-    yield opening, wire.text(call.text), closing
+        kind, text_key = call.type.encode(), call.text_key.encode()
+        without_text = wire.json_of(calls.Call(call.id, call.type, call.name, "").as_object())
+        if call.type == calls.LEGACY:
+            yield b'{"%b":%b}' % (kind, without_text), b"", b""
+            opening, closing = b'{"%b":{"%b":"' % (kind, text_key), b'"}}'
+        else:
+            yield b'{"tool_calls":[{"index":%d,%b]}' % (number, without_text[1:]), b"", b""
+            opening, closing = b'{"tool_calls":[{"index":%d,"%b":{"%b":"' % (number, kind, text_key), b'"}}]}'
+        yield opening, wire.text(call.text), closing
 
 
 _NOT_IN_A_DELTA = frozenset(("role", "tool_calls", calls.LEGACY))
 
 
-def _cut(text: bytes, start: int, at_once: int) -> Iterator[bytes]:
-    """The JSON string literal from `start` to the end with a mark between its pieces, about so many at a time.
-
-    All at a time would take much memory.
+def _cut(text: bytes, start: int, at_once: int, between: bytes) -> Iterator[bytes]:
+    """The JSON string literal from `start` to the end, with `between` its pieces, about so many at a time.
 
     A piece is a word with the space before it. Where words are long, or there are none, as in Chinese, they are cut
     too; an escape or a character never is.
@@ -220,18 +194,17 @@ def _cut(text: bytes, start: int, at_once: int) -> Iterator[bytes]:
         while start < end:
             stop = text.find(b" ", start + _WORD_SIZE * at_once, end)
             stop = stop if stop > 0 else end
-            yield text[start:stop].replace(b" ", _MARK + b" ").removeprefix(_MARK)
+            yield text[start:stop].replace(b" ", between + b" ").removeprefix(between)
             start = stop
         return
     if end - start < _WORD_SIZE * at_once:
-        yield _MARK.join(_PART.findall(text, start, end))
+        yield between.join(_PART.findall(text, start, end))
         return
     parts = _PART.finditer(text, start, end)
     while some := [part[0] for part in islice(parts, at_once)]:
-        yield _MARK.join(some)
+        yield between.join(some)
 
 
-_MARK = b"\0"  # JSON has it in a text as an escape only.
 _PART = re.compile(rb" ?[^ \\\x80-\xff]{1,16}|\\(?:u[0-9a-f]{4}|.)| ?(?:[\xc0-\xff][\x80-\xbf]+){1,8}| +", re.DOTALL)
 _WORD_SIZE = 12  # bytes: a text whose words are no longer on average is cut at its spaces alone
 _SAMPLE_SIZE = 16384  # bytes, by which a text is judged

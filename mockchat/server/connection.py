@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
+from typing import TYPE_CHECKING
 
 from aiohttp.log import server_logger
 
 from mockchat.server.errors import ApiError
-from mockchat.server.http import UNREADABLE, Answer, At, Never, Part, Until, next_turn
-from mockchat.server.log import Log
+from mockchat.server.http import UNREADABLE, Answer, Part, next_turn
 from mockchat.server.memory import too_much
 from mockchat.server.parser import Incoming, RequestParser
-from mockchat.server.route import ChatCompletions
+
+if TYPE_CHECKING:
+    from mockchat.server.app import ChatServer
 
 REQUEST_TIMEOUT = 60.0  # seconds, for a request to arrive; for a client to read anything of its answer
 _AT_ONCE = 100  # answers
@@ -51,24 +53,10 @@ _TIME_LIMITS = {  # seconds
 }
 
 
-class Connections:
-    """The connections of one server, and what they share."""
-
-    def __init__(self, route: ChatCompletions, log: Log | None) -> None:
-        self.route = route
-        self.log = log
-        self.requests_count = 0
-        self.connections: set[Connection] = set()
-
-    def opened(self, connection: "Connection", descriptor: int) -> None:
-        """Add a new connection, which has this file descriptor."""
-        self.connections.add(connection)
-
-
 class Connection(asyncio.Protocol):
     """One client's connection: its requests are answered one after the other, in order."""
 
-    def __init__(self, server: Connections) -> None:
+    def __init__(self, server: "ChatServer") -> None:
         self._server = server
         self._route = server.route
         self._transport: asyncio.Transport
@@ -160,10 +148,10 @@ class Connection(asyncio.Protocol):
             if start and len(data) - start == size:
                 self._begin(self._route.answer(known.request, data[start:]))
                 return
-        is_idle = self._state is _IDLE or self._state is State.NEW
         self._unanswered += len(data)
         self._requests += parser.feed(data)
-        if not (is_idle and not data.strip(b"\r\n")):  # Empty lines begin no request (RFC 9112, section 2.2).
+        # Empty lines begin no request (RFC 9112, section 2.2).
+        if self._state not in (_IDLE, State.NEW) or data.strip(b"\r\n"):
             self._advance()
 
     def eof_received(self) -> bool:
@@ -212,11 +200,10 @@ class Connection(asyncio.Protocol):
                 return self._route.answer(first.request, body)
             parser.check(first.body)
             request = first.request
-            if first.arrived is None:
-                self._route.check(request, request.body_size)
-                if request.headers.get("Expect", "").lower() == "100-continue" and request.is_http_1_1:
-                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._route.check(request, first.take())  # A body is refused as soon as it is too large.
+            is_new = first.arrived is None
+            self._route.check(request, max(first.size, first.take()))  # A body is refused as soon as it is too large.
+            if is_new and request.is_http_1_1 and request.headers.get("Expect", "").lower() == "100-continue":
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         except ApiError as error:
             return self._route.refuse(request, error)
         return None
@@ -299,25 +286,25 @@ class Connection(asyncio.Protocol):
         if self._state is not State.ANSWERING:
             self._enter(State.ANSWERING)
 
-    def _wait_for(self, part: At | Until | Never) -> bool:
+    def _wait_for(self, part: "float | asyncio.Future[object]") -> bool:
         """Wait for a moment or a future; False if there is nothing to wait for."""
-        if isinstance(part, Never):
+        if part == math.inf:
             self._enter(State.STALLED)
             self._transport.resume_reading()
             if self._is_half_closed:  # It sends nothing more by which it could be seen to disconnect.
                 self._close()
-        elif isinstance(part, At):
-            early = part.moment - time.monotonic()
+            return True
+        if isinstance(part, float):
+            early = part - time.monotonic()
             if early <= 0:
                 return False
-            self._wait()
             self._cancel = asyncio.get_running_loop().call_later(early, self._wake).cancel
         else:
-            if part.future.done():
+            if part.done():
                 return False
-            self._wait()
-            part.future.add_done_callback(self._wake)
-            self._cancel = partial(part.future.remove_done_callback, self._wake)
+            part.add_done_callback(self._wake)
+            self._cancel = partial(part.remove_done_callback, self._wake)
+        self._wait()
         return True
 
     def _wake(self, future: "asyncio.Future[object] | None" = None) -> None:

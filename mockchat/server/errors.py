@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from http import HTTPStatus
 
 from mockchat.core import wire
@@ -44,16 +45,14 @@ class NotRecorded(ApiError):
         super().__init__(HTTPStatus.NOT_FOUND, NOT_RECORDED, code="no_recorded_response")
         self.history = history
         self._diagnose = diagnose
-        self._found: Diagnosis | None = None
 
+    @cached_property
     def diagnosis(self) -> Diagnosis:
-        """Where and how the history left the recordings: found out when it is first asked for."""
-        if self._found is None:
-            self._found = self._diagnose()
-        return self._found
+        """Where and how the history left the recordings."""
+        return self._diagnose()
 
     def body(self) -> bytes:
-        found = self.diagnosis()
+        found = self.diagnosis
         return ApiError(self.status, f"{self}: {found.text}", param=found.param, code=self.code).body()
 
 

@@ -8,7 +8,6 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from email.utils import formatdate
-from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -24,32 +23,15 @@ PLAIN_TEXT = b"text/plain; charset=utf-8"
 _EVENT_STREAM = b"text/event-stream; charset=utf-8\r\nCache-Control: no-cache"
 
 
-class At(NamedTuple):
-    """Wait for a moment of `time.monotonic()`."""
-
-    moment: float
-
-
-class Until(NamedTuple):
-    """Wait for the end of a future, whatever its result."""
-
-    future: "asyncio.Future[Any]"
-
-
-class Never(Enum):
-    """Send nothing more, and wait until the client disconnects."""
-
-    STALL = auto()
-
-
-Part = bytes | At | Until | Never  # What to write, or what to wait for before the next part.
+# A part of an answer: bytes to write, or what to wait for before the next part. That is a moment of `time.monotonic()`
+# (`inf`: stall until the client disconnects), or the end of a future.
+Part = bytes | float | asyncio.Future[Any]
 
 
 class HttpRequest(NamedTuple):
     """A request head. `path` is decoded, `query` is not; `is_http_1_1` is also true of later versions.
 
-    On a kept connection, `headers` may have the `Content-Length` of an earlier request with the same head. `body_size`
-    is in bytes, and 0 where it is not declared.
+    On a kept connection, `headers` may have the `Content-Length` of an earlier request with the same head.
     """
 
     method: str
@@ -60,7 +42,6 @@ class HttpRequest(NamedTuple):
     is_encoded: bool  # By a transfer coding (chunked) or a content coding.
     query: str = ""
     fault: str | None = None  # The value of the header `X-Mockchat-Fault`.
-    body_size: int = 0
 
 
 # Stands for a request that could not be read.
@@ -100,7 +81,7 @@ class AnswerWriter:
         self._run_id = secrets.token_hex(6).encode()
         self._written = 0
         self._now = 0
-        self._heads: dict[tuple[int, bytes, bool], bytes] = {}  # Heads of the current second.
+        self._date = b""
 
     def whole(
         self,
@@ -115,11 +96,10 @@ class AnswerWriter:
     ) -> Answer:
         """An answer of a known size; the body may be given in parts. `headers` are further lines of the head."""
         keep_alive = keep_alive and request.keep_alive and not self.closing
-        head = self._head(status, content_type, keep_alive)
         size = len(body[0]) if len(body) == 1 else sum(map(len, body))
-        head = b"%b%08x\r\n%bContent-Length: %d\r\n\r\n" % (head, self._written, headers, size)
+        head = self._head(status, content_type, keep_alive, b"%bContent-Length: %d\r\n" % (headers, size))
         if request.method == "HEAD":
-            return Answer((head,), keep_alive, status, error, None, answer_id)
+            body = ()
         parts = (head + body[0],) if len(body) == 1 else in_blocks((head, *body))
         return Answer(parts, keep_alive, status, error, None, answer_id)
 
@@ -134,7 +114,7 @@ class AnswerWriter:
             accepted = request.headers.get("Accept", "").lower()
             if "json" not in accepted and "event-stream" not in accepted:
                 body, more["content_type"] = str(error).encode(), PLAIN_TEXT
-            why = excerpt(error.diagnosis().text).encode("ascii", "backslashreplace")
+            why = excerpt(error.diagnosis.text).encode("ascii", "backslashreplace")
             if len(why) > _LONGEST_MISS:
                 why = why[: _LONGEST_MISS - 3] + b"..."
             more["headers"] = b"X-Mockchat-Miss: %b\r\n" % why
@@ -146,10 +126,8 @@ class AnswerWriter:
         They are sent in chunks, or up to the connection's end to a client of HTTP/1.0.
         """
         keep_alive = request.keep_alive and not self.closing
-        head = self._head(200, _EVENT_STREAM, keep_alive) + b"%08x\r\n%b\r\n" % (
-            self._written,
-            b"Transfer-Encoding: chunked\r\n" if request.is_http_1_1 else b"",
-        )
+        coding = b"Transfer-Encoding: chunked\r\n" if request.is_http_1_1 else b""
+        head = self._head(200, _EVENT_STREAM, keep_alive, coding)
 
         def parts() -> Iterator[bytes]:
             before = head  # Sent with the first block, as the last chunk is with the last.
@@ -163,25 +141,21 @@ class AnswerWriter:
 
         return Answer(parts(), keep_alive, 200, None, None, answer_id)
 
-    def _head(self, status: int, content_type: bytes, keep_alive: bool) -> bytes:
-        """The status line and the common headers, up to the number that ends the id."""
+    def _head(self, status: int, content_type: bytes, keep_alive: bool, more: bytes) -> bytes:
+        """The status line and the headers; `more` are the last ones."""
         self._written += 1
         now = int(time.time())
         if now != self._now:
-            self._now = now
-            self._heads.clear()
-        key = status, content_type, keep_alive
-        head = self._heads.get(key)
-        if head is None:
-            head = self._heads[key] = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nDate: %b\r\n%b%bx-request-id: req_%b" % (
-                _STATUS_LINES[status],
-                content_type,
-                formatdate(now, usegmt=True).encode(),
-                b"" if keep_alive else CLOSE,
-                _SPECIAL_HEADERS.get(status, b""),
-                self._run_id,
-            )
-        return head
+            self._now, self._date = now, formatdate(now, usegmt=True).encode()
+        return b"HTTP/1.1 %bContent-Type: %b\r\nDate: %b\r\n%bx-request-id: req_%b%08x\r\n%b\r\n" % (
+            _STATUS_LINES[status],
+            content_type,
+            self._date,
+            b"" if keep_alive else CLOSE,
+            self._run_id,
+            self._written,
+            more,
+        )
 
 
 def in_blocks(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
@@ -199,12 +173,12 @@ def in_blocks(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
         yield b"".join(block)
 
 
-def next_turn() -> Until:
-    """Wait for the next turn of the event loop: other connections run in between."""
+def next_turn() -> asyncio.Future[None]:
+    """A future that ends in the next turn of the event loop: other connections run in between."""
     loop = asyncio.get_running_loop()
-    future = loop.create_future()
+    future: asyncio.Future[None] = loop.create_future()
     loop.call_soon(future.set_result, None)
-    return Until(future)
+    return future
 
 
 def chunk(block: bytes) -> bytes:
@@ -212,12 +186,10 @@ def chunk(block: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(block), block)
 
 
-_SPECIAL_HEADERS = {
-    HTTPStatus.UNAUTHORIZED.value: b"WWW-Authenticate: Bearer\r\n",
-    HTTPStatus.METHOD_NOT_ALLOWED.value: b"Allow: POST\r\n",
-    HTTPStatus.TOO_MANY_REQUESTS.value: b"Retry-After: 1\r\n",
-    HTTPStatus.SERVICE_UNAVAILABLE.value: b"Retry-After: 1\r\n",
-}
-_STATUS_LINES = {status: f"{status} Unknown".encode() for status in range(400, 600)} | {
-    status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus
-}
+_PHRASES = dict.fromkeys(range(400, 600), "Unknown") | {status.value: status.phrase for status in HTTPStatus}
+_STATUS_LINES = {status: f"{status} {phrase}\r\n".encode() for status, phrase in _PHRASES.items()}
+# With the headers that a status asks for.
+_STATUS_LINES[401] += b"WWW-Authenticate: Bearer\r\n"
+_STATUS_LINES[405] += b"Allow: POST\r\n"
+_STATUS_LINES[429] += b"Retry-After: 1\r\n"
+_STATUS_LINES[503] += b"Retry-After: 1\r\n"

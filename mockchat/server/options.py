@@ -51,7 +51,6 @@ def parser() -> ArgumentParser:
 
 
 def _add_limits(parser: ArgumentParser) -> None:
-    """Add the limits, the keys, and what is compared."""
     add, megabytes = parser.add_argument, arguments.positive_whole_number
     add("--max-body-mb", **option(megabytes, "N", "refuse larger requests (default %(default)s)", default=64))
     memory = "memory for unread requests and unsent answers of all clients (default %(default)s)"
@@ -63,7 +62,6 @@ def _add_limits(parser: ArgumentParser) -> None:
 
 
 def _add_simulation(parser: ArgumentParser) -> None:
-    """Add the options in `_SIMULATED`."""
     group = parser.add_argument_group("delays and faults (default: none)")
     add, number = group.add_argument, arguments.number
     add("--ttft-ms", **option(number, "MS", "time to first token"))
@@ -88,10 +86,7 @@ def from_keywords(given: Mapping[str, object], beside: Iterable[str] = ()) -> Na
     defaults = vars(parser.parse_args([]))
     del defaults["data"]  # Callers have an argument of their own for it.
     if unknown := [name for name in given if name not in defaults]:
-        known = [*defaults, *beside]
-        hint = arguments.did_you_mean(unknown[0], known)
-        all_of_them = f"he options are {', '.join(known)}"
-        raise ProgramError(f"there is no option {unknown[0]!r}: {f'{hint} T' if hint else 't'}{all_of_them}")
+        raise ProgramError(f"there is no option {unknown[0]!r}: the options are {', '.join([*defaults, *beside])}")
     try:
         return parser.parse_args([each for name in given for each in _line(name, given[name], defaults[name])])
     except ArgumentError as error:
@@ -120,16 +115,12 @@ def of_route(chosen: Namespace) -> dict[str, Any]:
     asked = {name: value for name in _SIMULATED if (value := getattr(chosen, name)) not in (None, [])}
     if "fault" in asked:
         asked["faults"] = asked.pop("fault")
-    try:
-        simulated = Simulation(**asked) if asked else None
-    except ValueError as error:
-        raise ProgramError(str(error)) from None
     return {
         "max_body_size": chosen.max_body_mb * MB,
         "max_memory_mb": chosen.max_memory_mb,
         "api_keys": chosen.api_key,
         "match": chosen.match,
-        "simulation": simulated,
+        "simulation": Simulation(**asked) if asked else None,
     }
 
 

@@ -3,13 +3,14 @@
 What is used of aiohttp that its documentation does not promise (setup.cfg bounds its version for that reason):
 `HttpRequestParser` and `HttpProcessingError` (aiohttp.http), a parser in C that has seen more attacks than one of ours
 ever would. It asks of its protocol `connected`, `_reading_paused`, `pause_reading` and `resume_reading`;
-`set_upgraded(False)` makes it read on after an upgrade was declined.
+`set_upgraded(False)` makes it read on after an upgrade was declined. `StreamReader` (aiohttp) is made, and filled by
+`feed_data` and `feed_eof`, for a body that needs no parser.
 """
 
 import asyncio
 import re
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
@@ -24,40 +25,13 @@ _READ_SIZE = 65536  # bytes
 _COMPARED = 32  # bytes
 
 
-class _PlainBody:
-    """A body of known size behind a known head, for which no parser is needed."""
-
-    def __init__(self, size: int) -> None:
-        self._left = size
-        self._arrived = bytearray()
-
-    def feed(self, data: bytes) -> bytes:
-        """Take what belongs to the body, and return the rest."""
-        rest = data[self._left :]
-        self._arrived += data[: self._left]
-        self._left -= len(data) - len(rest)
-        return rest
-
-    def is_eof(self) -> bool:
-        return not self._left
-
-    def read_nowait(self) -> bytes:
-        arrived, self._arrived = bytes(self._arrived), bytearray()
-        return arrived
-
-    def exception(self) -> None:
-        return None
-
-
-Body = StreamReader | _PlainBody  # A request body that may still be arriving.
-
-
 class Incoming:
-    """A request whose body may still be arriving; `arrived` is None until some of it was taken."""
+    """A request whose body may still be arriving: `size` is as declared, `arrived` is None until some was taken."""
 
-    def __init__(self, request: HttpRequest, body: Body) -> None:
+    def __init__(self, request: HttpRequest, body: StreamReader, size: int) -> None:
         self.request = request
         self.body = body
+        self.size = size
         self.arrived: bytearray | None = None
 
     def take(self) -> int:
@@ -86,32 +60,32 @@ class RequestParser:
         self.known: KnownHead | None = None
         self.malformed: ApiError | None = None
         self._parser = HttpRequestParser(
-            _NO_FLOW_CONTROL,  # type: ignore[arg-type]
+            _NO_FLOW_CONTROL,
             asyncio.get_running_loop(),
             _READ_SIZE,
             payload_exception=web.RequestPayloadError,
             auto_decompress=False,
         )
         self._is_new = True
-        self._body: Body | None = None  # That of the last request.
+        self._body: StreamReader | None = None  # That of the last request.
+        self._left = 0  # Bytes that it lacks, if its head was known.
         self._head_size = 0  # Bytes of a head that is not complete.
         self._received = b""  # The last bytes received,
         self._request_end = b""  # and the last bytes of the last request.
 
     def feed(self, data: bytes) -> list[Incoming]:
         """The requests whose heads are complete with these bytes."""
-        body = self._body
-        if isinstance(body, _PlainBody) and not body.is_eof():
-            rest = body.feed(data)
-            self._note(data[: len(data) - len(rest)])
+        if self._left:
+            rest = data[self._left :]
+            self._take(data[: self._left])
             return self.feed(rest) if rest else []
         if self.known is not None:
             start, size = self.known.match(data)
             if start and len(data) - start <= size:
-                self._note(data)
-                self._body = body = _PlainBody(size)
-                body.feed(data[start:])
-                return [Incoming(self.known.request._replace(body_size=size), body)]
+                self._body = StreamReader(_NO_FLOW_CONTROL, _READ_SIZE, loop=asyncio.get_running_loop())
+                self._left = size
+                self._take(data[start:])
+                return [Incoming(self.known.request, self._body, size)]
         is_certain = self._is_new or self.known is not None
         self._is_new, self.known = False, None
         requests = self._parse(data)
@@ -119,16 +93,26 @@ class RequestParser:
             self.known = known_head(data, requests[0].request)
         return requests
 
+    def _take(self, data: bytes) -> None:
+        """Take a part of a body behind a known head, for which no parser is needed."""
+        assert self._body is not None
+        self._note(data)
+        self._body.feed_data(data)
+        self._left -= len(data)
+        if not self._left:
+            self._body.feed_eof()
+
     def _parse(self, data: bytes) -> list[Incoming]:
         self._note(data)
         requests: list[Incoming] = []
         is_in_head = self._body is None or self._body.is_eof()
-        size, is_upgraded = len(data), True
+        arrived, is_upgraded = len(data), True
         try:
             while is_upgraded:  # An upgrade is declined, and what follows is read as HTTP.
                 messages, is_upgraded, data = self._parser.feed_data(data)
                 for message, body in messages:
-                    requests.append(Incoming(_read_head(message), body))
+                    size = int(message.headers.get("Content-Length", 0))
+                    requests.append(Incoming(_read_head(message), body, size))
                 if is_upgraded:
                     self._parser.set_upgraded(False)
         except HttpProcessingError as error:
@@ -137,7 +121,7 @@ class RequestParser:
             self.malformed = error
         if requests:
             self._body = requests[-1].body
-        self._head_size = self._head_size + size if is_in_head and not requests else 0
+        self._head_size = self._head_size + arrived if is_in_head and not requests else 0
         if self._head_size > MAX_HEAD_SIZE and not self.malformed:
             self.malformed = _too_large_head()
         return requests
@@ -153,7 +137,7 @@ class RequestParser:
         """Note how the last request ended: with this body."""
         self._request_end = body[-_COMPARED:]
 
-    def check(self, body: Body) -> None:
+    def check(self, body: StreamReader) -> None:
         """Raise `ApiError` if the rest of a body can't be read."""
         if not self.malformed and body.exception():
             self._refuse("its body")
@@ -175,7 +159,7 @@ class RequestParser:
 
 # What a body of aiohttp's asks of its protocol. It never pauses: bodies are taken from it as they arrive.
 # All parsers share it: they refer to no connection, so both are freed at once, without the garbage collector.
-_NO_FLOW_CONTROL = SimpleNamespace(
+_NO_FLOW_CONTROL: Any = SimpleNamespace(
     connected=True, _reading_paused=False, pause_reading=lambda: None, resume_reading=lambda **_: None
 )
 
@@ -199,7 +183,6 @@ def _read_head(message: RawRequestMessage) -> HttpRequest:
         message.chunked or "Content-Encoding" in message.headers,
         message.url.raw_query_string,
         message.headers.get(FAULT_HEADER),
-        int(message.headers.get("Content-Length", 0)),
     )
 
 

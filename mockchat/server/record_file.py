@@ -44,7 +44,7 @@ class RecordFile:
         self._write(b"")
 
     def append(self, recorded: Conversation) -> bool:
-        """Append a conversation whose last message is the only reply; False if the file has that line already.
+        """Append what `recorder.conversation` has made; False if the file has that line already.
 
         Raises `DatasetError`, and then nothing was written.
         """

@@ -16,17 +16,11 @@ from mockchat.core.message import NO_REFUSAL
 
 BEGINNING = b'{"id":"'  # Of each line.
 _LONGEST_NAME = 256  # characters
-_OTHER = "answers with status 200 that are errors, several choices, not strict JSON or not messages of the API"
+_OTHER = "answers with status 200 that are errors, not strict JSON or not messages of the API"
 
 
 class NotRecordable(Exception):
     """An exchange that can't be recorded. The text is the same for all of a kind."""
-
-
-def check_request(parameters: dict[str, Any]) -> None:
-    """Raise `NotRecordable` where no answer to this request can be recorded."""
-    if parameters.get("n") not in (None, 1):
-        raise NotRecordable("requests for several choices (n above 1)")
 
 
 def read_answer(body: bytes, streamed: bool) -> Completion:
@@ -39,7 +33,7 @@ def read_answer(body: bytes, streamed: bool) -> Completion:
     except (answer.ErrorSent, answer.LaxJson):
         raise NotRecordable(_OTHER) from None
     if not completion.alone:
-        raise NotRecordable(_OTHER)
+        raise NotRecordable("answers with several choices")
     return completion
 
 
@@ -60,7 +54,9 @@ def conversation(request: dict[str, Any], completion: Completion) -> Conversatio
     said = {"role": "assistant", "content": None} | completion.message
     messages = [{"content": None} | message | {"weight": 0} for message in request["messages"]]
     logprobs = completion.logprobs if isinstance(completion.logprobs, dict) else None
-    entry = _about(completion) | {
+    # Each event of a stream repeats the names: one that is longer than any is not recorded.
+    about = {key: value for key, value in completion.about.items() if key in ABOUT and _is_name(value)}
+    entry = about | {
         "messages": [*messages, said],
         "finish_reason": completion.finish_reason,
         "usage": completion.about.get("usage"),
@@ -68,37 +64,29 @@ def conversation(request: dict[str, Any], completion: Completion) -> Conversatio
         "request": matching.recorded(request),
     }
     try:
-        _, recording, size, details = entries.read(entry)
-        array = wire.array(wire.join(Conversation("", recording, details).history(size)))
-        name = hashlib.sha256(array).hexdigest()[:16]
-        recorded = Conversation(name, recording, details)
+        recorded = entries.conversation(entry, "")
         json.dumps(completion, allow_nan=False)  # JSON has no infinity, which a number like 1e999 becomes.
-    except (entries.EntryError, ValueError, RecursionError):
+    except (entries.DatasetError, ValueError, RecursionError):
         raise NotRecordable(_OTHER) from None
     if not recorded.replies:
         raise NotRecordable(_OTHER)
+    said_by_all = wire.array(wire.join(recorded.history(len(recorded.messages))))
+    recorded.id = hashlib.sha256(said_by_all).hexdigest()[:16]
     return recorded
 
 
-def _about(completion: Completion) -> dict[str, Any]:
-    """Names in the answer. Each event of a stream repeats them: one that is longer than any is not recorded."""
-    about = {key: value for key, value in completion.about.items() if key in ABOUT}
-    return {key: value for key, value in about.items() if isinstance(value, str) and len(value) <= _LONGEST_NAME}
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_NAME
 
 
 def line(recorded: Conversation) -> bytes:
-    """The line of a conversation whose last message is the only reply, with its line end."""
-    *_, last = recorded.messages
+    """The line of what `conversation` has made, with its line end."""
     number = len(recorded.messages) - 1
+    details = recorded.details[number]
     messages = [
         message + b',"weight":0' if wire.is_assistant(message) else message for message in recorded.history(number)
     ]
-    details = recorded.details.get(number)
-    ending = b""
-    if details is None:
-        messages.append(last)
-    else:
-        messages.append(details.answered.replace(NO_REFUSAL, b"", 1))
-        ended = [(key.encode(), getattr(details, key)) for key in entries.ENDING]
-        ending = b"".join([b',"%b":%b' % (key, value) for key, value in ended if value])
+    messages.append(details.answered.replace(NO_REFUSAL, b"", 1))
+    ended = [(key.encode(), getattr(details, key)) for key in entries.ENDING]
+    ending = b"".join([b',"%b":%b' % (key, value) for key, value in ended if value])
     return b'%b%b","messages":%b%b}\n' % (BEGINNING, recorded.id.encode(), wire.array(wire.join(messages)), ending)

@@ -30,8 +30,7 @@ _EMPTIED = b'"%b":[]' % _OUR_KEY.encode()
 _CACHED_SIZE = 4096  # bytes
 _LONGEST_MODEL = 256  # characters: each event of a stream repeats the model's name
 _LONGEST_IN_PLACE = 4 * 1024 * 1024  # bytes: to compare more would hold up other clients
-LONG_BODY = 524288  # bytes: and so would parsing more,
-_LONG_LIST = 131072, 5000  # or so many bytes with more than so many arrays and objects
+LONG_BODY = 131072  # bytes: and so would parsing more
 
 
 class Settings(NamedTuple):
@@ -60,12 +59,6 @@ def read_request(body: bytes, index: ResponseIndex) -> ChatRequest:
     and `NotRecorded` if no reply is recorded.
     """
     return in_place(body, index) or in_full(body, index)
-
-
-def is_long(body: bytes) -> bool:
-    """True if reading a body in full would hold up other clients."""
-    size, containers = _LONG_LIST
-    return len(body) > size and (len(body) > LONG_BODY or body.count(b"{") + body.count(b"[") > containers)
 
 
 def in_place(body: bytes, index: ResponseIndex) -> ChatRequest | None:

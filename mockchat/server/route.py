@@ -2,21 +2,21 @@
 
 import asyncio
 import hmac
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from itertools import chain, islice
-from random import Random
 
 from aiohttp.log import server_logger
 
 from mockchat.core.index import Reply, ResponseIndex
 from mockchat.server import completion, paths
 from mockchat.server.errors import ApiError, NotRecorded
-from mockchat.server.http import ABORTED, Answer, AnswerWriter, At, HttpRequest, Never, Part, next_turn
+from mockchat.server.http import ABORTED, Answer, AnswerWriter, HttpRequest, Part, next_turn
 from mockchat.server.memory import MAX_MEMORY_MB, Memory
 from mockchat.server.paths import PATH
-from mockchat.server.request import ChatRequest, in_full, in_place, is_long, read_request
+from mockchat.server.request import LONG_BODY, ChatRequest, in_full, in_place, read_request
 from mockchat.server.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
 from mockchat.server.upstream import Upstream
 
@@ -70,14 +70,10 @@ class ChatCompletions:
         """Answer a complete request, now or later; every error is an answer too."""
         try:
             self.check(request, len(body))
-            if is_long(body) and not (self._grows or self.upstream):
-                return self._answer_long(request, body)
         except ApiError as error:
             return self.writer.error(request, error)
-        return self._answer(request, body, read_request)
-
-    def _answer_long(self, request: HttpRequest, body: bytes) -> "Answer | asyncio.Future[Answer]":
-        """Answer a long request: at once if it can be read in place, else once a thread has read it."""
+        if self._grows or self.upstream or len(body) <= LONG_BODY:
+            return self._answer(request, body, read_request)
         if asked := in_place(body, self._index):
             return self._answer(request, body, lambda *_: asked)
         task = asyncio.create_task(self._answer_later(request, body, self._arrival()))
@@ -88,24 +84,16 @@ class ChatCompletions:
     def _answer(
         self, request: HttpRequest, body: bytes, read: Read, arrived: float | None = None
     ) -> "Answer | asyncio.Future[Answer]":
-        """Answer a request; `arrived` is when it was complete, if that was in another turn of the loop."""
+        """Answer a request; `arrived` is when it was complete, by default in this turn of the loop."""
         try:
-            try:
-                if self._simulation is not None:
-                    return self._simulated(request, body, read, self._simulation, arrived or self._arrival())
-                asked = read(body, self._index)
-            except ApiError as error:
-                if self.upstream is None:
-                    raise
-                return self.upstream.answer(self.writer, self.memory, request, body, error)
-            created = int(time.time())
-            replies = completion.choose(asked)
-            if asked.settings.stream:
-                return self._stream(request, completion.stream(asked, created, replies), replies)
-            answer_id = replies[0].conversation_id
-            return self.writer.whole(request, 200, *completion.whole(asked, created, replies), answer_id=answer_id)
+            if self._simulation is not None:
+                return self._simulated(request, body, read, self._simulation, arrived or self._arrival())
+            asked = read(body, self._index)
+            return self._completion(request, asked, completion.choose(asked), int(time.time()))
         except ApiError as error:
-            return self.writer.error(request, error)
+            if self.upstream is None:
+                return self.writer.error(request, error)
+            return self.upstream.answer(self.writer, self.memory, request, body, error)
         except Exception as error:  # A bug.
             server_logger.error("Error handling a request", exc_info=error)
             return self.writer.error(request, ApiError(500, "The server failed: check its log"), keep_alive=False)
@@ -136,8 +124,14 @@ class ChatCompletions:
         """Refuse a request whose rest is not read, and close the connection."""
         return self.writer.error(request, error, keep_alive=False)
 
-    def _stream(self, request: HttpRequest, events: Iterator[bytes], replies: Sequence[Reply]) -> Answer:
-        return self.writer.stream(request, events, completion.STREAM_END, replies[0].conversation_id)
+    def _completion(
+        self, request: HttpRequest, asked: ChatRequest, replies: list[Reply], created: int, by_piece: bool = False
+    ) -> Answer:
+        answer_id = replies[0].conversation_id
+        if asked.settings.stream:
+            events = (completion.steps if by_piece else completion.stream)(asked, created, replies)
+            return self.writer.stream(request, events, completion.STREAM_END, answer_id)
+        return self.writer.whole(request, 200, *completion.whole(asked, created, replies), answer_id=answer_id)
 
     # Checks before the body is read
 
@@ -183,7 +177,10 @@ class ChatCompletions:
     def _simulated(
         self, request: HttpRequest, body: bytes, read: Read, simulation: Simulation, arrived: float
     ) -> Answer:
-        """The answer at its time, or the fault that is drawn or asked for."""
+        """The fault that is drawn or asked for; or the answer, each piece of a stream at its time.
+
+        A plain answer is sent when its stream would have ended.
+        """
         named = request.fault
         if named is not None and not is_fault(named):
             return self.writer.error(request, ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}"))
@@ -196,29 +193,24 @@ class ChatCompletions:
         chance, drawn = simulation.begin(asked.history if asked else None)
         fault = named or drawn
         if fault == STALL:
-            return Answer((Never.STALL,), False, ABORTED, fault=fault)
+            return Answer((math.inf,), False, ABORTED, fault=fault)
         if fault and fault != DISCONNECT:
             error = ApiError(int(fault), f"{FAULT_TOLD}: status {fault}")
             return self.writer.error(request, error)._replace(fault=fault)
         if asked is None or (drawn and not named and chance.random() < 0.5):
             return Answer((), False, ABORTED, fault=fault)
-        answer = self._timed(request, asked, chance, simulation.moments(arrived, chance), simulation.timed)
-        return Answer(_first_half(answer.parts), False, ABORTED, fault=fault) if fault else answer
-
-    def _timed(
-        self, request: HttpRequest, asked: ChatRequest, chance: Random, moments: Iterator[float], by_piece: bool
-    ) -> Answer:
-        """A stream one piece at a time; a plain answer when its stream would have ended."""
         created = int(time.time())
         replies = completion.choose(asked, chance.random)
+        answer = self._completion(request, asked, replies, created, by_piece=simulation.timed)
+        if fault:
+            answer = Answer(_first_half(answer.parts), False, ABORTED, fault=fault)
+        if not simulation.timed:
+            return answer
+        moments = simulation.moments(arrived, chance)
         if asked.settings.stream:
-            events = completion.steps if by_piece else completion.stream
-            answer = self._stream(request, events(asked, created, replies), replies)
-            return answer._replace(parts=chain.from_iterable(zip(map(At, moments), answer.parts, strict=False)))
-        body = completion.whole(asked, created, replies)
-        answer = self.writer.whole(request, 200, *body, answer_id=replies[0].conversation_id)
-        end = _end_of_stream(moments, replies) if by_piece else (At(next(moments)),)
-        return answer._replace(parts=chain(end, answer.parts))
+            return answer._replace(parts=chain.from_iterable(zip(moments, answer.parts, strict=False)))
+        waiting = _end_of_stream(moments, completion.steps(asked, created, replies))
+        return answer._replace(parts=chain(waiting, answer.parts))
 
     def _arrival(self) -> float:
         """When this request was complete; the same moment for all of one turn of the event loop."""
@@ -236,35 +228,21 @@ def _read_long(body: bytes, index: ResponseIndex) -> ChatRequest:
     try:
         return in_full(body, index)
     except NotRecorded as error:
-        error.diagnosis()
+        error.body()
         raise
 
 
-def _end_of_stream(moments: Iterator[float], replies: Sequence[Reply]) -> Iterator[Part]:
-    """Wait until the stream of the replies would have ended. Other connections run while long ones are counted."""
-    longest = 1
-    for reply in {id(reply): reply for reply in replies}.values():
-        count = 0
-        for number, some in enumerate(completion.count_steps(reply), 1):
-            count += some
-            if number % 64 == 0:
-                yield next_turn()
-        longest = max(longest, count)
-    for number in range(1, longest):
-        next(moments)
-        if number % 4096 == 0:
+def _end_of_stream(moments: Iterator[float], steps: Iterator[bytes]) -> Iterator[Part]:
+    """Wait until the last of these steps is due. Other connections run while many are counted."""
+    for number, _ in enumerate(steps, 1):
+        due = next(moments)
+        if number % 64 == 0:
             yield next_turn()
-    yield At(next(moments))
+    yield due
 
 
-def _first_half(parts: Iterable[Part]) -> Iterator[Part]:
-    """The first half of an answer, or of its first 100 parts."""
-    some = list(islice(parts, 100))
-    left = (sum(isinstance(part, bytes) for part in some) + 1) // 2
-    for part in some:
-        if isinstance(part, bytes):
-            left -= 1
-            if not left:
-                yield part[: len(part) // 2]
-                return
-        yield part
+def _first_half(parts: Iterable[Part]) -> list[Part]:
+    """The first half of an answer that waits for nothing, or of its first 100 parts."""
+    some = [part for part in islice(parts, 100) if isinstance(part, bytes)]
+    middle = (len(some) - 1) // 2
+    return [*some[:middle], some[middle][: len(some[middle]) // 2]]

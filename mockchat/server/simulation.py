@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from mockchat.core.program import ProgramError
+
 FAULT_HEADER = "X-Mockchat-Fault"
 DISCONNECT, STALL = "disconnect", "stall"
 FAULTS = f"a status from 400 to 599, {DISCONNECT} or {STALL}"
@@ -31,7 +33,7 @@ class Fault(NamedTuple):
 
 
 class Simulation:
-    """What the server simulates. Raises `ValueError`, whose text is one line, for options that contradict each other.
+    """What the server simulates. Raises `ProgramError` for options that contradict each other.
 
     `ttft_ms` (time to first token) and `itl_ms` (inter-token latency) are in milliseconds; `jitter` is the coefficient
     of variation of both, log-normal. `faults` are what `read_fault` returns.
@@ -54,10 +56,12 @@ class Simulation:
         self.by_header = any(fault.kind == BY_HEADER for fault in faults)
         self._faults = [fault for fault in faults if fault.kind != BY_HEADER]
         if jitter and not self.timed:
-            raise ValueError("jitter varies the time to first token and the inter-token latency: give one of them too")
+            raise ProgramError(
+                "jitter varies the time to first token and the inter-token latency: give one of them too"
+            )
         total = sum(fault.rate for fault in self._faults)
         if total > 1 + 1e-9:  # A sum of decimal fractions may be a little more.
-            raise ValueError(f"the rates of the faults are {total:g} in sum, which is more than 1")
+            raise ProgramError(f"the rates of the faults are {total:g} in sum, which is more than 1")
         self._random_seed = random_seed
         self._attempts: Counter[str] = Counter()
 

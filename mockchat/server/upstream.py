@@ -24,7 +24,7 @@ from mockchat.core.index import ResponseIndex
 from mockchat.core.matching import matching
 from mockchat.server import recorder
 from mockchat.server.errors import UPSTREAM, ApiError, NotRecorded
-from mockchat.server.http import CLOSE, LAST_CHUNK, Answer, AnswerWriter, HttpRequest, Part, Until, chunk
+from mockchat.server.http import CLOSE, LAST_CHUNK, Answer, AnswerWriter, HttpRequest, Part, chunk
 from mockchat.server.memory import Memory, too_much
 from mockchat.server.record_file import RecordFile
 from mockchat.server.recorder import NotRecordable
@@ -38,23 +38,67 @@ _HOP_BY_HOP = frozenset(
 )
 
 
-class _Exchange:
-    """A request to the upstream, and its answer so far."""
+_ID = b"upstream"  # Stands for the id of a conversation that is not recorded yet.
 
-    def __init__(self) -> None:
+
+class _Exchange:
+    """A request to the upstream, and its answer so far. `answer` is that of the client, which may have disconnected."""
+
+    def __init__(self, writer: AnswerWriter, request: HttpRequest, is_stream: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[Answer] = loop.create_future()
+        self.request = request
+        self.is_stream = is_stream
         self.status = 0
         self.head = b""  # The status line and the headers, without those of the connection.
         self.received = bytearray()
         self.ready = 0  # Bytes of a stream that can be forwarded: whole events.
-        self.over = False
         self.error: ApiError | None = ApiError(503, "The server was stopped before the upstream had answered")
         self.refusal: ApiError | None = None  # The upstream's own error, if it answered with one.
-        self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writer = writer
+        self._is_over = False
+        self._news: asyncio.Future[None] = loop.create_future()
 
-    def notify(self) -> None:
-        """Wake what waits for more of the answer."""
-        self.news.set_result(None)
-        self.news = asyncio.get_running_loop().create_future()
+    def forward(self, ready: int) -> None:
+        """Forward the first `ready` bytes of a stream."""
+        self.ready = ready
+        self._news.set_result(None)
+        self._news = asyncio.get_running_loop().create_future()
+        if not self.answer.done():
+            self.answer.set_result(self._begun())
+
+    def end(self) -> None:
+        """Forward the rest, or the error."""
+        self._is_over = True
+        self.forward(self.ready if self.error else len(self.received))
+
+    def _begun(self) -> Answer:
+        # Closing the connection is the only sign of a stream that broke off.
+        keep_alive = self.request.keep_alive and not self.is_stream and not self._writer.closing
+        head = self.head if keep_alive else self.head + CLOSE
+        if not self._is_over:
+            return Answer(self._stream(head), keep_alive, self.status, id=_ID)
+        if self.error:
+            return self._writer.error(self.request, self.error, keep_alive=keep_alive)
+        if self.status not in (204, 304):
+            head += b"Content-Length: %d\r\n" % len(self.received)
+        return Answer((head + b"\r\n" + self.received,), keep_alive, self.status, self.refusal, id=_ID)
+
+    def _stream(self, head: bytes) -> Iterator[Part]:
+        chunked = self.request.is_http_1_1
+        yield head + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
+        sent = 0
+        while sent < self.ready or not self._is_over:
+            if sent == self.ready:
+                yield self._news
+            else:
+                block, sent = bytes(self.received[sent : self.ready]), self.ready
+                yield chunk(block) if chunked else block
+        if self.error:
+            event = b"data: %b\n\n" % self.error.body()
+            yield chunk(event) if chunked else event
+        elif chunked:
+            yield LAST_CHUNK
 
 
 class Upstream:
@@ -88,37 +132,19 @@ class Upstream:
             parameters = ujson.loads(body)
         except ValueError:
             parameters = None
-        asked: dict[str, Any] | None = None
-        try:
-            if not isinstance(problem, NotRecorded):
-                raise NotRecordable("requests that can't be read here")
-            recorder.check_request(parameters)
-            asked = parameters
-        except NotRecordable as reason:
-            self._warn_once(f"Passed on but not recorded: {reason}")
-        stream = isinstance(parameters, dict) and parameters.get("stream") is True
-        exchange = _Exchange()
-        task = asyncio.create_task(self._ask(exchange, memory, request, body, stream, asked))
+        exchange = _Exchange(writer, request, isinstance(parameters, dict) and parameters.get("stream") is True)
+        task = asyncio.create_task(self._ask(exchange, memory, body, parameters, problem))
         self._exchanges.add(task)
         task.add_done_callback(self._exchanges.discard)
-        # Closing the connection is the only sign of a stream that broke off.
-        return asyncio.create_task(_answer(exchange, writer, request, request.keep_alive and not stream))
+        return exchange.answer
 
-    async def _ask(
-        self,
-        exchange: _Exchange,
-        memory: Memory,
-        request: HttpRequest,
-        body: bytes,
-        stream: bool,
-        asked: dict[str, Any] | None,
-    ) -> None:
+    async def _ask(self, exchange: _Exchange, memory: Memory, body: bytes, parameters: Any, problem: ApiError) -> None:
         """Complete the exchange, and record its answer if it is good."""
         try:
-            events = await self._talk(exchange, memory, request, body, stream)
+            is_events = await self._talk(exchange, memory, body)
             answer = bytes(exchange.received)
             if exchange.status == 200:
-                self._record(asked, answer, events)
+                self._record(parameters, problem, answer, is_events)
             elif exchange.status >= 400:
                 message = f"the upstream answered so: {error_message(answer)}"
                 if exchange.status == 404 and not self._url.path.endswith("/v1/chat/completions"):
@@ -127,20 +153,16 @@ class Upstream:
             exchange.error = None
         except ApiError as error:
             exchange.error = error
-        except TimeoutError as error:
-            exchange.error = ApiError(504, f"The upstream took too long: {str(error) or 'no answer'}")
-        except BadAnswer as error:
-            exchange.error = ApiError(502, f"The upstream sent {error}")
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            problem = explain(error)
-            exchange.error = ApiError(502, f"The upstream failed: {problem.cause}, {problem.detail}")
+        except (BadAnswer, aiohttp.ClientError, OSError, ValueError) as error:
+            status = 504 if isinstance(error, TimeoutError) else 502
+            exchange.error = ApiError(status, f"The upstream failed: {', '.join(filter(None, explain(error)))}")
         finally:
             memory.held -= len(exchange.received)
-            exchange.over = True
-            exchange.notify()
+            exchange.end()
 
-    async def _talk(self, exchange: _Exchange, memory: Memory, request: HttpRequest, body: bytes, stream: bool) -> bool:
+    async def _talk(self, exchange: _Exchange, memory: Memory, body: bytes) -> bool:
         """Ask the upstream. Returns whether its answer is an event stream."""
+        request = exchange.request
         headers = _end_to_end(request.headers)
         headers["Accept-Encoding"] = "identity"
         headers.add("Via", f"1.1 {self._name}")
@@ -152,8 +174,8 @@ class Upstream:
             if not 200 <= response.status <= 599:
                 raise BadAnswer(f"an answer with the status {response.status}")
             exchange.status, exchange.head = response.status, _head(response)
-            events = response.content_type == "text/event-stream"
-            streamed = stream and events and response.status == 200
+            is_events = response.content_type == "text/event-stream"
+            is_forwarded = exchange.is_stream and is_events and response.status == 200
             decoder = Decoder(response.headers.get("Content-Encoding"), MAX_ANSWER_MB)
             received = exchange.received
             async for sent in response.content.iter_any():
@@ -164,11 +186,10 @@ class Upstream:
                 if memory.is_full:
                     raise too_much()
                 # Forward whole events only: an error event after half of another would be lost.
-                if streamed and (ends := [blank.end() for blank in BLANK_LINE.finditer(received, searched)]):
-                    exchange.ready = ends[-1]
-                    exchange.notify()
+                if is_forwarded and (ends := [blank.end() for blank in BLANK_LINE.finditer(received, searched)]):
+                    exchange.forward(ends[-1])
             decoder.end()
-        return events
+        return is_events
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -182,28 +203,26 @@ class Upstream:
             )
         return self._session
 
-    def _record(self, asked: dict[str, Any] | None, answer: bytes, events: bool) -> None:
+    def _record(self, parameters: Any, problem: ApiError, answer: bytes, is_events: bool) -> None:
         """Record a good answer; raises `BadAnswer`."""
         try:
-            completion = recorder.read_answer(answer, events)
-            if asked is None:
-                return
-            recorded = recorder.conversation(asked, completion)
+            completion = recorder.read_answer(answer, is_events)
+            if not isinstance(problem, NotRecorded):
+                raise NotRecordable("requests that can't be read here")
+            recorded = recorder.conversation(parameters, completion)
             sent = self._index.compared(wire.join(recorded.messages[:-1]))
-            if self._is_new(sent, asked):
+            if self._is_new(sent, parameters):
                 self.recorded += self._file.append(recorded)
                 self._index.add(recorded)
         except (NotRecordable, DatasetError) as reason:
-            self._warn_once(f"Passed on but not recorded: {reason}")
+            line = f"Passed on but not recorded: {reason}"
+            if line not in self.warnings:
+                self.warnings.add(line)
+                server_logger.warning("%s (said once)", line)
 
     def _is_new(self, history: bytes, asked: dict[str, Any]) -> bool:
         """False if an equal question was faster."""
         return not matching(self._index.replies(history), asked, self._index.match)
-
-    def _warn_once(self, line: str) -> None:
-        if line not in self.warnings:
-            self.warnings.add(line)
-            server_logger.warning("%s (said once)", line)
 
     @property
     def busy(self) -> bool:
@@ -231,47 +250,7 @@ def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
     )
 
 
-async def _answer(exchange: _Exchange, writer: AnswerWriter, request: HttpRequest, keep_alive: bool) -> Answer:
-    """The answer of an exchange, once its first events or its end are known."""
-    while not (exchange.ready or exchange.over):
-        await asyncio.wait([exchange.news])
-    keep_alive = keep_alive and not writer.closing
-    head = exchange.head if keep_alive else exchange.head + CLOSE
-    if exchange.ready:
-        return Answer(_stream(exchange, head, request.is_http_1_1), keep_alive, exchange.status, id=_ID)
-    if exchange.error:
-        return writer.error(request, exchange.error, keep_alive=keep_alive)
-    if exchange.status not in (204, 304):
-        head += b"Content-Length: %d\r\n" % len(exchange.received)
-    return Answer((head + b"\r\n" + exchange.received,), keep_alive, exchange.status, exchange.refusal, id=_ID)
-
-
-_ID = b"upstream"  # Stands for the id of a conversation that is not recorded yet.
-
-
-def _stream(exchange: _Exchange, head: bytes, chunked: bool) -> Iterator[Part]:
-    """A stream, from its beginning."""
-    yield head + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
-    sent = 0
-    while True:
-        ready = len(exchange.received) if exchange.over and not exchange.error else exchange.ready
-        if sent < ready:
-            block = bytes(exchange.received[sent:ready])
-            sent = ready
-            yield chunk(block) if chunked else block
-        elif exchange.over:
-            break
-        else:
-            yield Until(exchange.news)
-    if exchange.error:
-        event = b"data: %b\n\n" % exchange.error.body()
-        yield chunk(event) if chunked else event
-    elif chunked:
-        yield LAST_CHUNK
-
-
 def _head(response: aiohttp.ClientResponse) -> bytes:
-    """The status line, and the headers to forward."""
     lines = [f"HTTP/1.1 {response.status} {response.reason or ''}"]
     lines += [f"{name}: {value}" for name, value in _end_to_end(response.headers).items()]
     return "\r\n".join([*lines, ""]).encode(errors="surrogateescape")

@@ -37,7 +37,6 @@ from mockchat.server.app import ChatServer
 from mockchat.server.route import ChatCompletions
 
 _APP_LOAD_ERROR = 4  # gunicorn does not start a worker again that ends with this status.
-_GRACEFUL_TIMEOUT = 30.0  # seconds: gunicorn's default
 
 MakeRunner = Callable[..., Awaitable[web.AppRunner]]
 
@@ -61,6 +60,8 @@ def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) ->
     `data` is a file of recordings or several; `given` are the options of server.py that shape the answers, named as
     there: `api_key=["a", "b"], ttft_ms=50`. Where it can't run, a line says why and gunicorn ends (`SystemExit`).
     """
+    if any(f"gunicorn.workers.{name}" in sys.modules for name in _WSGI_WORKERS):
+        _end(_COMMAND.format("it needs its own worker class"))
     program.allow_descriptors()
     try:
         chosen = options.from_keywords(given)
@@ -72,18 +73,11 @@ def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) ->
     except KeyboardInterrupt:
         raise SystemExit(program.INTERRUPTED) from None
 
-    async def make_runner(graceful_timeout: float = _GRACEFUL_TIMEOUT) -> web.AppRunner:
-        """The runner of a worker, made in its process."""
+    async def make_runner(graceful_timeout: float = 30.0) -> web.AppRunner:
         server = ChatServer(ChatCompletions(index, **route_options))
         return Runner(server, shutdown_timeout=0.95 * graceful_timeout)  # Then gunicorn kills.
 
     return make_runner
-
-
-def check_worker() -> None:
-    """End gunicorn if it has another worker class, which would call as WSGI what `create_app` returns."""
-    if any(f"gunicorn.workers.{name}" in sys.modules for name in _OTHER_WORKERS):
-        _end(_COMMAND.format("it needs its own worker class"))
 
 
 def _end(problem: str) -> NoReturn:
@@ -93,7 +87,7 @@ def _end(problem: str) -> NoReturn:
 
 
 # gunicorn imports the module of its worker class before the application's.
-_OTHER_WORKERS = ("sync", "gthread", "ggevent", "geventlet", "gtornado", "gasgi")
+_WSGI_WORKERS = ("sync", "gthread", "ggevent", "geventlet", "gtornado", "gasgi")
 _COMMAND = (
     """{}: gunicorn "mockchat.server:create_app('FILE')" --worker-class mockchat.server.workers.Worker --preload"""
 )

@@ -55,7 +55,7 @@ class MockServer:
         chosen = options.from_keywords(given, beside=["data", "strict"])
         chosen.fault.append(Fault(BY_HEADER))
         self._stitch = not chosen.no_stitch
-        index = recordings.index_of(_read(data, self._stitch), chosen.ignore)
+        index = ResponseIndex(_read(data, self._stitch), chosen.ignore)
         self.route = WatchedChat(index, **options.of_route(chosen))
         self.requests: list[Request] = self.route.requests
         if record:

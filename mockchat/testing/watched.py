@@ -122,7 +122,7 @@ class WatchedChat(ChatCompletions):
         if answer.status == ABORTED:
             error = f"{FAULT_TOLD}: {answer.fault}"
         elif missed:
-            error = f"{missed}: {missed.diagnosis().text}"
+            error = f"{missed}: {missed.diagnosis.text}"
             if not self._index.recordings and missed.history:
                 last = wire.split(missed.history)[-1]
                 error += f"; asked was {around(wire.content_of(last), 0)} ({wire.role_of(last)})"
@@ -148,9 +148,9 @@ class WatchedUpstream(Upstream):
             return writer.error(request, problem)
         return super().answer(writer, memory, request, body, problem)
 
-    async def _ask(self, exchange: _Exchange, memory: Memory, request: HttpRequest, body: bytes, *more: Any) -> None:
+    async def _ask(self, exchange: _Exchange, memory: Memory, body: bytes, *more: Any) -> None:
         try:
-            await super()._ask(exchange, memory, request, body, *more)
+            await super()._ask(exchange, memory, body, *more)
         finally:
             self.failed[body] = exchange.status != 200 or exchange.error is not None
 

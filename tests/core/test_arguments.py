@@ -1,5 +1,6 @@
 """The types of the command lines' arguments: each text is a value, or refused with what to give instead."""
 
+import re
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
@@ -50,12 +51,55 @@ def test_what_is_taken(kind: Callable[[str], Any], text: str, value: Any) -> Non
             ["", "x", "ftp://x", "http://", "http://x/?a=b", "http://x/#a", "http://a b"],
             "like http://127",
         ),
+        (
+            arguments.parameter,
+            ["", "messages", "model tools", "model,tools", "['model']"],
+            "is not a recorded parameter of requests: give one name like model",
+        ),
+        (
+            arguments.parameter,
+            ["modle", "Model", "tools\n"],
+            r"is not a recorded parameter of requests: did you mean (model|tools)\?",
+        ),
     ],
 )
 def test_what_is_refused(kind: Callable[[str], Any], texts: list[str], told: str) -> None:
     for text in texts:
         with pytest.raises(ArgumentTypeError, match=told):
             kind(text)
+
+
+@pytest.mark.parametrize("name", ["model", "tools", "top_k", "think", "guided_json"])
+def test_what_parameters_may_be_called(name: str) -> None:
+    assert arguments.parameter(name) == name
+
+
+@pytest.mark.parametrize("pattern", ["(", "[a", "*", "a{2}{3}", "(?P<x>"])
+def test_what_is_no_regular_expression(pattern: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="is no regular expression"):
+        arguments.pattern(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["", "a*", "x?", "^", "(a|)"])
+def test_what_matches_the_empty_text(pattern: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="matches the empty text"):
+        arguments.pattern(pattern)
+
+
+@pytest.mark.parametrize("pattern", [r"(\w+\s?)+:\d+", r"(?:a*b?)*c", r"((a|b+)+)x", r"(\d{1,99})+!", r"(?=(a+)+b)c"])
+def test_what_could_take_for_ever(pattern: str) -> None:
+    with pytest.raises(
+        ArgumentTypeError, match="repeats what repeats, which can take for ever: make the inner repetition"
+    ):
+        arguments.pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"(?:\w++\s?)+:\d+", r"(?:(?>\d+)\.)+", r"(?:\d{1,3}\.){3}\d+", r"a+b+", r"(ab)?c+"]
+)
+def test_what_can_not(pattern: str) -> None:
+    arguments.pattern(pattern)
+    re.sub(pattern, "", "a" * 48 + ":")
 
 
 def test_recordings() -> None:

@@ -104,7 +104,7 @@ def test_sharegpt_s_calls_are_read_from_the_text(text: str, names: list[str]) ->
 def paired(ids: list[str], *rows: list[str | None]) -> list[list[tuple[int, str | None, int | None]]]:
     pairing = Pairing()
     pairing.call(ids)
-    return [[tuple(found) for found in pairing.answer(row)] for row in rows]
+    return [pairing.answer(row) for row in rows]
 
 
 def test_answers_are_paired_by_id_and_put_in_the_order_of_the_calls() -> None:
@@ -127,6 +127,6 @@ def test_calls_of_messages_that_follow_each_other_are_answered_together() -> Non
     pairing = Pairing()
     for call_id in "ab":
         pairing.call([call_id])
-    assert [found.id for found in pairing.answer(["b", "a"])] == ["a", "b"]
+    assert [call_id for _, call_id, _ in pairing.answer(["b", "a"])] == ["a", "b"]
     pairing.call(["c"])
-    assert [found.id for found in pairing.answer(["a"])] == ["c"]
+    assert [call_id for _, call_id, _ in pairing.answer(["a"])] == ["c"]

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mockchat.core import wire
-from mockchat.core.dataset import Dataset, load, split_id
+from mockchat.core.dataset import Dataset, load
 from mockchat.core.entries import DatasetError
 from tests.fuzz import inputs, properties
 from tests.helpers import SAMPLE, SHARED, WriteDataset, entry
@@ -57,6 +57,13 @@ def test_pieces_are_joined_in_file_order(write_dataset: WriteDataset) -> None:
     assert [load(path).joined, load(path).misaligned] == [2, 0]
 
 
+def test_pieces_that_take_turns_are_joined_in_linear_time(write_dataset: WriteDataset) -> None:
+    """To join a conversation for each of its pieces took minutes: ids like en_0 and de_0 only look like pieces."""
+    ids = [f"{name}_{2 * number}" for number in range(20_000) for name in ("en", "de")]
+    path = write_dataset([entry(each, each, "x" * 1000) for each in ids])
+    assert [len(talk.messages) for talk in load(path).conversations] == [40_000, 40_000]
+
+
 def test_a_repeated_message_is_dropped_once(write_dataset: WriteDataset) -> None:
     again = {"id": "a_1", "conversations": [{"from": "gpt", "value": "2"}, {"from": "human", "value": "3"}]}
     assert contents(load(write_dataset([entry("a_0", "1", "2"), again]))) == {"a": ["1", "2", "3"]}
@@ -81,25 +88,24 @@ def test_pieces_that_do_not_line_up_are_counted(write_dataset: WriteDataset) -> 
 
 
 @pytest.mark.parametrize(
-    ("entry_id", "parts"),
+    ("entry_id", "name"),
     [
-        ("FQi5DlJ_57", ("FQi5DlJ", 57)),
-        ("a_b_7", ("a_b", 7)),
-        ("plain", ("plain", None)),
-        ("a_", ("a_", None)),
-        ("a_x1", ("a_x1", None)),
-        ("a_٣", ("a_٣", None)),
-        ("_4", ("", 4)),
-        ("", ("", None)),
+        ("FQi5DlJ_57", "FQi5DlJ"),
+        ("a_b_7", "a_b"),
+        ("a\n_7", "a\n"),
+        ("plain", "plain"),
+        ("a_", "a_"),
+        ("a_x1", "a_x1"),
+        ("a_٣", "a_٣"),
+        ("a_7\n", "a_7\n"),
+        ("_4", ""),
+        ("", ""),
+        ("a_" + "9" * 5000, "a_" + "9" * 5000),
     ],
 )
-def test_split_id(entry_id: str, parts: tuple[str, int | None]) -> None:
-    assert split_id(entry_id) == parts
-
-
-def test_an_absurd_position_is_only_a_far_one(write_dataset: WriteDataset) -> None:
-    path = write_dataset([entry("a_0", "1", "2"), entry("a_" + "9" * 5000, "3", "4")])
-    assert contents(load(path)) == {"a": ["1", "2", "3", "4"]}
+def test_the_id_of_a_piece(write_dataset: WriteDataset, entry_id: str, name: str) -> None:
+    (talk,) = load(write_dataset([entry(entry_id, "1", "2")])).conversations
+    assert talk.id == name
 
 
 # Names

@@ -51,7 +51,7 @@ def said(*turns: str) -> Diagnosis:
         (["hi", "tool:hell"], "messages[1]", "messages[1] has the role tool, recorded is assistant; "),
         (["tool:be cruel"], "messages[0]", "messages[0] has the role tool, recorded is system; "),
         (["tool:be cruel"], "messages[0]", "sent 'be cruel' (U+0063), recorded 'be kind' (U+006B)"),
-        (["hi", "hello"], "messages", "one of the role user, 'how are you?', in conversation one"),
+        (["hi", "hello"], "messages", "'how are you?', the next of conversation one, is no reply: its role is user"),
         (
             ["hi", "hello", "how are you?", "fine"],
             "messages",
@@ -67,7 +67,7 @@ def said(*turns: str) -> Diagnosis:
             "messages[1]",
             "messages[1] is one too many: the recording ends there (conversation four",
         ),
-        ([], "messages", "what begins a recording is no assistant message: it is one of the role system, 'be kind'"),
+        ([], "messages", "but 'be kind', the next of conversation four, is no reply: its role is system"),
     ],
 )
 def test_a_diagnosis_says_where_and_how(turns: list[str], param: str, text: str) -> None:
@@ -138,10 +138,96 @@ def test_calls_and_parts_are_not_told_as_an_empty_text() -> None:
     assert "messages[1] differs: sent 'It rains', recorded a call of weather; " in text(
         user, {"role": "assistant", "content": "It rains"}
     )
-    assert "sent 'What is in this picture?', recorded parts (text, image_url)" in text(
+    assert 'sent "What is in this picture?", recorded ["What is in this picture?", {"image_url": ' in text(
         {"role": "user", "content": "What is in this picture?"}
     )
     respelled = [{"type": "text", "text": "What is on this picture?"}, image]
     assert "messages[0].content[0] differs at character 8: sent 'What is on this picture?' (U+006F), " in text(
         {"role": "user", "content": respelled}
     )
+
+
+# System prompts
+
+PROMPTED = index_of(
+    conversation("moons", "system:Be terse.", "user:How many moons does Mars have?", "assistant:Two."),
+    conversation("rain", "system:You are a poet. Rhyme.", "user:What is rain?", "assistant:Pain."),
+    conversation("bare", "user:How many stars are in the sky?", "assistant:Many."),
+)
+MOONS = "user:How many moons does Mars have?"
+STARS = "user:How many stars are in the sky?"
+
+
+@pytest.mark.parametrize(
+    ("turns", "text"),
+    [
+        (
+            ["system:Be terse.", STARS],
+            "messages[1] differs at character 9: ",  # The prompt itself is recorded.
+        ),
+        (
+            ["system:Be kind.", STARS],
+            "messages[0], a system prompt, is not recorded; without it the history is conversation bare",
+        ),
+        (
+            ["system:", STARS, "assistant:Many.", "user:Thanks"],
+            "messages[0], a system prompt, is not recorded; without it the history begins like conversation bare",
+        ),
+        (
+            [MOONS],
+            "the system prompt is missing: with 'Be terse.' before messages[0] the history is conversation moons",
+        ),
+        (
+            ["user:How many moons does Mars own?"],
+            "messages[0] differs at character 9: sent 'How many moons does Mars own?' (U+006D), ",
+        ),
+        (
+            ["user:What is rain?"],
+            "with 'You are a poet. Rhyme.' before messages[0] the history is conversation rain",
+        ),
+        (
+            ["system:You are a pirate. Curse.", MOONS],
+            "messages[0], a system prompt, differs at character 0: sent 'You are a pirate. Curse.' (U+0059), "
+            "recorded 'Be terse.' (U+0042); with the recorded one the history is conversation moons",
+        ),
+        (
+            ["system:Be terse!", "user:How many moons does Mars own?"],
+            "messages[0] differs at character 8: sent 'Be terse!' (U+0021), recorded 'Be terse.' (U+002E); "
+            "the closest recording there is conversation moons",
+        ),
+        (["user:How many stars are there?"], "messages[0] differs at character 19: "),
+        (["system:Be terse!", "user:Something else entirely"], "messages[0] differs at character 8: "),
+    ],
+)
+def test_what_is_wrong_with_the_system_prompt_is_told(turns: list[str], text: str) -> None:
+    assert text in explain(PROMPTED, conversation("", *turns).messages).text
+
+
+def test_no_more_than_some_prompts_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    talks = [
+        conversation(str(number), f"system:{number}", f"user:question {number}", "assistant:x")
+        for number in range(1000)
+    ]
+    index = index_of(*talks)
+    looked_up = []
+    before = index.before
+    monkeypatch.setattr(index, "before", lambda key: looked_up.append(key) or before(key))
+    assert "is missing" in explain(index, [wire.message("user", "question 0")]).text
+    text = explain(index, [wire.message("system", "9999"), wire.message("user", "question 999")]).text
+    assert "with the recorded one the history is conversation 999" in text
+    explain(index, [wire.message("user", "question 500")])
+    assert len(looked_up) < 100
+
+
+def test_a_text_that_two_recordings_begin_alike_is_not_told_as_a_missing_prompt() -> None:
+    index = index_of(
+        conversation("bare", "user:How many stars are there in all?", "assistant:Many."),
+        conversation("prompted", "system:Be terse.", "user:How many stars are there, then?", "assistant:Many."),
+    )
+    assert "conversation bare" in explain(index, [wire.message("user", "How many stars are there")]).text
+
+
+def test_nothing_is_recorded_and_prompts_alone() -> None:
+    for index in (index_of(), index_of(conversation("one", "system:Be terse."))):
+        for turns in (["system:x"], ["system:x", "user:y"], ["user:y"]):
+            assert explain(index, conversation("", *turns).messages)

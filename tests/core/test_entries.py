@@ -190,7 +190,7 @@ def of(message: Any) -> dict[str, Any]:
         (of({"from": "gpt", "value": None}), '"value" of message 0 is null, not a string'),
         (of({"from": "gpt", "value": ["x"]}), '"value" of message 0 is an array, not a string'),
         (of({"from": "GPT", "value": True}), '"value" of message 0 is a boolean, not a string'),
-        (of({"from": ["gpt"], "value": "x"}), '"from" of message 0 is an array, not a string'),
+        (of({"from": ["gpt"], "value": "x"}), "message 0: from must be one of user, "),
         (of({"from": "martian", "value": "x"}), "message 0: from must be one of user, "),
         (of({"from": "martian", "value": "x"}), ", human, gpt, "),
         (of({"from": "martian", "value": "x"}), ", not 'martian'"),

@@ -109,14 +109,6 @@ def test_what_is_served_while_it_grows_keeps_its_replies() -> None:
     assert [reply.conversation_id for reply in replies] == [b'"b"', b'"a"', b'"c"']
 
 
-@given(recordings())
-def test_ambiguous_counts_the_histories_with_different_replies(conversations: list[Conversation]) -> None:
-    recorded = {tuple(talk.messages[:end]) for talk in conversations for end in range(len(talk.messages))}
-    replies = [{message for message, _, _ in naive_replies(conversations, list(history))} for history in recorded]
-    expected = sum(len(different) > 1 for different in replies)
-    assert ResponseIndex(conversations).ambiguous == expected
-
-
 def test_every_reply_of_the_sample_is_found() -> None:
     conversations = load(SAMPLE).conversations
     index = ResponseIndex(conversations)
@@ -174,7 +166,7 @@ def test_thousands_with_the_same_beginning(prompt: str) -> None:
     talks = [conversation(str(number), f"system:{prompt}", "user:hi", f"assistant:{number}") for number in range(2000)]
     index = index_of(*talks, conversation("other", f"system:{prompt}", "user:bye", "assistant:goodbye"))
     replies = index.replies(wire.join(talks[0].messages[:2]))
-    assert [reply.conversation_id for reply in replies[1000:1003]] == [b'"1899"', b'"19"', b'"190"']
+    assert [reply.conversation_id for reply in list(replies)[1000:1003]] == [b'"1899"', b'"19"', b'"190"']
     assert len(replies) == 2000
     (reply,) = index.replies(conversation("", f"system:{prompt}", "user:bye").recording)
     assert reply.message == wire.message("assistant", "goodbye")

@@ -6,7 +6,6 @@ from hypothesis import given
 
 from mockchat.core import mapped, wire
 from mockchat.core.entries import Conversation
-from mockchat.core.ignorable import LeavingOut
 from mockchat.core.index import ResponseIndex
 from tests.core.test_index import asked_of, histories, recordings
 from tests.helpers import conversation
@@ -26,9 +25,8 @@ def as_in_another_process(index: ResponseIndex) -> ResponseIndex | None:
 
 @given(recordings(), histories)
 def test_it_answers_as_the_plain_index(conversations: list[Conversation], other: list[bytes]) -> None:
-    for plain in (ResponseIndex(conversations), ResponseIndex(conversations, LeavingOut(["a"]))):
+    for plain in (ResponseIndex(conversations), ResponseIndex(conversations, ["a"])):
         if shared := as_in_another_process(plain):
-            assert shared.ambiguous == plain.ambiguous
             for messages in asked_of(conversations, other):
                 history = plain.compared(wire.join(messages))
                 assert shared.compared(wire.join(messages)) == history

@@ -12,7 +12,7 @@ from mockchat.core import recordings
 from mockchat.core.entries import DatasetError
 from tests.helpers import SAMPLE
 from tests.programs import ROOT, STOP_TIMEOUT, environment
-from tests.requester.test_files import as_nobody
+from tests.requester.test_cli import as_nobody
 
 
 def test_the_word_sample_is_the_sample_and_a_path_is_a_file() -> None:

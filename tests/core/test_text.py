@@ -1,8 +1,11 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mockchat.core.text import common_length, difference, excerpt
+from mockchat.core.message import read
+from mockchat.core.text import common_length, differ, differ_values, difference, excerpt
 
 
 @given(st.text("ab"), st.text("ab"), st.text("ab"))
@@ -52,3 +55,116 @@ def test_differences_show_what_can_not_be_seen(sent: str, recorded: str, text: s
 )
 def test_an_excerpt_can_be_printed_on_a_line(text: str | bytes, shown: str) -> None:
     assert excerpt(text) == shown
+
+
+# Messages and values
+
+
+def call(name: str = "f", arguments: str = '{"city":"Bern","days":[1,2]}', **more: Any) -> dict[str, Any]:
+    return {"id": "1", "type": "function", "function": {"name": name, "arguments": arguments}} | more
+
+
+def image(url: str = "http://x/y.png", **more: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url} | more}
+
+
+DATA = "data:image/png;base64," + "A" * 1026
+
+
+@pytest.mark.parametrize(
+    ("sent", "recorded", "place", "text"),
+    [
+        ({"content": "a"}, {"content": "b"}, "", "differs at character 0: sent 'a' (U+0061), recorded 'b' (U+0062)"),
+        (
+            {"tool_calls": [call(), call(arguments='{"city":"Basel","days":[1,2]}')]},
+            {"tool_calls": [call(), call()]},
+            ".tool_calls[1].function.arguments.city",
+            "differs at character 1: sent 'Basel' (U+0061), recorded 'Bern' (U+0065)",
+        ),
+        (
+            {"tool_calls": [call(arguments='{"city":"Bern","days":[1,3]}')]},
+            {"tool_calls": [call()]},
+            ".tool_calls[0].function.arguments.days[1]",
+            "differs: sent 3, recorded 2",
+        ),
+        (
+            {"tool_calls": [call(arguments='{"city":"Bern"}')]},
+            {"tool_calls": [call()]},
+            ".tool_calls[0].function.arguments.days",
+            "differs: sent nothing, recorded [1, 2]",
+        ),
+        (
+            {"tool_calls": [call(arguments="{")]},
+            {"tool_calls": [call(arguments="[")]},
+            ".tool_calls[0].function.arguments",
+            "differs at character 0",
+        ),
+        (
+            {"tool_calls": [call(arguments="true")]},
+            {"tool_calls": [call(arguments="1")]},
+            ".tool_calls[0].function.arguments",
+            "differs: sent true, recorded 1",
+        ),
+        (
+            {"tool_calls": [call("g")]},
+            {"tool_calls": [call()]},
+            ".tool_calls[0].function.name",
+            "sent 'g' (U+0067), recorded 'f' (U+0066)",
+        ),
+        (
+            {"tool_calls": [{"custom": {"name": "f", "input": "x"}}]},
+            {"tool_calls": [call()]},
+            ".tool_calls[0].type",
+            "sent 'custom' (U+0063), recorded 'function' (U+0066)",
+        ),
+        (
+            {"function_call": {"name": "f", "arguments": "1"}},
+            {"function_call": {"name": "f", "arguments": "2"}},
+            ".function_call.arguments",
+            "differs: sent 1, recorded 2",
+        ),
+        (
+            {"tool_calls": [call(), call("g", "{}")]},
+            {"tool_calls": [call()]},
+            ".tool_calls[1]",
+            'differs: sent {"type": "function", "function": {"name": "g", "arguments": {}}}, recorded nothing',
+        ),
+        ({}, {"tool_calls": [call()]}, ".tool_calls", 'differs: sent nothing, recorded [{"type": "function", "func'),
+        ({"content": "a"}, {"tool_calls": [call()]}, "", "differs: sent 'a', recorded a call of f"),
+        ({"content": ""}, {"content": "a", "tool_calls": [call()]}, "", "differs: sent '', recorded 'a'"),
+        (
+            {"content": [image(DATA)]},
+            {"content": [image(DATA + "B")]},
+            ".content[0].image_url.url",
+            "differs at character 1048: sent …'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA' (its end), recorded …'AAAAAAA",
+        ),
+        (
+            {"content": [image(detail="low")]},
+            {"content": [image(detail="high")]},
+            ".content[0].image_url.detail",
+            "sent 'low' (U+006C), recorded 'high' (U+0068)",
+        ),
+        (
+            {"content": [image(), image(DATA)]},
+            {"content": [image()]},
+            ".content[1]",
+            'differs: sent {"image_url": {"url": "data:image/png;base64,AAAA',
+        ),
+        ({"content": [image()]}, {"content": "a"}, "", 'differs: sent [{"image_url": {"url": "http://x/y.png"}'),
+    ],
+)
+def test_the_first_difference_is_told(sent: Any, recorded: Any, place: str, text: str) -> None:
+    found = differ(*[read({"role": "assistant", **given}).wire for given in (sent, recorded)])
+    assert found.place == place
+    assert text in found.text
+    assert DATA not in found.text
+    assert found.text.isprintable()
+
+
+def test_the_order_of_keys_is_no_difference() -> None:
+    sent = [{"b": 1, "a": 2}, {"c": [1, 2]}]
+    assert differ_values(sent, [{"a": 2, "b": 1}, {"c": [1]}], place="tools") == (
+        "tools[1].c[1]",
+        "differs: sent 2, recorded nothing",
+    )
+    assert differ_values({"a": None}, {}).text == 'differs: sent {"a": null}, recorded {}'

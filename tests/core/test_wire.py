@@ -73,7 +73,7 @@ def test_a_history_is_taken_apart_and_put_together(said: list[tuple[str, str]]) 
     grown = b""
     for message in messages:
         assert wire.first(history, len(wire.before_next(grown))) == message
-        grown = wire.append(grown, message)
+        grown = wire.before_next(grown) + message + b"}"
     assert grown == history
 
 

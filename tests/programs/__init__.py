@@ -3,11 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from mockchat.programs import STOP_TIMEOUT, gunicorn, running_server, wait_for_workers
+from mockchat import programs
+from mockchat.programs import STOP_TIMEOUT
 
 __all__ = ["STOP_TIMEOUT", "gunicorn", "running_server", "wait_for_workers"]
 
@@ -38,3 +42,50 @@ def run_requester(
     """Run the requester to its end and give what it printed."""
     command: Sequence[str] = [sys.executable, str(program), *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
+
+
+@contextmanager
+def running_server(
+    *arguments: str,
+    workers: int = 0,
+    more: Sequence[str] = (),
+    program: Sequence[str] = programs.SERVE,
+    **options: Any,
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run a server with these arguments; with `workers` it is gunicorn, with `more` of its own options."""
+    command = [*gunicorn(arguments, workers), *more] if workers else [*program, *arguments]
+    with programs.running_server(command, **options) as (base_url, process):
+        if workers:
+            wait_for_workers(base_url, workers)
+        yield base_url, process
+
+
+def gunicorn(arguments: Sequence[str], workers: int) -> list[str]:
+    """The gunicorn command that serves with these options of the server."""
+    given: dict[str, list[str]] = {}
+    values: list[str] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, _, value = argument[2:].partition("=")
+            values = given.setdefault(name.replace("-", "_"), [])
+            values += [value] if value else []
+        else:
+            values.append(argument)
+    options = ", ".join(f"{name}={values or True}" for name, values in given.items())
+    command = [sys.executable, "-m", "gunicorn", f"mockchat.server:create_app({options})"]
+    command += ["--worker-class", "mockchat.server.workers.Worker", "--preload", "--workers", str(workers)]
+    return [*command, "--bind", "127.0.0.1:0", "--no-control-socket", "--error-logfile", "/dev/stdout"]
+
+
+def wait_for_workers(base_url: str, count: int) -> None:
+    """Wait until each worker has answered; the beginning of a request id identifies its worker.
+
+    gunicorn forwards no signal to a worker that is still starting, and kills it after half a minute.
+    """
+    address = base_url.split("/")[2]
+    answered: set[str] = set()
+    end = time.monotonic() + STOP_TIMEOUT
+    while len(answered) < count and time.monotonic() < end:
+        with closing(HTTPConnection(address, timeout=STOP_TIMEOUT)) as connection:
+            connection.request("GET", "/")
+            answered.add(connection.getresponse().headers["x-request-id"][:-8])

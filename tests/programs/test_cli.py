@@ -52,8 +52,8 @@ def test_a_clean_run(base_url: str, tmp_path: Path) -> None:
     lines = ended.stdout.splitlines()
     assert lines[0] == f"Reading {SAMPLE}"
     assert re.fullmatch(
-        r"Parsed 70 conversations \(78 entries, 169 replies; 8 pieces joined, 2 of them do not line up; "
-        r"4 histories with several replies\) in \d+\.\d\d s",
+        r"Parsed 70 conversations \(78 entries, 169 replies; 8 pieces joined, 2 of them do not line up\) "
+        r"in \d+\.\d\d s",
         lines[1],
     )
     assert lines[-1] == "All 169 replies verified."
@@ -86,7 +86,7 @@ def test_a_server_that_asks_for_a_key(call: Call) -> None:
         assert call(REQUESTER, *arguments, *by_header, OPENAI_API_KEY="other").returncode == 0
         refused = call(REQUESTER, *arguments, "--api-key", "three")
     assert refused.returncode == 1
-    assert "1 x error: status 401\n" in refused.stdout
+    assert "1 x error: status 401 (p50 " in refused.stdout
     assert "  Incorrect API key provided\n" in refused.stdout
 
 
@@ -94,7 +94,7 @@ def test_a_miss_is_explained(base_url: str, call: Call, write_dataset: WriteData
     path = write_dataset([entry("a_0", "tell me a joke\u00a0", "no")])
     ended = call(REQUESTER, "--base-url", base_url, "--data", str(path))
     assert ended.returncode == 1
-    assert "1 x not_found: status 404\n  first in conversation a, message 1:\n" in ended.stdout
+    assert re.search(r"1 x not_found: status 404 \(.*\)\n  first in conversation a, message 1:\n", ended.stdout)
     told = " ".join(ended.stdout.split())
     assert "No valid response exists for the given request: messages[0] differs at character" in told
     assert "\\xa0" in told
@@ -138,7 +138,6 @@ def test_no_server_is_a_failure(call: Call) -> None:
         ("--data", str(SAMPLE), "--data", "missing.json"),
         ("--json", str(recordings.DATASETS[-1])),
         ("--json", "same.png", "--plot", "./same.png"),
-        ("--base-url", "http://me:secret@127.0.0.1:1/v1", "--api-key", "key"),
         ("--plot", "/nowhere/picture.png"),
         ("--unknown",),
     ],
@@ -596,7 +595,6 @@ def test_bench_keeps_the_requester_s_status() -> None:
     assert "(limit 3) by 2 processes" in ended.stdout
     assert "Time to first token, ms" in ended.stdout
     assert "\nSEED_ERRORS: " in ended.stdout
-    assert "the replay must fail" in ended.stdout
     assert "[server] SEED_ERRORS" not in ended.stdout
 
 
@@ -622,13 +620,12 @@ def test_bench_hands_each_option_to_whom_it_concerns() -> None:
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no shared recordings here")
-@pytest.mark.parametrize("server", [(), ("--workers", "2")])
-def test_bench_of_files_of_every_form(tmp_path: Path, server: tuple[str, ...]) -> None:
+def test_bench_of_files_of_every_form(tmp_path: Path) -> None:
     packed = tmp_path / "sample"
     packed.write_bytes(gzip.compress(SAMPLE.read_bytes()))
     files = [packed, *SHARED.glob("*.json")]
     command = [sys.executable, "-m", "mockchat", "bench", "--no-stitch", *(f"--data={file}" for file in files)]
-    ended = subprocess.run([*command, *server], capture_output=True, text=True, timeout=60, check=False, env=ENV)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=ENV)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert len(files) == 7
     assert "All 2,451 replies verified." in ended.stdout

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from mockchat.core.dataset import load
-from mockchat.programs import running_server
 from tests.helpers import SAMPLE
-from tests.programs import run_requester
+from tests.programs import run_requester, running_server
 
 
 @pytest.mark.parametrize("stream", [(), ("--stream",)])

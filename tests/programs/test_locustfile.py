@@ -43,9 +43,11 @@ def test_conversations_are_replayed_and_verified() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     with serve(SAMPLE, api_key="secret") as server:
-        load = ("--host", server.base_url, "--api-key", "secret", "--users", "4", "--spawn-rate", "4")
+        load = ("--host", server.base_url, "--users", "4", "--spawn-rate", "4")
+        settings = {"MOCKCHAT_DATA": str(SAMPLE), "MOCKCHAT_MODEL": "gpt-x", "OPENAI_API_KEY": "secret"}
         processes = ("--processes", "2", "--master-port", port, "--master-bind-port", port)
-        status, statistics, told = run_locust(server, 50, *load, *processes, MOCKCHAT_DATA=str(SAMPLE))
+        status, statistics, told = run_locust(server, 50, *load, *processes, **settings)
+        assert {request.body["model"] for request in server.requests} == {"gpt-x"}
     assert (status, "Error report" in told) == (0, False), told
     assert told.count("Parsed 70 conversations") == 1
     assert (statistics["method"], statistics["name"], statistics["num_failures"]) == ("POST", "/chat/completions", 0)

@@ -50,7 +50,6 @@ def test_a_python_that_is_too_old_or_not_there_is_told_of(make: Make, tmp_path: 
         (["serve"], set()),
         (["bench"], set()),
         (["seed-test"], set()),
-        (["bench", "WORKERS=2"], {"gunicorn"}),
         (["serve", "WORKERS=2"], {"gunicorn"}),
         (["perf"], {"perf"}),
         (["fuzz"], {"fuzz"}),

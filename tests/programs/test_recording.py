@@ -119,12 +119,12 @@ def test_what_must_match_is_asked_recorded_and_replayed_apart(tmp_path: Path, ca
         ask = partial(call, REQUESTER, "--base-url", server.base_url, "--data", file, "--quiet")
         for more in ((), ("--stream",)):
             assert ask(*both, *more).stdout == "All 3 replies verified.\n"
-        assert "model differs: sent 'mockchat', recorded 'a'" in ask().stdout
+        assert "model differs at character 0: sent 'mockchat' (U+006D), recorded 'a'" in ask().stdout
         with openai.OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client:
             for model, given, told in (
-                ("c", openai.NOT_GIVEN, "model differs: sent 'c', recorded "),
-                ("b", tools, "model differs: sent 'b', recorded 'a'"),
-                ("a", other, "tools differs at [0].function.name: sent 'time', recorded 'weather'"),
+                ("c", openai.NOT_GIVEN, "model differs at character 0: sent 'c' (U+0063), recorded "),
+                ("b", tools, "model differs at character 0: sent 'b' (U+0062), recorded 'a'"),
+                ("a", other, "tools[0].function.name differs at character 0: sent 'time' (U+0074), recorded 'weather'"),
             ):
                 with pytest.raises(openai.NotFoundError) as missed:
                     client.chat.completions.create(messages=hi, model=model, tools=given)

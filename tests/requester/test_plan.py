@@ -126,7 +126,7 @@ def taken(schedule: Schedule, *moments: float) -> list[float | None]:
 
 
 def scheduled(count: int = 100, process: int = 0, **options: Any) -> Schedule:
-    return Schedule(iter(asked() * count), Load(concurrency=1, **options), 10.0, process)
+    return Schedule(iter(asked() * count), Load(concurrency=1, **options), lambda: 10.0, process)
 
 
 def test_at_full_speed_everything_is_due_at_once() -> None:
@@ -156,7 +156,7 @@ def test_at_a_rate_processes_take_turns() -> None:
 
 def test_a_duration_ends_it() -> None:
     schedule = scheduled(duration=3.0)
-    assert taken(schedule, 10.0, 12.9, 13.0, 10.0) == [10.0, 12.9, None, None]
+    assert taken(schedule, 10.0, 12.9, 13.0, 13.1) == [10.0, 12.9, None, None]
     assert schedule.is_over
     late = scheduled(duration=3.0, rate=2.0)
     assert taken(late, 10.0, 13.0) == [10.0, None]
@@ -198,9 +198,9 @@ def test_a_rate_that_was_not_kept_is_less() -> None:
 
 
 def test_processes_that_take_turns_all_end_when_the_last_request_s_interval_does() -> None:
-    """Of four requests, the first process has two."""
-    first, second = (scheduled(count=0, rate=2.0, processes=3, process=number) for number in (0, 1))
-    first._asked, second._asked = iter(asked()[:2]), iter(asked()[:1])
+    """Of three requests, the first process has two."""
+    load = Load(concurrency=1, rate=2.0, processes=3)
+    first, second = (Schedule(iter(asked()[:n]), load, lambda: 10.0, process) for process, n in ((0, 2), (1, 1)))
     taken(first, 10.0, 11.5, 11.5)
     taken(second, 10.5, 10.5)
     assert (first.sending(1.6), second.sending(0.6)) == (2.0, 1.0)

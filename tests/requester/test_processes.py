@@ -93,7 +93,7 @@ def fail() -> Result:
     [
         (kill, "was ended by signal 9 (Killed)"),
         (leave, "ended with exit status 3"),
-        (fail, "failed: LookupError('oh')"),
+        (fail, "ended with exit status 1"),
     ],
 )
 @pytest.mark.parametrize("keep_going", [False, True])

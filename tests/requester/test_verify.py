@@ -199,18 +199,18 @@ def test_right_calls_however_they_are_spelled() -> None:
 @pytest.mark.parametrize(
     ("message", "cause", "detail"),
     [
-        (CALLING | {"tool_calls": [CALL]}, "other calls", "tool_calls lacks a call at 1: "),
-        (CALLING | {"tool_calls": [CALL] * 3}, "other calls", "tool_calls[2] is a call too many: "),
+        (CALLING | {"tool_calls": [CALL]}, "other calls", "tool_calls[1] differs: got nothing, recorded {"),
+        (CALLING | {"tool_calls": [CALL] * 3}, "other calls", "tool_calls[2] differs: got {"),
         (
             with_call(name="wether"),
             "other calls",
-            "tool_calls[1].function.name differs: got 'wether', recorded 'weather'",
+            "tool_calls[1].function.name differs at character 2: got 'wether' (U+0074), ",
         ),
         (with_call(arguments='{"city": "Bern", "'), "other calls", "tool_calls[1].function.arguments differs: got "),
         (
             with_call(arguments='{"city": "Bonn", "n": 1}'),
             "other calls",
-            "differs at city: got 'Bonn', recorded 'Bern'",
+            "arguments.city differs at character 1: got 'Bonn' (U+006F), ",
         ),
         (CALLING | {"tool_calls": [CALL, CALL | {"id": ""}]}, "a call without its id", "got {"),
         (CALLING | {"tool_calls": [CALL, CALL | {"type": None}]}, "a call without its type", "got {"),
@@ -300,7 +300,7 @@ def test_the_right_text_in_a_bad_stream_is_a_failure(changed: tuple[bytes, bytes
 def test_a_call_beside_a_recorded_text_is_a_mismatch() -> None:
     problem = verify(200, plain(CALLING | {"content": "hello"}), EXPECTED)
     assert problem is not None
-    assert problem.detail.startswith("tool_calls[0] is a call too many: ")
+    assert problem.detail.startswith("tool_calls differs: got [")
 
 
 def test_the_index_of_a_streamed_call_must_be_right() -> None:

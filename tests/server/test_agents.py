@@ -113,11 +113,11 @@ def recorded() -> ResponseIndex:
     [
         (
             lambda call: call["function"].update(name="ping"),
-            "messages[2].tool_calls[0].function.name differs: sent 'ping'",
+            "messages[2].tool_calls[0].function.name differs at character 0: sent 'ping'",
         ),
         (
             lambda call: call["function"].update(arguments='{"to":"Bern","n":2}'),
-            "messages[2].tool_calls[0].function.arguments differs at to: sent 'Bern', recorded 'Genève'",
+            "messages[2].tool_calls[0].function.arguments.to differs at character 0: sent 'Bern' (U+0042)",
         ),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_call_or_an_answer_too_many_or_too_few() -> None:
     messages = asked["messages"]
     for changed, told in (
         ([*messages, messages[-1]], "messages[5] is an answer too many, or one to no call"),
-        (messages[:-1], "what follows is no assistant message: it is one of the role tool"),
+        (messages[:-1], "is no reply: its role is tool"),
         (messages[:3] + messages[4:], "messages[3]"),
         ([*messages[:3], *messages[2:]], "messages[3]"),
     ):

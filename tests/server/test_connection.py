@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 import re
 import time
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from mockchat.server import completion
 from mockchat.server.connection import REQUEST_TIMEOUT as LIMIT
-from mockchat.server.http import Answer, At, Never, Part, Until
+from mockchat.server.http import Answer, Part
 from mockchat.server.route import PATH
 from tests.fuzz import inputs, properties
 from tests.helpers import Clock, Connect, request_body
@@ -516,7 +517,7 @@ def say(client: Client, monkeypatch: Any) -> Say:
 async def test_the_parts_of_an_answer_wait_for_their_time_or_for_a_future(raw: Raw, say: Say) -> None:
     future = asyncio.get_running_loop().create_future()
     begun, now = time.monotonic(), time.monotonic()
-    say(b"1", At(now - 1), b"2", At(now + 0.05), b"3", Until(future), b"4\n", Until(future), b"5")
+    say(b"1", now - 1, b"2", now + 0.05, b"3", future, b"4\n", future, b"5")
     await raw.send(post(GOOD) * 2)
     assert await raw.reader.readexactly(3) == b"123"
     assert time.monotonic() - begun > 0.04
@@ -532,7 +533,7 @@ async def test_the_parts_of_an_answer_wait_for_their_time_or_for_a_future(raw: R
 
 @pytest.mark.parametrize("ends", ["close", "shutdown", "abort"])
 async def test_a_client_may_go_while_its_answer_waits(client: Client, raw: Raw, say: Say, ends: str) -> None:
-    say(b"begun", At(time.monotonic() + 3600), b"never")
+    say(b"begun", time.monotonic() + 3600, b"never")
     await raw.send(post(GOOD))
     await raw.reader.readexactly(5)
     server = client.server.chat_server  # type: ignore[attr-defined]
@@ -553,7 +554,7 @@ async def test_a_client_may_go_while_its_answer_waits(client: Client, raw: Raw, 
 async def test_nothing_more_may_be_said_until_the_client_gives_up(
     client: Client, connect: Connect, say: Say, clock: Clock, begun: bytes, count: int
 ) -> None:
-    say(begun, Never.STALL, b"never")
+    say(begun, math.inf, b"never")
     server = client.server.chat_server  # type: ignore[attr-defined]
     for ends in ("eof", "close", "abort", "shutdown"):
         raw = await connect(client)

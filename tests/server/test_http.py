@@ -105,7 +105,7 @@ def test_head_has_the_length_of_the_answer_to_post() -> None:
 class _Diagnosed(NotRecorded):
     def __init__(self, text: str) -> None:
         ApiError.__init__(self, 404, "not recorded")
-        self._found = Diagnosis("messages[0]", text)
+        self._diagnose = lambda: Diagnosis("messages[0]", text)
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/plain"])

@@ -29,10 +29,7 @@ def test_both_ways_give_the_same() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (
-            {"ttft": 5},
-            "there is no option 'ttft': did you mean ttft_ms? The options are no_stitch, max_body_mb, ",
-        ),
+        ({"ttft": 5}, "there is no option 'ttft': the options are no_stitch, max_body_mb, "),
         ({"port": 80}, "there is no option 'port': the options are no_stitch, max_body_mb, "),
         ({"ttft_ms": "x"}, "ttft_ms: 'x' is not a number of at least 0"),
         ({"ttft_ms": [1, 2]}, "ttft_ms: give one value, not 2"),
@@ -46,7 +43,7 @@ def test_both_ways_give_the_same() -> None:
         ({"no_stitch": "yes"}, "no_stitch: give True or False, not 'yes'"),
         ({"no_stitch": [True]}, "no_stitch: give True or False, not [True]"),
         ({"max_body_mb": "1 --ttft-ms=5"}, "max_body_mb: '1 --ttft-ms=5' is not a whole number"),
-        ({"api-key": "x"}, "there is no option 'api-key': did you mean api_key? The options are "),
+        ({"api-key": "x"}, "there is no option 'api-key': the options are "),
         ({"help": True}, "there is no option 'help': the options are "),
         ({"api_key": ["a", ""]}, "api_key: the key is empty"),
         ({"fault": "429"}, "fault: '429' is none: give 429=RATE"),

@@ -253,16 +253,15 @@ def test_processes_record_into_one_file_at_the_same_time(tmp_path: Path) -> None
     path = tmp_path / "f"
     program = f"""
 import pathlib, sys
-from mockchat.core import wire
-from mockchat.core.entries import Conversation
-from mockchat.server import recorder
+from mockchat.core.answer import Completion
 from mockchat.server.record_file import RecordFile
+from mockchat.server.recorder import conversation
 file = RecordFile(pathlib.Path({str(path)!r}), print)
 for number in range(100):
     for name in ("same", sys.argv[1]):
         text = name + str(number) + "x" * 10_000
-        messages = [wire.message("user", text), wire.message("assistant", "hello")]
-        file.append(Conversation(f"{{name}}-{{number}}", wire.join(messages)))
+        asked = {{"messages": [{{"role": "user", "content": text}}]}}
+        file.append(conversation(asked, Completion({{"content": "hello"}}, "stop", alone=True)))
 """
     processes = [subprocess.Popen([sys.executable, "-c", program, name]) for name in ("one", "two")]
     assert [process.wait(60) for process in processes] == [0, 0]

@@ -6,7 +6,7 @@ import pytest
 from mockchat.core.answer import BadAnswer
 from mockchat.core.entries import Conversation
 from mockchat.core.message import as_object
-from mockchat.server.recorder import NotRecordable, check_request, conversation, read_answer
+from mockchat.server.recorder import NotRecordable, conversation, read_answer
 
 
 def whole(message: Any = None, finish_reason: Any = "stop", **changes: Any) -> bytes:
@@ -116,22 +116,3 @@ def test_what_is_no_answer(answer: bytes) -> None:
 def test_a_stream_that_breaks_off(size: int) -> None:
     with pytest.raises(BadAnswer, match=r"a stream that broke off in the middle|not JSON"):
         read_answer(streamed({"content": "hello"})[:size], streamed=True)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "recordable"),
-    [
-        ({}, True),
-        ({"n": 1, "model": "m", "tools": [{"type": "function"}], "stream": True}, True),
-        ({"n": None}, True),
-        ({"n": 2}, False),
-        ({"messages": [{"role": "assistant", "content": None} | CALLS]}, True),
-    ],
-)
-def test_requests_whose_answer_may_be_recorded(parameters: Any, recordable: bool) -> None:
-    parameters = {"messages": [{"role": "user", "content": "hi"}]} | parameters
-    if recordable:
-        check_request(parameters)
-    else:
-        with pytest.raises(NotRecordable):
-            check_request(parameters)

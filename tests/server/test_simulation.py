@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mockchat.core.program import ProgramError
 from mockchat.server.simulation import Simulation, is_fault
 from tests.helpers import faults
 
@@ -54,12 +55,12 @@ def test_when_a_fault_can_not_come(how: str) -> None:
 def test_rates_of_more_than_1() -> None:
     Simulation(faults=faults("429=0.5", "500=0.5", "503=first:9"))
     Simulation(faults=faults("429=0.33", "500=0.56", "503=0.11"))
-    with pytest.raises(ValueError, match=r"the rates of the faults are 1\.25 in sum, which is more than 1"):
+    with pytest.raises(ProgramError, match=r"the rates of the faults are 1\.25 in sum, which is more than 1"):
         Simulation(faults=faults("429=0.5", "500=0.5", "stall=0.25"))
 
 
 def test_jitter_of_nothing() -> None:
-    with pytest.raises(ValueError, match="jitter varies the time to first token and the inter-token latency"):
+    with pytest.raises(ProgramError, match="jitter varies the time to first token and the inter-token latency"):
         Simulation(jitter=0.5, faults=faults("503=1"))
 
 

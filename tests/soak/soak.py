@@ -24,7 +24,7 @@ from tests.helpers import SAMPLE
 from tests.programs import REQUESTER, run_requester, running_server
 from tests.soak.attacks import ATTACKS, RECORDED, Attack, run
 
-WATCHED = ("-m", "tests.soak.watched")
+WATCHED = (sys.executable, "-m", "tests.soak.watched", "--port", "0")
 RATE = 100  # requests a second of the proper client
 COLUMNS = "{:<34}{:>14}{:>12}{:>12}{:>9}{:>9}{:>9}  {}"
 

@@ -121,7 +121,7 @@ KIND, NEW = ("system", "Be kind."), ("user", "new")
 
 def test_configuration(ask):
     assert ask("a", KIND, NEW) == "other"
-    with pytest.raises(openai.NotFoundError, match="model differs: sent 'b', recorded 'a'"):
+    with pytest.raises(openai.NotFoundError, match="model differs at character 0: sent 'b'"):
         ask("b", KIND, NEW)
 
 @pytest.mark.mockchat(match=[])
@@ -141,7 +141,7 @@ def test_prompt(ask):
     )
     result = run(project)
     result.assert_outcomes(passed=3, errors=1)
-    result.stdout.fnmatch_lines(["*match: 'messages' is not a recorded parameter of requests: name one like model*"])
+    result.stdout.fnmatch_lines(["*match: 'messages' is not a recorded parameter of requests: give one name*"])
 
 
 def test_no_recordings_and_tests_that_do_not_use_it(pytester: pytest.Pytester) -> None:
@@ -420,11 +420,11 @@ def test_markers_that_are_refused(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         [
             "mockchat: '503=first:1' has no name: name it, as in data='weather.jsonl' or ttft_ms=50",
-            "mockchat: there is no option 'stric': did you mean strict? The options are *",
+            "mockchat: there is no option 'stric': the options are *",
             "mockchat: data: give the name of a file, not [[]'more.jsonl']",
             "mockchat: ttft_ms: 'soon' is not a number of at least 0",
             "mockchat: 'weather.jsonl' has no name: name it, as in data='weather.jsonl' or ttft_ms=50",
-            "mockchat: there is no option 'dat': did you mean data? The options are *, data, strict",
+            "mockchat: there is no option 'dat': the options are *, data, strict",
             "mockchat: ignore: '(' is no regular expression*",
         ]
     )
