@@ -38,9 +38,9 @@ _NOT_STRICT = "where that is meant: mockchat.strict = False, or @pytest.mark.moc
 class MockServer:
     """A running server, made by `serve`. Clients need its `base_url`, and a key, such as `api_key`.
 
-    `requests` are those so far, in order. While `strict` is true, `check` fails for requests that missed and replies
-    that were not asked for; with pytest, so does the end of each test. Where it `expects_requests`, it fails without
-    any too.
+    `requests` are those so far, in order. While `strict` is true, `check` fails for requests that missed or failed at
+    the upstream, and for replies that were not asked for; with pytest, so does the end of each test. Where it
+    `expects_requests`, it fails without any too. While `strict` is false, the upstream is not asked.
     """
 
     base_url: str
