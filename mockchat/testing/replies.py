@@ -89,7 +89,7 @@ class Given:
             if returned is None:
                 return None
             return _made(next(self._names), returned if isinstance(returned, dict) else {"text": returned})
-        except Exception as error:
+        except BaseException as error:  # As `pytest.fail` and `sys.exit` raise it: it would end the thread.
             problem = str(error) if isinstance(error, ProgramError) else f"{type(error).__name__}: {error}"
             for frame, line in traceback.walk_tb(error.__traceback__):
                 if not frame.f_globals.get("__name__", "").startswith("mockchat."):

@@ -7,7 +7,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from functools import lru_cache
@@ -172,9 +172,10 @@ class Listener:
             started.set_exception(error)
 
 
-def _read(data: Recordings, stitch: bool) -> list[Conversation]:
+def _read(data: Any, stitch: bool) -> list[Conversation]:
     """The conversations of recordings. Raises `DatasetError`."""
-    given: Sequence[Any] = [data] if isinstance(data, str | os.PathLike | Mapping) else data
+    is_one = isinstance(data, str | os.PathLike | Mapping) or not isinstance(data, Iterable)
+    given: Iterable[Any] = [data] if is_one else data
     conversations = []
     for number, recording in enumerate(given):
         if isinstance(recording, str | os.PathLike):
@@ -183,6 +184,8 @@ def _read(data: Recordings, stitch: bool) -> list[Conversation]:
             conversations += _load(path, stitch, version)
         elif isinstance(recording, Mapping) and "role" in recording:
             raise DatasetError(f"recording {number} is a message: give a list of conversations, each a list of them")
+        elif not isinstance(recording, Iterable):
+            raise DatasetError(f"recording {number} is {recording!r}: give a file or a list of messages")
         else:
             entry = recording if isinstance(recording, Mapping) else {"messages": list(recording)}
             conversations.append(entries.conversation(entry, f"recording {number}"))

@@ -15,7 +15,7 @@ from tests.testing.project import run
 pytest_plugins = ["pytester"]
 
 SDK = """
-import functools, os, threading
+import functools, os, sys, threading
 import openai, pytest
 
 HI = {"role": "user", "content": "hi"}
@@ -294,6 +294,16 @@ def test_fails(mockchat):
     with client(mockchat.base_url) as asking, pytest.raises(openai.BadRequestError):
         said(asking)
 
+def test_fails_by_pytest(mockchat):
+    mockchat.reply(lambda request: pytest.fail("another model"))
+    with client(mockchat.base_url) as asking, pytest.raises(openai.BadRequestError):
+        said(asking)
+
+def test_exits(mockchat):
+    mockchat.reply(lambda request: sys.exit(3))
+    with client(mockchat.base_url) as asking, pytest.raises(openai.BadRequestError):
+        said(asking)
+
 def test_returns_rubbish(mockchat):
     mockchat.reply(lambda request: {"txt": "x"})
     with client(mockchat.base_url) as asking, pytest.raises(openai.BadRequestError):
@@ -325,11 +335,15 @@ def test_loads(mockchat):
 """
     )
     result = run(project)
-    result.assert_outcomes(passed=4, failed=5)
+    result.assert_outcomes(passed=4, failed=7)
     result.stdout.fnmatch_lines(
         [
             "*_ test_fails _*",
             "requests[[]0]: 400, the function answer failed at */test_functions.py:*: AssertionError: assert 'm' == *",
+            "*_ test_fails_by_pytest _*",
+            "requests[[]0]: 400, the function <lambda> failed at */test_functions.py:*: Failed: another model",
+            "*_ test_exits _*",
+            "requests[[]0]: 400, the function <lambda> failed at */test_functions.py:*: SystemExit: 3",
             "*_ test_returns_rubbish _*",
             "requests[[]0]: 400, the function <lambda> failed: *'txt'*",
             "*_ test_fails_elsewhere _*",
