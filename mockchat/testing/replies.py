@@ -92,7 +92,8 @@ class Given:
         except BaseException as error:  # As `pytest.fail` and `sys.exit` raise it: it would end the thread.
             problem = str(error) if isinstance(error, ProgramError) else f"{type(error).__name__}: {error}"
             for frame, line in traceback.walk_tb(error.__traceback__):
-                if not frame.f_globals.get("__name__", "").startswith("mockchat."):
+                is_ours = frame.f_globals.get("__name__", "").startswith("mockchat.")
+                if not (is_ours or "__tracebackhide__" in frame.f_locals):  # As in `pytest.fail`.
                     place = f" at {frame.f_code.co_filename}:{line}"
             raise FunctionFailed(400, f"{self.described} failed{place}: {problem}") from None
 
