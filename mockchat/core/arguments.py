@@ -71,24 +71,26 @@ def pattern(value: str) -> str:
     if found:
         raise ArgumentTypeError(f"{value!r} matches the empty text: give one that matches what is to be left out")
     if _nests(_parser.parse(value)):
-        raise ArgumentTypeError(
-            f"{value!r} repeats what repeats, which can take for ever: make the inner repetition possessive, as in ++"
-        )
+        problem = f"{value!r} repeats what varies, which can take for ever"
+        raise ArgumentTypeError(f"{problem}: make the outer repetition possessive, (...)++ or (...)*+")
     return value
 
 
 def _nests(parsed: Any, repeated: bool = False) -> bool:
-    """True if a parsed pattern, or a part of one, has a repetition inside a repetition.
+    """True if a parsed pattern, or a part of one, repeats what varies: repetitions, optional parts, alternatives.
 
-    `re` tries each way to divide a text between the two, and can't be stopped. Possessive repetitions and atomic groups
-    are not divided.
+    `re` tries each way to divide a text among the repetitions, and can't be stopped. It does not try again what a
+    possessive repetition or an atomic group has matched.
     """
-    if isinstance(parsed, tuple) and str(parsed[0]) in ("MAX_REPEAT", "MIN_REPEAT"):
-        often = parsed[1][1] > _FEW
-        if repeated and often:
+    kind = str(parsed[0]) if isinstance(parsed, tuple) and parsed else ""
+    if kind in ("MAX_REPEAT", "MIN_REPEAT"):
+        least, most, _ = parsed[1]
+        if repeated and least != most:
             return True
-        repeated = repeated or often
-    elif isinstance(parsed, tuple) and str(parsed[0]) == "ATOMIC_GROUP":
+        repeated = repeated or most > _FEW
+    elif kind == "BRANCH" and repeated:
+        return True
+    elif kind in ("ATOMIC_GROUP", "POSSESSIVE_REPEAT"):
         repeated = False
     return isinstance(parsed, tuple | list | _parser.SubPattern) and any(_nests(each, repeated) for each in parsed)
 

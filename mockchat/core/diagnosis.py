@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from mockchat.core import matching, wire
 from mockchat.core.index import Reply, ResponseIndex
-from mockchat.core.text import Difference, around, common_length, differ, differ_values, likeness, shown
+from mockchat.core.text import Difference, around, common_length, differ, differ_values, excerpt, likeness, shown
 
 _SYSTEM = b'system"'
 _PROMPTS = 8  # that are tried in place of one that is not recorded, beside its neighbours
@@ -28,6 +28,8 @@ def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Di
     """
     known = history[: index.recorded(history)]
     among, start = index.following(known), wire.next_start(known)
+    if not index.recordings:
+        return Diagnosis("messages", "nothing is recorded")
     if known == history:
         return Diagnosis("messages", _no_reply(index, known, len(numbers), among))
     number = len(numbers) - history.count(wire.BETWEEN, start) - 1
@@ -54,7 +56,7 @@ def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Di
     found = differ(message, wire.with_role(closest, role))
     if role == "tool" and closest_role == "assistant":
         found = Difference("", "is an answer too many, or one to no call")
-    text = f"{place}{found.place} {found.text}; the closest recording there is conversation {named}"
+    text = f"{place}{found.place} {found.text}; the closest recording is conversation {named}"
     return Diagnosis(place + found.place, text if closest_role == role else f"{told}; {text}")
 
 
@@ -119,7 +121,7 @@ def diagnose_parameters(replies: Sequence[Reply], parameters: Mapping[str, Any],
     known = matching.of_reply(closest) or {}
     found = [differ_values(parameters.get(name), known.get(name), place=name) for name in different]
     told = "; ".join([" ".join(each) for each in found])
-    named = wire.loads(closest.conversation_id)
+    named = excerpt(wire.loads(closest.conversation_id))
     return Diagnosis(different[0], f"all messages are recorded, but {told}; the closest is conversation {named}")
 
 
@@ -144,6 +146,4 @@ def _no_reply(index: ResponseIndex, history: bytes, number: int, among: range) -
 
 
 def _end(index: ResponseIndex, history: bytes, number: int) -> str:
-    if not history:
-        return "nothing is recorded"
     return f"the recording ends there (conversation {index.conversation_id(index.before(history))}, {number} messages)"

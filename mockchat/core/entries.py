@@ -146,7 +146,11 @@ def read(entry: Any) -> Entry:
     details: dict[int, Details] = {}
     for place, (at, in_wire_form, answers) in enumerate(ordered):
         is_last = place == len(ordered) - 1
-        if (found := said[at].details(in_wire_form, answers, ending if is_last else {})) is not None:
+        try:
+            found = said[at].details(in_wire_form, answers, ending if is_last else {})
+        except ValueError as error:
+            raise EntryError(f"message {at - bool(system)} {error}") from None
+        if found is not None:
             details[place] = found
     recording = wire.join([in_wire_form for _, in_wire_form, _ in ordered])
     return Entry(entry_id, recording, len(ordered), details or NO_DETAILS)
@@ -198,8 +202,7 @@ def _ending(entry: dict[str, Any]) -> dict[str, Any]:
             if not isinstance(value, kind):
                 raise EntryError(f'"{key}" is {_kind(value)}, not {"a string" if kind is str else "an object"}')
             try:
-                spelled = wire.json_of(value)
-                ending[key] = _one_copy(wire.canonical(spelled.decode())) if key == "request" else spelled
+                ending[key] = _one_copy(wire.canonical_of(value)) if key == "request" else wire.json_of(value)
             except ValueError as error:
                 raise EntryError(f'"{key}" {error}') from None
     return ending

@@ -24,7 +24,7 @@ from mockchat.core import wire
 from mockchat.core.entries import Conversation, is_reply
 from mockchat.core.ignorable import LeavingOut
 from mockchat.core.message import Details
-from mockchat.core.text import common_length
+from mockchat.core.text import common_length, excerpt
 
 _REPLY_FOLLOWS = wire.NEXT + wire.ASSISTANT
 _LONG = 65536  # bytes
@@ -139,9 +139,9 @@ class ResponseIndex:
         return [(wire.first(self.recordings[each], start), each) for each in around]
 
     def conversation_id(self, position: int) -> str:
-        """The id of the conversation at this position."""
+        """The id of the conversation at this position, as people are shown it."""
         conversation_id: str = wire.loads(self.ids[position])
-        return conversation_id
+        return excerpt(conversation_id)
 
 
 def _id(conversation: Conversation) -> bytes:

@@ -42,12 +42,13 @@ def of_reply(reply: Reply) -> dict[str, Any] | None:
 def differing(reply: Reply, parameters: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """Those of the named parameters that differ from the recorded ones of a reply.
 
-    Raises `ValueError` for values that `wire.canonical` refuses.
+    Raises `ValueError` for values that `wire.canonical_of` refuses.
     """
     known = of_reply(reply)
     if known is None:
         return []
-    return [name for name in names if _canonical(parameters.get(name)) != _canonical(known.get(name))]
+    canonical = wire.canonical_of
+    return [name for name in names if canonical(parameters.get(name)) != canonical(known.get(name))]
 
 
 def matching(replies: Sequence[Reply], parameters: Mapping[str, Any], names: Sequence[str]) -> list[Reply]:
@@ -57,7 +58,3 @@ def matching(replies: Sequence[Reply], parameters: Mapping[str, Any], names: Seq
     """
     ordered = replies.in_file_order() if isinstance(replies, Replies) else replies
     return [reply for reply in ordered if not differing(reply, parameters, names)]
-
-
-def _canonical(value: Any) -> bytes:
-    return wire.canonical(wire.json_of(value).decode())

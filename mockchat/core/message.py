@@ -154,7 +154,7 @@ def _read_content(content: Any) -> tuple[str, list[bytes]]:
             raise ValueError(f"content[{number}] must be an object with a type: text, image_url, input_audio or file")
         elif kind != "refusal":
             try:
-                other = wire.canonical(wire.json_of(part).decode())
+                other = wire.canonical_of(part)
             except ValueError as error:
                 raise ValueError(f"content[{number}] {error}") from None
             others += [*_joined(texts), other]

@@ -61,7 +61,7 @@ def shown(message: bytes) -> str:
     more = wire.more_of(message)
     text = wire.content_of(message)
     if "calls" in more and not text:
-        return f"a call of {', '.join(str(next(iter(call.values()))) for call in more['calls'])}"
+        return excerpt(f"a call of {', '.join(str(next(iter(call.values()))) for call in more['calls'])}", _VALUE)
     return _value(more["parts"]) if "parts" in more else around(text, 0)
 
 

@@ -22,6 +22,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -37,7 +38,9 @@ TOOL = b'tool"'
 
 API_ROLES = ("user", "assistant", "system", "function", "tool")
 
-MOST_CONTAINERS = 1_000_000  # arrays and objects, of up to 250 bytes each once they are parsed
+MOST_VALUES = 1_000_000  # values, of up to 250 bytes each once they are parsed
+_MOST_LEVELS = 250  # orjson's limit is 254.
+_LONG = 1024 * 1024  # bytes of JSON: Python's parser would hold up other clients
 
 _BEFORE_TEXT = b'","content":'
 _BEFORE_MORE = b"\0"
@@ -67,7 +70,7 @@ def parse(data: bytes) -> Any:
 
 
 def json_of(value: Any) -> bytes:
-    """A value as compact JSON. Raises `ValueError` if it is nested too deeply."""
+    """A value as compact JSON, with null for NaN and infinity. Raises `ValueError` if it is nested too deeply."""
     try:
         return orjson.dumps(value)
     except TypeError:  # Lone surrogates, integers beyond 64 bits, or depth.
@@ -81,36 +84,57 @@ def canonical(value_as_json: str) -> bytes:
     """The same JSON value in canonical form: compact, keys sorted, whole numbers without a fraction.
 
     Integers are exact up to 64 bits, other numbers are doubles. Raises `ValueError` if it is not JSON, has a number
-    beyond the range of doubles, more than about 250 levels, or more than `MOST_CONTAINERS` arrays and objects.
+    beyond the range of doubles, more than about 250 levels, or more than a megabyte.
     """
-    if has_too_many_containers(data := value_as_json.encode(errors="surrogatepass")):
-        raise ValueError(f"has more than {MOST_CONTAINERS:,} arrays and objects")
+    if len(value_as_json) > _LONG:
+        raise ValueError(f"has more than {_LONG:,} bytes")
+    data = value_as_json.encode(errors="surrogatepass")
     if not _NOT_EXACT.search(data):
-        try:
+        with suppress(orjson.JSONDecodeError, TypeError):
             return orjson.dumps(orjson.loads(data), option=orjson.OPT_SORT_KEYS)
-        except (orjson.JSONDecodeError, TypeError):
-            pass
     try:
-        value = _DECODER.decode(value_as_json)
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except (TypeError, RecursionError) as error:
-        if "ecursion" in str(error):
-            raise ValueError("is nested too deeply") from None
-        return _encoded(value, sort_keys=True, allow_nan=False)
-
-
-def has_too_many_containers(data: bytes) -> bool:
-    """True if JSON has more than `MOST_CONTAINERS` opening brackets and braces, in texts or not."""
-    return len(data) > MOST_CONTAINERS and data.count(b"[") + data.count(b"{") > MOST_CONTAINERS
-
-
-def _encoded(value: Any, **options: Any) -> bytes:
-    try:
-        encoded = json.dumps(value, ensure_ascii=False, separators=(",", ":"), **options)
+        return _sorted(_DECODER.decode(value_as_json))
     except RecursionError:
         raise ValueError("is nested too deeply") from None
+
+
+def canonical_of(value: Any) -> bytes:
+    """A parsed JSON value in canonical form; of more than a megabyte, numbers stay as they are spelled.
+
+    Raises `ValueError` if it is nested too deeply.
+    """
+    spelled = _sorted(value)
+    return canonical(spelled.decode()) if len(spelled) <= _LONG and _NOT_EXACT.search(spelled) else spelled
+
+
+def has_too_many_values(data: bytes) -> bool:
+    """True if JSON has more than `MOST_VALUES` opening brackets, opening braces and commas, in texts or not."""
+    return len(data) > MOST_VALUES and sum(map(data.count, (b"[", b"{", b","))) > MOST_VALUES
+
+
+def _sorted(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return _encoded(value, sort_keys=True)
+
+
+def _encoded(value: Any, sort_keys: bool = False) -> bytes:
+    finite = _finite(value, _MOST_LEVELS)
+    encoded = json.dumps(finite, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
     joined = encoded.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     return joined.encode("utf-8", "backslashreplace")
+
+
+def _finite(value: Any, levels: int) -> Any:
+    """A value with null for NaN and infinity, as orjson has it."""
+    if not levels:
+        raise ValueError("is nested too deeply")
+    if isinstance(value, dict):
+        return {key: _finite(each, levels - 1) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each, levels - 1) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _NOT_EXACT = re.compile(rb"[0-9](?:[.eE]|[0-9]{18})")  # Perhaps a number that is not an exact integer.

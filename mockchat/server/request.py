@@ -55,7 +55,7 @@ class ChatRequest(NamedTuple):
 def read_request(body: bytes, index: ResponseIndex) -> ChatRequest:
     """Read the body of `POST /v1/chat/completions`.
 
-    Raises `ApiError`: 400 for what is not JSON, for bad messages or parameters, 413 for too many arrays and objects;
+    Raises `ApiError`: 400 for what is not JSON, for bad messages or parameters, 413 for too many values;
     and `NotRecorded` if no reply is recorded.
     """
     return in_place(body, index) or in_full(body, index)
@@ -96,9 +96,9 @@ _known_around = lru_cache(maxsize=256)(_read_around)  # A client's settings rare
 
 def in_full(body: bytes, index: ResponseIndex) -> ChatRequest:
     """Read a request in any spelling. Raises like `read_request`."""
-    if wire.has_too_many_containers(body):
-        most = wire.MOST_CONTAINERS
-        raise ApiError(413, f"The request body has more than the {most:,} arrays and objects that this server reads")
+    if wire.has_too_many_values(body):
+        most = f"{wire.MOST_VALUES:,} brackets, braces and commas"
+        raise ApiError(413, f"The request body has more than the {most} that this server reads")
     try:
         parameters = wire.loads(body)
     except ValueError as error:

@@ -150,13 +150,17 @@ class Upstream:
             looped = ApiError(508, "The upstream is this very server, or asks it: give it another base URL to ask")
             return writer.error(request, looped)
         exchange = _Exchange(writer, memory, request, body)
-        task = asyncio.create_task(self._ask(exchange, isinstance(problem, NotRecorded)))
+        task = asyncio.create_task(self._run(exchange, isinstance(problem, NotRecorded)))
         self._exchanges.add(task)
         task.add_done_callback(self._exchanges.discard)
         return asyncio.create_task(exchange.answer())
 
-    async def _ask(self, exchange: _Exchange, is_readable: bool) -> None:
-        """Complete the exchange, and then record its answer if it is good."""
+    async def _run(self, exchange: _Exchange, is_readable: bool) -> None:
+        if recorded := await self._ask(exchange, is_readable):
+            await self._write(recorded)
+
+    async def _ask(self, exchange: _Exchange, is_readable: bool) -> Conversation | None:
+        """Complete the exchange; returns what is to be written if its answer is good."""
         recorded = None
         try:
             is_events = await self._talk(exchange)
@@ -179,8 +183,7 @@ class Upstream:
             error.__traceback__ = error.__context__ = error.__cause__ = None  # Their frames hold the exchange.
         finally:
             exchange.end()
-        if recorded:
-            await self._write(recorded)
+        return recorded
 
     async def _talk(self, exchange: _Exchange) -> bool:
         """Ask the upstream. Returns whether its answer is an event stream."""

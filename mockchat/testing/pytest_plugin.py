@@ -22,7 +22,6 @@ _ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 _RECORDED, _WARNING = "mockchat_recorded", "mockchat_warning"  # Properties of a test.
 _CURE = "record it with --mockchat-record=URL, or say what is answered with mockchat.reply(...)"
 
-
 # Of a run: the files that it records into, warnings about them, what listens.
 _FILES = pytest.StashKey["dict[Path, RecordFile]"]()
 _WARNINGS = pytest.StashKey[set[str]]()
@@ -55,11 +54,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker, and check that recording is possible where it is asked for."""
-    about = (
-        "mockchat(**options): options of mockchat.testing.serve for the fixture mockchat, as fault='503=first:2'; "
-        "data='weather.jsonl' for a file of its own beside the test; strict=False where a request may miss"
-    )
-    config.addinivalue_line("markers", about)
+    config.addinivalue_line("markers", "mockchat(**options): data, strict, and options of mockchat.testing.serve")
     config.stash[_FILES], config.stash[_WARNINGS] = {}, set()
     if (upstream := config.getoption("mockchat_record")) is not None:
         from argparse import ArgumentTypeError
@@ -94,12 +89,13 @@ def _configured(config: pytest.Config) -> list[Path]:
     return config.getini("mockchat_data") or [config.rootpath / _DEFAULT]
 
 
-def _files(path: Path) -> list[Path]:
-    """The files that are meant by a name, without those that are missing or empty."""
+def _files(path: Path, root: Path) -> list[Path]:
+    """The files that are meant by a name in a project, without those that are missing or empty."""
     if path.is_dir():
         found = [each for each in path.iterdir() if each.name.endswith(_ENDINGS)]
     else:
-        found = [path] if path.exists() else [Path(each) for each in glob.glob(str(path), recursive=True)]
+        matching = glob.iglob(os.path.relpath(path, root), root_dir=root, recursive=True)
+        found = [path] if path.exists() else [root / each for each in matching]
     return sorted(each for each in found if each.is_file() and each.stat().st_size)
 
 
@@ -111,7 +107,7 @@ def _record_file(config: pytest.Config, named: list[Path]) -> "RecordFile | None
     from mockchat.server.record_file import RecordFile
 
     files, path = config.stash[_FILES], named[0]
-    if len(named) > 1 or (glob.has_magic(str(path)) and not path.exists()):
+    if len(named) > 1 or (glob.has_magic(os.path.relpath(path, config.rootpath)) and not path.exists()):
         names = ", ".join(each.name for each in named)
         raise ProgramError(f"{names}: name one file to record into, as with -o mockchat_data=FILE")
     if path.is_dir():
@@ -166,17 +162,18 @@ def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
     from mockchat.testing.server import MockServer
 
     item, config = request.node, request.config
-    options = {"ignore": config.getini("mockchat_ignore"), "match": config.getini("mockchat_match")}
+    options = configured = {name: config.getini(f"mockchat_{name}") for name in ("ignore", "match")}
     try:
-        options |= _marked(item)
+        options = configured | _marked(item)
         named = [item.path.parent / options.pop("data")] if "data" in options else _configured(config)
         file = _record_file(config, named)
         with file.locked() if file else nullcontext():
-            recordings = [path for name in named for path in _files(name)]
+            recordings = [path for name in named for path in _files(name, config.rootpath)]
             server = MockServer(recordings, (config.getoption("mockchat_record"), file) if file else None, **options)
     except ProgramError as error:
-        raise pytest.fail.Exception(f"mockchat: {error}", pytrace=False) from None
-    if empty := [str(name) for name in named if not _files(name)]:
+        is_ini = any(str(error).startswith(f"{name}:") and options[name] is configured[name] for name in configured)
+        raise pytest.fail.Exception(f"mockchat{'_' if is_ini else ': '}{error}", pytrace=False) from None
+    if empty := [str(name) for name in named if not _files(name, config.rootpath)]:
         server.hint = f"(Nothing is recorded in {', '.join(empty)}: {_CURE})"
     server.route.writer.closing = True  # A kept connection would belong to the event loop of another test.
     with _listener(config).serving(server):
@@ -208,7 +205,7 @@ def _marked(item: pytest.Item) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for marker in item.iter_markers("mockchat"):
         if marker.args:
-            raise ProgramError(f"{marker.args[0]!r} has no name: name it, as in ttft_ms=50")
+            raise ProgramError(f"{marker.args[0]!r} has no name: name it, as in data='weather.jsonl' or ttft_ms=50")
         options = {**marker.kwargs, **options}
     if not isinstance(data := options.get("data", ""), str | os.PathLike):
         raise ProgramError(f"data: give the name of a file, not {data!r}")

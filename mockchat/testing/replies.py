@@ -7,8 +7,10 @@ Rules that hold here:
 - A function stays. It is called with each request that no reply before it answers.
 """
 
+import inspect
 import itertools
 import reprlib
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +70,8 @@ class Given:
             self.described = ", ".join(f"{name}={reprlib.repr(value)}" for name, value in arguments.items())
         elif len(arguments) > 1:
             raise ProgramError("reply: a function returns all that there is to answer: give nothing beside it")
+        elif inspect.iscoroutinefunction(text):
+            raise ProgramError("reply: the function must not be async: it is called in the server's thread")
         else:
             self.described = f"the function {getattr(text, '__name__', text)}"
 
@@ -79,14 +83,19 @@ class Given:
         return reply
 
     def _call(self, function: ReplyFunction, request: Request) -> Reply | GivenError | None:
+        place = ""
         try:
             returned = function(request)
             if returned is None:
                 return None
             return _made(next(self._names), returned if isinstance(returned, dict) else {"text": returned})
-        except Exception as error:
+        except BaseException as error:  # As `pytest.fail` and `sys.exit` raise it: it would end the thread.
             problem = str(error) if isinstance(error, ProgramError) else f"{type(error).__name__}: {error}"
-            raise FunctionFailed(400, f"{self.described} failed: {problem}") from None
+            for frame, line in traceback.walk_tb(error.__traceback__):
+                is_ours = frame.f_globals.get("__name__", "").startswith("mockchat.")
+                if not (is_ours or "__tracebackhide__" in frame.f_locals):  # As in `pytest.fail`.
+                    place = f" at {frame.f_code.co_filename}:{line}"
+            raise FunctionFailed(400, f"{self.described} failed{place}: {problem}") from None
 
 
 def _made(name: str, given: dict[str, Any]) -> Reply | GivenError:
@@ -106,18 +115,19 @@ def _made(name: str, given: dict[str, Any]) -> Reply | GivenError:
         said["tool_calls"] = [_tool_call(call, f"call_{name}_{place}") for place, call in enumerate(calls)]
     if not said:
         raise ProgramError("reply: give a text, tool_calls, a refusal, reasoning or a status")
-    message = {"role": "assistant", "content": None} | said
-    ending = {key: given.get(key) for key in ("finish_reason", "usage")}
     try:
-        read = entries.read({"messages": [message], **ending})
+        read = entries.read(given | {"messages": [{"role": "assistant", "content": None} | said]})
     except EntryError as error:
-        raise ProgramError(f"reply: {str(error).removeprefix('message 0: ')}") from None
+        hint = "" if isinstance(given.get("text", ""), str) else "; for JSON give json.dumps(...)"
+        raise ProgramError(f"reply: {str(error).removeprefix('message 0: ')}{hint}") from None
     return Reply(wire.first(read.recording), wire.text(name), read.details.get(0))
 
 
 def _tool_call(call: Any, call_id: str) -> Any:
     """A tool call as the API has it; it may be given as its name and arguments alone."""
     if isinstance(call, dict) and "name" in call:
+        if unknown := call.keys() - {"name", "arguments", "id", "type"}:
+            raise ProgramError(f"reply: there is no {unknown.pop()!r} in a tool call: give name, arguments, id")
         function = {"name": call["name"], "arguments": call.get("arguments", {})}
         return {"id": call.get("id", call_id), "function": function}
     return {"id": call_id} | call if isinstance(call, dict) else call

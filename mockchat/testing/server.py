@@ -7,7 +7,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from functools import lru_cache
@@ -19,7 +19,7 @@ from mockchat.core.entries import Conversation, DatasetError
 from mockchat.core.index import ResponseIndex
 from mockchat.core.program import ProgramError
 from mockchat.server import app, options
-from mockchat.server.app import ChatServer
+from mockchat.server.errors import NOT_RECORDED
 from mockchat.server.record_file import RecordFile
 from mockchat.server.simulation import BY_HEADER, Fault
 from mockchat.testing.replies import Given, ReplyFunction, Request
@@ -38,9 +38,9 @@ _NOT_STRICT = "where that is meant: mockchat.strict = False, or @pytest.mark.moc
 class MockServer:
     """A running server, made by `serve`. Clients need its `base_url`, and a key, such as `api_key`.
 
-    `requests` are those so far, in order. While `strict` is true, `check` fails for requests that missed and replies
-    that were not asked for; with pytest, so does the end of each test. Where it `expects_requests`, it fails without
-    any too.
+    `requests` are those so far, in order. While `strict` is true, `check` fails for requests that missed or failed at
+    the upstream, and for replies that were not asked for; with pytest, so does the end of each test. Where it
+    `expects_requests`, it fails without any too. While `strict` is false, the upstream is not asked.
     """
 
     base_url: str
@@ -52,15 +52,14 @@ class MockServer:
         self.strict = strict
         self.expects_requests = False
         self.hint = ""  # Ends the report of misses.
-        chosen = options.from_keywords(given, beside=["strict"])
+        chosen = options.from_keywords(given, beside=["data", "strict"])
         chosen.fault.append(Fault(BY_HEADER))
         self._stitch = not chosen.no_stitch
         index = ResponseIndex(_read(data, self._stitch), chosen.ignore)
         self.route = WatchedChat(index, **options.of_route(chosen))
         self.requests: list[Request] = self.route.requests
         if record:
-            base_url, file = record
-            self.route.upstream = WatchedUpstream(base_url, index, file)
+            self.route.upstream = WatchedUpstream(*record, index, lambda: self.strict)
         self.api_key: str = [*chosen.api_key, (record and os.environ.get("OPENAI_API_KEY")) or "any"][0]
 
     @property
@@ -100,9 +99,12 @@ class MockServer:
         """Raise `AssertionError` where a request missed or a reply was not asked for, unless `strict` is false."""
         problem = ""
         if self.expects_requests and not self.requests:
-            problem = "nothing asked this server: a client that was made before the test goes elsewhere"
+            problem = "nothing asked this server: did the program make its client before the test? Then it needs "
+            problem += "`mockchat_env = true` or `mockchat_url`. Or has the client another base_url?"
         elif self.misses:
             problem = f"requests that missed: {len(self.misses)}"
+        elif self.route.upstream and (failed := sum(self.route.upstream.failed.values())):
+            problem = f"requests that failed at the upstream, and are not recorded: {failed}"
         elif left := [given.described for given in self.route.given if not self.route.times[given]]:
             problem = f"replies that nothing asked for: {'; '.join(left)}"
         if problem and self.strict:
@@ -110,16 +112,16 @@ class MockServer:
 
     def report(self) -> str:
         """A line for each request that was refused, with the reason."""
-        refused = [(number, request) for number, request in enumerate(self.requests) if request.error]
-        lines = [f"requests[{number}]: {request.status}, {request.error}" for number, request in refused]
-        return "\n".join([*lines, self.hint] if self.misses and self.hint else lines)
+        lines = [f"requests[{n}]: {each.status}, {each.error}" for n, each in enumerate(self.requests) if each.error]
+        told = "\n".join(lines)
+        return f"{told}\n{self.hint}".rstrip() if f", {NOT_RECORDED}" in told else told
 
 
 class Listener:
     """A thread that listens on a port until it is closed; one `MockServer` after the other answers there."""
 
     def __init__(self) -> None:
-        self._server = ChatServer(WatchedChat(ResponseIndex(())))
+        self._server = app.ChatServer(WatchedChat(ResponseIndex(())))
         self._server.route.writer.closing = True
         self._loop: asyncio.AbstractEventLoop
         self._closed = asyncio.Event()
@@ -170,9 +172,10 @@ class Listener:
             started.set_exception(error)
 
 
-def _read(data: Recordings, stitch: bool) -> list[Conversation]:
+def _read(data: Any, stitch: bool) -> list[Conversation]:
     """The conversations of recordings. Raises `DatasetError`."""
-    given: Sequence[Any] = [data] if isinstance(data, str | os.PathLike | Mapping) else data
+    is_one = isinstance(data, str | os.PathLike | Mapping) or not isinstance(data, Iterable)
+    given: Iterable[Any] = [data] if is_one else data
     conversations = []
     for number, recording in enumerate(given):
         if isinstance(recording, str | os.PathLike):
@@ -181,6 +184,8 @@ def _read(data: Recordings, stitch: bool) -> list[Conversation]:
             conversations += _load(path, stitch, version)
         elif isinstance(recording, Mapping) and "role" in recording:
             raise DatasetError(f"recording {number} is a message: give a list of conversations, each a list of them")
+        elif not isinstance(recording, Iterable):
+            raise DatasetError(f"recording {number} is {recording!r}: give a file or a list of messages")
         else:
             entry = recording if isinstance(recording, Mapping) else {"messages": list(recording)}
             conversations.append(entries.conversation(entry, f"recording {number}"))

@@ -5,7 +5,7 @@ A request is in the list before its client receives the answer.
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -23,9 +23,10 @@ from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.http import ABORTED, Answer, AnswerWriter, HttpRequest
 from mockchat.server.memory import Memory
 from mockchat.server.paths import PATH
+from mockchat.server.record_file import RecordFile
 from mockchat.server.request import ChatRequest, read_request, read_settings
 from mockchat.server.route import FAULT_TOLD, ChatCompletions
-from mockchat.server.upstream import Upstream
+from mockchat.server.upstream import Upstream, _Exchange
 from mockchat.testing.replies import FunctionFailed, Given, GivenError, Request
 
 
@@ -38,6 +39,7 @@ class WatchedChat(ChatCompletions):
 
     def __init__(self, index: ResponseIndex, **options: Any) -> None:
         super().__init__(index, **options, grows=True)
+        self.upstream: WatchedUpstream | None = None
         self.is_open = False  # Only while a test runs.
         self.requests: list[Request] = []
         self.given: list[Given] = []
@@ -101,12 +103,11 @@ class WatchedChat(ChatCompletions):
         times = self.times[self._source]
         if missed:
             raise missed
-        if self.upstream and not loaded and times >= len(replies):
+        if self.upstream and self.upstream.is_asked() and not loaded and times >= len(replies):
             raise NotRecorded(lambda: Diagnosis("messages", "its recorded replies were all given"), read.history)
         return read._replace(replies=[replies[min(times, len(replies) - 1)]])
 
     def _keep(self, asked: Request, request: HttpRequest, answer: Answer) -> Answer:
-        """Add a request and its outcome to the list."""
         self.requests.append(self._outcome(asked, request, answer))
         return answer
 
@@ -133,14 +134,25 @@ class WatchedChat(ChatCompletions):
 
 
 class WatchedUpstream(Upstream):
-    """Is not asked for an error that a test gave; records each answer, for an equal question is asked on purpose."""
+    """Is asked if the test is strict, but not for an error that it gave. Records each answer, to equal requests too."""
+
+    def __init__(self, base_url: str, file: RecordFile, index: ResponseIndex, is_asked: Callable[[], bool]) -> None:
+        super().__init__(base_url, index, file)
+        self.is_asked = is_asked
+        self.failed: dict[bytes, bool] = {}  # By body: whether the last exchange failed.
 
     def answer(
         self, writer: AnswerWriter, memory: Memory, request: HttpRequest, body: bytes, problem: ApiError
     ) -> "Answer | asyncio.Future[Answer]":
-        if isinstance(problem, GivenError):
+        if isinstance(problem, GivenError) or not self.is_asked():
             return writer.error(request, problem)
         return super().answer(writer, memory, request, body, problem)
+
+    async def _ask(self, exchange: _Exchange, is_readable: bool) -> Conversation | None:
+        try:
+            return await super()._ask(exchange, is_readable)
+        finally:
+            self.failed[exchange.body] = exchange.status != 200 or exchange.error is not None
 
     def _is_new(self, history: bytes, asked: dict[str, Any]) -> bool:
         return True

@@ -33,13 +33,13 @@ def said(*turns: str) -> Diagnosis:
     [
         (["hi", "hello", "how are you!"], "messages[2]", "messages[2] differs at character 11: sent 'how are you!' "),
         (["hi", "hello", "how are you!"], "messages[2]", "recorded 'how are you?' (U+003F)"),
-        (["hi", "hello", "how are you!"], "messages[2]", "the closest recording there is conversation one"),
-        (["hi", "hello", "how do"], "messages[2]", "the closest recording there is conversation two"),
+        (["hi", "hello", "how are you!"], "messages[2]", "the closest recording is conversation one"),
+        (["hi", "hello", "how do"], "messages[2]", "the closest recording is conversation two"),
         (["hi", "hello", "zzz"], "messages[2]", "differs at character 0"),
         (
             ["good night"],
             "messages[0]",
-            "recorded 'good morning' (U+006D); the closest recording there is conversation three",
+            "recorded 'good morning' (U+006D); the closest recording is conversation three",
         ),
         (["hi", "good evening"], "messages[1]", "recorded 'hello'"),
         (
@@ -76,9 +76,19 @@ def test_a_diagnosis_says_where_and_how(turns: list[str], param: str, text: str)
     assert text in diagnosis[1]
 
 
+def test_what_is_shown_is_printable_and_short() -> None:
+    calls = [{"id": str(number), "function": {"name": "weather", "arguments": "{}"}} for number in range(5000)]
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None, "tool_calls": calls}]
+    recorded = entries.conversation({"id": "a\n\x1b[2J", "messages": messages}, "")
+    told = explain(index_of(recorded), [*recorded.messages[:1], wire.message("assistant", "hello")]).text
+    assert told.endswith(r"conversation 'a\n\x1b[2J'")
+    assert told.isprintable()
+    assert len(told) < 300
+
+
 def test_nothing_recorded() -> None:
-    assert explain(index_of(), []).text.endswith("nothing is recorded")
-    assert explain(index_of(), [wire.message("user", "hi")]).param == "messages[0]"
+    for history in ([], [wire.message("user", "hi")]):
+        assert explain(index_of(), history) == ("messages", "nothing is recorded")
 
 
 @given(recordings(), histories)
@@ -89,7 +99,7 @@ def test_the_position_is_the_first_that_no_recording_has(
     if not index.replies(wire.join(history)):
         diagnosis = explain(index, history)
         expected = naive_known(conversations, history)
-        place = f"messages[{expected}]" if expected < len(history) else "messages"
+        place = f"messages[{expected}]" if conversations and expected < len(history) else "messages"
         assert diagnosis.param.startswith(place)
         assert diagnosis.text.isprintable()
 
@@ -193,7 +203,7 @@ STARS = "user:How many stars are in the sky?"
         (
             ["system:Be terse!", "user:How many moons does Mars own?"],
             "messages[0] differs at character 8: sent 'Be terse!' (U+0021), recorded 'Be terse.' (U+002E); "
-            "the closest recording there is conversation moons",
+            "the closest recording is conversation moons",
         ),
         (["user:How many stars are there?"], "messages[0] differs at character 19: "),
         (["system:Be terse!", "user:Something else entirely"], "messages[0] differs at character 8: "),

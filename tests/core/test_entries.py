@@ -158,6 +158,13 @@ def of(message: Any) -> dict[str, Any]:
     return {"conversations": [message]}
 
 
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
@@ -194,6 +201,9 @@ def of(message: Any) -> dict[str, Any]:
         (of({"from": "martian", "value": "x"}), "message 0: from must be one of user, "),
         (of({"from": "martian", "value": "x"}), ", human, gpt, "),
         (of({"from": "martian", "value": "x"}), ", not 'martian'"),
+        (of({"role": "assistant", "content": "x", "foo": nested(1000)}), "message 0 is nested too deeply"),
+        (of({"role": "assistant", "content": "x", "refusal": nested(1000)}), "message 0 is nested too deeply"),
+        ({"messages": [], "usage": {"a": nested(300)}}, '"usage" is nested too deeply'),
     ],
 )
 def test_what_is_wrong_with_an_entry_is_said(entry: Any, reason: str) -> None:

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 import ujson
@@ -95,14 +96,44 @@ def test_lone_surrogates_are_json() -> None:
     assert wire.parse(b'"\\ud800"') == "\ud800"
 
 
-def test_too_many_containers_are_counted_in_texts_too() -> None:
-    most = wire.MOST_CONTAINERS
-    assert not wire.has_too_many_containers(b"[" * most)
-    assert wire.has_too_many_containers(b"[" * (most + 1))
-    assert wire.has_too_many_containers(b'"%b' % (b"{" * most + b"["))
-    assert not wire.has_too_many_containers(b'{"a":"' + b'\\"' * 3000 + b"," * 3_000_000)
-    with pytest.raises(ValueError, match="has more than 1,000,000 arrays and objects"):
-        wire.canonical("[" + "[]," * most + "[]]")
+def test_too_many_values_are_counted_in_texts_too() -> None:
+    most = wire.MOST_VALUES
+    assert not wire.has_too_many_values(b"[" * most)
+    assert wire.has_too_many_values(b"[" * (most + 1))
+    assert wire.has_too_many_values(b'"%b' % (b"{" * (most - 1) + b"[,"))
+    assert not wire.has_too_many_values(b'{"a":"' + b'\\"' * 3_000_000 + b"." * 3_000_000)
+
+
+def test_a_long_value_is_only_sorted() -> None:
+    """Python's parser, which reads fractions, would hold up other clients."""
+    long = "x" * 1024 * 1024
+    with pytest.raises(ValueError, match="has more than 1,048,576 bytes"):
+        wire.canonical(f'["{long}"]')
+    assert wire.canonical_of({"b": 1.0, "a": long}) == b'{"a":"%b","b":1.0}' % long.encode()
+    assert wire.canonical_of({"b": 1.0, "a": "x"}) == b'{"a":"x","b":1}'
+
+
+@pytest.mark.parametrize(
+    "value", [[float("nan"), 10**30], [float("-inf"), "\ud800"], {"a": (float("inf"), {"\udc00": 1})}]
+)
+def test_no_number_is_written_that_is_no_json(value: Any) -> None:
+    """Whatever else has Python's encoder write it."""
+    assert "null" in json.dumps(wire.parse(wire.json_of(value)))
+
+
+@pytest.mark.parametrize("inner", ["", '"\\ud800"', "1.5"])
+def test_depth_is_counted_whatever_is_on_the_stack(inner: str) -> None:
+    def below(frames: int, depth: int) -> bool:
+        if frames:
+            return below(frames - 1, depth)
+        try:
+            wire.canonical("[" * depth + inner + "]" * depth)
+        except ValueError:
+            return False
+        return True
+
+    for depth in (200, 300, 900, 970, 980):
+        assert {below(frames, depth) for frames in (0, 50, 200, 500)} == {depth == 200}
 
 
 @pytest.mark.parametrize("depth", [300, 600, 100_000])

@@ -534,7 +534,11 @@ async def test_a_long_body_that_can_not_be_read_is_one_line(connect: Connect, ai
     client = await aiohttp_client(MockServer(max_body_size=2**22))
     raw = await connect(client)
     for body, status, told in (
-        (b'{"messages":[' + b"[]," * 1_000_000 + b"[]]}", 413, "more than the 1,000,000 arrays and objects that this"),
+        (
+            b'{"messages":[' + b"[]," * 1_000_000 + b"[]]}",
+            413,
+            "more than the 1,000,000 brackets, braces and commas that",
+        ),
         (b"x" * 2_000_000, 400, "is not JSON"),
     ):
         await raw.send(post(body))

@@ -15,7 +15,7 @@ from tests.testing.project import run
 pytest_plugins = ["pytester"]
 
 SDK = """
-import functools, os, threading
+import functools, os, sys, threading
 import openai, pytest
 
 HI = {"role": "user", "content": "hi"}
@@ -79,8 +79,7 @@ def answers(text: str) -> list[str]:
 # One address
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")])
-def test_clients_that_are_made_once(project: pytest.Pytester, arguments: tuple[str, ...]) -> None:
+def test_clients_that_are_made_once(project: pytest.Pytester) -> None:
     project.makepyfile(
         SDK
         + """
@@ -115,7 +114,7 @@ def test_without_a_server(once):
         said(once)
 """
     )
-    run(project, *arguments).assert_outcomes(passed=9)
+    run(project).assert_outcomes(passed=9)
 
 
 def test_requests_of_an_earlier_test_do_not_reach_it(project: pytest.Pytester) -> None:
@@ -187,9 +186,9 @@ def test_an_app_that_is_made_at_its_import(project: pytest.Pytester) -> None:
     assert "OPENAI_BASE_URL" not in os.environ
 
 
-@pytest.mark.parametrize("scope", ["function", "session"])
-def test_async_tests_with_one_client(project: pytest.Pytester, scope: str) -> None:
-    project.makeini(f"[pytest]\nasyncio_mode = auto\nasyncio_default_test_loop_scope = {scope}\n")
+def test_async_tests_with_one_client(project: pytest.Pytester) -> None:
+    """With a loop for each test, and with one for all."""
+    project.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function")
     project.makepyfile(
         """
         import asyncio, openai, pytest
@@ -198,8 +197,7 @@ def test_async_tests_with_one_client(project: pytest.Pytester, scope: str) -> No
         def client(mockchat_url):
             return openai.AsyncOpenAI(base_url=mockchat_url, api_key="any", max_retries=0)
 
-        @pytest.mark.parametrize("number", range(3))
-        async def test_one(client, mockchat, number):
+        async def ask_often(client, mockchat, number):
             mockchat.reply(lambda request: request.body["messages"][0]["content"].upper())
 
             async def ask(text):
@@ -209,10 +207,18 @@ def test_async_tests_with_one_client(project: pytest.Pytester, scope: str) -> No
             texts = [f"text {number} {each}" for each in range(20)]
             assert await asyncio.gather(*map(ask, texts)) == [text.upper() for text in texts]
             assert len(mockchat.requests) == 20
+
+        @pytest.mark.parametrize("number", range(2))
+        async def test_in_a_loop_of_its_own(client, mockchat, number):
+            await ask_often(client, mockchat, number)
+
+        @pytest.mark.parametrize("number", range(2))
+        @pytest.mark.asyncio(loop_scope="session")
+        async def test_in_the_session_s_loop(client, mockchat, number):
+            await ask_often(client, mockchat, number)
         """
     )
-    # In a process of its own: older versions of pytest-asyncio leave an event loop unclosed.
-    project.runpytest_subprocess("-p", "no:hypothesispytest").assert_outcomes(passed=3)
+    run(project, "-p", "asyncio").assert_outcomes(passed=4)
 
 
 # What a test says comes first
@@ -288,10 +294,30 @@ def test_fails(mockchat):
     with client(mockchat.base_url) as asking, pytest.raises(openai.BadRequestError):
         said(asking)
 
+def test_fails_by_pytest(mockchat):
+    mockchat.reply(lambda request: pytest.fail("another model"))
+    with client(mockchat.base_url) as asking, pytest.raises(openai.BadRequestError):
+        said(asking)
+
+def test_exits(mockchat):
+    mockchat.reply(lambda request: sys.exit(3))
+    with client(mockchat.base_url) as asking, pytest.raises(openai.BadRequestError):
+        said(asking)
+
 def test_returns_rubbish(mockchat):
     mockchat.reply(lambda request: {"txt": "x"})
     with client(mockchat.base_url) as asking, pytest.raises(openai.BadRequestError):
         said(asking)
+
+def test_fails_elsewhere(mockchat):
+    mockchat.reply(lambda request: mockchat.reply(status=200))
+    with client(mockchat.base_url) as asking, pytest.raises(openai.BadRequestError):
+        said(asking)
+
+def test_async(mockchat):
+    async def answer(request):
+        return "never"
+    mockchat.reply(answer)
 
 def test_never_asked(mockchat):
     def nobody(request):
@@ -309,13 +335,20 @@ def test_loads(mockchat):
 """
     )
     result = run(project)
-    result.assert_outcomes(passed=4, failed=3)
+    result.assert_outcomes(passed=4, failed=7)
     result.stdout.fnmatch_lines(
         [
             "*_ test_fails _*",
-            "requests[[]0]: 400, the function answer failed: AssertionError: assert 'm' == 'other'*",
+            "requests[[]0]: 400, the function answer failed at */test_functions.py:*: AssertionError: assert 'm' == *",
+            "*_ test_fails_by_pytest _*",
+            "requests[[]0]: 400, the function <lambda> failed at */test_functions.py:*: Failed: another model",
+            "*_ test_exits _*",
+            "requests[[]0]: 400, the function <lambda> failed at */test_functions.py:*: SystemExit: 3",
             "*_ test_returns_rubbish _*",
             "requests[[]0]: 400, the function <lambda> failed: *'txt'*",
+            "*_ test_fails_elsewhere _*",
+            "requests[[]0]: 400, the function <lambda> failed at */test_functions.py:*: reply: the status 200 *",
+            "E *ProgramError: reply: the function must not be async: *",
             "*_ test_never_asked _*",
             "replies that nothing asked for: the function nobody (*)",
         ]
@@ -325,14 +358,20 @@ def test_loads(mockchat):
 # Strict sees all
 
 
-def test_strict(project: pytest.Pytester) -> None:
-    project.makepyfile(
+def test_strict(pytester: pytest.Pytester) -> None:
+    """Recording is not advised where it would not help, though nothing is recorded."""
+    pytester.makepyfile(
         SDK
         + """
 @pytest.mark.parametrize("path", ["responses", "embeddings"])
 def test_unknown_path(mockchat, path):
     with client(mockchat.base_url) as asking, pytest.raises(openai.NotFoundError):
         asking.post(f"/{path}", body={"model": "m", "input": "x"}, cast_to=object)
+
+def test_function(mockchat):
+    mockchat.reply(lambda request: 1 / 0)
+    with client(mockchat.base_url) as asking, pytest.raises(openai.BadRequestError):
+        said(asking)
 
 elsewhere = client("http://127.0.0.1:9/v1")
 
@@ -348,18 +387,21 @@ def test_asks_nothing_and_has_the_server_only(mockchat):
     pass
 """
     )
-    result = run(project)
-    result.assert_outcomes(passed=2, failed=3)
+    result = run(pytester)
+    result.assert_outcomes(passed=2, failed=4)
     result.stdout.fnmatch_lines(
         [
             "requests that missed: 1 *",
             "requests[[]0]: 404, Unknown path /v1/responses: *this is the Responses API*",
             "requests that missed: 1 *",
             "requests[[]0]: 404, Unknown path /v1/embeddings: *",
+            "requests that missed: 1 *",
+            "requests[[]0]: 400, the function <lambda> failed at */test_strict.py:*: ZeroDivisionError: *",
             "*_ test_asks_elsewhere _*",
-            "nothing asked this server: a client that was made before the test goes elsewhere (*",
+            "nothing asked this server: *before the test? *`mockchat_env = true` or `mockchat_url`. *base_url[?] (*",
         ]
     )
+    result.stdout.no_fnmatch_line("*Nothing is recorded*")
 
 
 def test_a_miss_without_any_recordings(pytester: pytest.Pytester) -> None:
@@ -457,7 +499,7 @@ def test_a_file_of_its_own(project: pytest.Pytester, upstream: MockServer) -> No
     missing = run(project)
     missing.assert_outcomes(passed=1, failed=1)
     missing.stdout.fnmatch_lines(["(Nothing is recorded in */tests/unit/weather.jsonl: *"])
-    result = run(project, f"--mockchat-record={upstream.base_url}", "-n", "2")
+    result = run(project, f"--mockchat-record={upstream.base_url}")
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["*= mockchat =*", f"Answers recorded into {tests}/weather.jsonl: 1"])
     assert answers((tests / "weather.jsonl").read_text()) == ["recorded"]
@@ -533,4 +575,4 @@ def test_the_marker_s_in_place_of_it(mockchat):
     run(project).assert_outcomes(passed=2)
     wrong = run(project, "-o", "mockchat_ignore=(")
     wrong.assert_outcomes(passed=1, errors=1)
-    wrong.stdout.fnmatch_lines(["mockchat: ignore: '(' is no regular expression*"])
+    wrong.stdout.fnmatch_lines(["mockchat_ignore: '(' is no regular expression*"])

@@ -257,26 +257,9 @@ def test_beside_asyncio_and_aiohttp(project: pytest.Pytester) -> None:
                 assert await response.text() == "hello"
         """
     )
-    run(project).assert_outcomes(passed=2)
-
-
-def test_under_xdist(project: pytest.Pytester) -> None:
-    project.makepyfile(
-        ASK
-        + """
-import pytest
-
-@pytest.mark.parametrize("number", range(4))
-def test_one(mockchat, number):
-    assert ask(mockchat.base_url, "hi") == "hello"
-
-def test_miss(mockchat):
-    ask(mockchat.base_url, "ho")
-"""
-    )
-    result = run(project, "-n", "2")
-    result.assert_outcomes(passed=4, failed=1)
-    result.stdout.fnmatch_lines(["*- mockchat -*", "requests[[]0]: 404, *'ho'*"])
+    # With all plugins that are installed: mockchat's is one of them.
+    options = ("-p", "no:hypothesispytest", "-o", "asyncio_default_fixture_loop_scope=function")
+    project.runpytest_inprocess(*options).assert_outcomes(passed=2)
 
 
 def test_a_miss_that_is_swallowed_fails_the_test(project: pytest.Pytester) -> None:
@@ -421,16 +404,28 @@ def test_markers_that_are_refused(project: pytest.Pytester) -> None:
 
         @pytest.mark.mockchat(ttft_ms="soon")
         def test_no_number(mockchat): pass
+
+        @pytest.mark.mockchat("weather.jsonl")
+        def test_file_without_a_name(mockchat): pass
+
+        @pytest.mark.mockchat(dat="weather.jsonl")
+        def test_almost_data(mockchat): pass
+
+        @pytest.mark.mockchat(ignore="(")
+        def test_pattern(mockchat): pass
         """
     )
     result = run(project)
-    result.assert_outcomes(errors=4)
+    result.assert_outcomes(errors=7)
     result.stdout.fnmatch_lines(
         [
-            "mockchat: '503=first:1' has no name: name it, as in ttft_ms=50",
+            "mockchat: '503=first:1' has no name: name it, as in data='weather.jsonl' or ttft_ms=50",
             "mockchat: there is no option 'stric': the options are *",
             "mockchat: data: give the name of a file, not [[]'more.jsonl']",
             "mockchat: ttft_ms: 'soon' is not a number of at least 0",
+            "mockchat: 'weather.jsonl' has no name: name it, as in data='weather.jsonl' or ttft_ms=50",
+            "mockchat: there is no option 'dat': the options are *, data, strict",
+            "mockchat: ignore: '(' is no regular expression*",
         ]
     )
     result.stdout.no_fnmatch_line("*During handling*")

@@ -30,6 +30,7 @@ def test_third_leaves_before_the_end(mockchat):
 """
 )
 KEY = "OPENAI_API_KEY"
+LONG = "word " * 20_000
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def _no_ci(monkeypatch: pytest.MonkeyPatch) -> None:
 def upstream() -> Iterator[MockServer]:
     texts = ["new", "recorded", "more", "at once"]
     said = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
-    going_on = [{"role": "user", "content": "go on"}, {"role": "assistant", "content": "word " * 100_000}]
+    going_on = [{"role": "user", "content": "go on"}, {"role": "assistant", "content": LONG}]
     with serve([said, going_on]) as server:
         yield server
 
@@ -58,7 +59,7 @@ def test_what_one_test_records_the_next_one_finds(pytester: pytest.Pytester, ups
     file = pytester.path / "tests/conversations.jsonl"
     told = f"asking {upstream.base_url} for what is not recorded, and recording it into {file}"
     result.stdout.fnmatch_lines([f"mockchat: {told}", "*= mockchat =*", f"Answers recorded into {file}: 3"])
-    assert lines(file) == ["recorded", "at once", "word " * 100_000]
+    assert lines(file) == ["recorded", "at once", LONG]
     assert [request.status for request in upstream.requests] == [200, 200, 200]
     replayed = run(pytester)
     replayed.assert_outcomes(passed=3)
@@ -120,6 +121,113 @@ def test_an_error(mockchat):
     )
 
 
+def test_what_a_test_that_is_not_strict_asks_is_not_recorded(pytester: pytest.Pytester, upstream: MockServer) -> None:
+    pytester.makepyfile(
+        SWALLOWS
+        + """
+@pytest.mark.mockchat(strict=False)
+def test_misses(mockchat):
+    swallow(mockchat, "go on")
+    assert [request.status for request in mockchat.misses] == [404]
+
+def test_misses_for_a_while(mockchat):
+    assert ask(mockchat.base_url, "new") == "recorded"
+    mockchat.strict = False
+    assert ask(mockchat.base_url, "new") == "recorded"
+    swallow(mockchat, "go on")
+
+def test_strict_again(mockchat):
+    mockchat.strict = False
+    swallow(mockchat, "go on")
+    mockchat.strict = True
+    assert ask(mockchat.base_url, "go on")
+    mockchat.strict = False
+"""
+    )
+    for _ in range(2):
+        run(pytester, f"--mockchat-record={upstream.base_url}", "-k", "not again").assert_outcomes(
+            passed=2, deselected=1
+        )
+        assert lines(pytester.path / "tests/conversations.jsonl") == ["recorded"]
+        assert len(upstream.requests) == 1
+        run(pytester, "-k", "not again").assert_outcomes(passed=2, deselected=1)
+    run(pytester, f"--mockchat-record={upstream.base_url}").assert_outcomes(passed=3)
+    assert len(upstream.requests) == 2
+
+
+def test_what_failed_at_the_upstream_fails_the_test(pytester: pytest.Pytester, upstream: MockServer) -> None:
+    answers = {"tried again": iter([{"status": 429}, "done"]), "refused": iter([{"status": 401}])}
+    upstream.reply(lambda request: next(answers[request.body["messages"][0]["content"]]))
+    pytester.makepyfile(
+        SWALLOWS
+        + """
+def test_tried_again(mockchat):
+    swallow(mockchat, "tried again")
+    assert ask(mockchat.base_url, "tried again") == "done"
+
+def test_refused(mockchat):
+    mockchat.reply("given")
+    assert ask(mockchat.base_url, "given") == "given"
+    swallow(mockchat, "refused")
+    assert mockchat.misses == []
+"""
+    )
+    result = run(pytester, f"--mockchat-record={upstream.base_url}")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*_ test_refused _*",
+            "requests that failed at the upstream, and are not recorded: 1 (*",
+            "requests[[]1]: 401, the upstream answered so: A fault that was asked for: status 401",
+        ]
+    )
+    result.stdout.no_fnmatch_line("(Nothing is recorded *")
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcomes"),
+    [("disconnect=1", {"failed": 4}), ("stall=1", {"passed": 4, "errors": 4})],
+    ids=["cut", "slow"],
+)
+def test_an_answer_that_never_came_whole(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, fault: str, outcomes: dict[str, int]
+) -> None:
+    """It is cut before its first byte, or in the middle of its stream; or it does not come at all."""
+    monkeypatch.setattr("mockchat.testing.server._FINISHING", 0.1)
+    pytester.makepyfile(
+        SWALLOWS
+        + """
+@pytest.mark.parametrize("number", range(4))
+def test_one(mockchat, number):
+    body = b'{"messages": [{"role": "user", "content": "hi"}], "stream": true}'
+    try:
+        with urllib.request.urlopen(mockchat.base_url + "/chat/completions", body, timeout=0.2) as answer:
+            answer.read()
+    except OSError:
+        pass
+"""
+    )
+    hi = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello " * 50}]
+    with serve([hi], fault=fault, random_seed=1) as failing:
+        result = run(pytester, f"--mockchat-record={failing.base_url}")
+    result.assert_outcomes(**outcomes)
+    result.stdout.fnmatch_lines(["requests that failed at the upstream, and are not recorded: 1 (*"])
+
+
+@pytest.mark.parametrize("named", ["tests/chats.jsonl", "tests/c*.jsonl"])
+def test_a_project_whose_path_looks_like_a_glob(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, upstream: MockServer, named: str
+) -> None:
+    monkeypatch.chdir(pytester.mkdir("a[1]"))
+    Path("pytest.ini").write_text(f"[pytest]\nmockchat_data = {named}")
+    test = '\ndef test_one(mockchat):\n    assert ask(mockchat.base_url, "new") == "recorded"\n'
+    Path("test_it.py").write_text(ASK + test)
+    recording = ("-o", "mockchat_data=tests/chats.jsonl", f"--mockchat-record={upstream.base_url}")
+    run(pytester, "test_it.py", *recording).assert_outcomes(passed=1)
+    run(pytester, "test_it.py").assert_outcomes(passed=1)
+    assert len(upstream.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -161,15 +269,17 @@ def test_not_in_ci(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, c
 
 
 def test_under_xdist_all_processes_record_into_one_file(pytester: pytest.Pytester, upstream: MockServer) -> None:
-    """Both ask the same at the same time: the line is written once."""
+    """Both ask the same at the same time: the line is written once. A miss of theirs is told too."""
     pytester.makepyfile(
-        ASK
+        SWALLOWS
         + """
-import pytest
+@pytest.fixture(scope="session")
+def once(mockchat_url):
+    return mockchat_url
 
 @pytest.mark.parametrize("number", range(20))
-def test_new(mockchat, number):
-    assert ask(mockchat.base_url, "new") == "recorded"
+def test_new(mockchat, once, number):
+    assert ask(once, "new") == "recorded"
 
 @pytest.mark.parametrize("number", range(20))
 def test_own(mockchat, number):
@@ -179,25 +289,35 @@ def test_own(mockchat, number):
         body = json.dumps({"messages": messages, "n": 2}).encode()
         urllib.request.urlopen(mockchat.base_url + "/chat/completions", body).read()
     assert ask(mockchat.base_url, "new", "recorded", "more") == "at once"
+
+@pytest.mark.mockchat(strict=False)
+def test_miss(mockchat):
+    ask(mockchat.base_url, "ho")
 """
     )
-    result = run(pytester, f"--mockchat-record={upstream.base_url}", "-n", "2")
-    result.assert_outcomes(passed=40)
+    result = run(pytester, f"--mockchat-record={upstream.base_url}", "-p", "xdist", "-n", "2")
+    result.assert_outcomes(passed=40, failed=1)
     file = pytester.path / "tests/conversations.jsonl"
     assert sorted(lines(file)) == ["at once", "recorded"]
     result.stdout.fnmatch_lines(
-        ["*= mockchat =*", "Answers recorded into *", "Passed on but not recorded: answers with several choices"]
+        [
+            "*- mockchat -*",
+            "requests[[]0]: 404, *'ho'*",
+            "*= mockchat =*",
+            "Answers recorded into *",
+            "Passed on but not recorded: answers with several choices",
+        ]
     )
     run(pytester, "-k", "test_new").assert_outcomes(passed=20)
 
 
 def test_a_line_that_a_crash_cut_off_is_moved_away_and_told(pytester: pytest.Pytester, upstream: MockServer) -> None:
-    pytester.makepyfile(TEST)
+    pytester.makepyfile(ASK + '\ndef test_one(mockchat):\n    assert ask(mockchat.base_url, "new") == "recorded"\n')
     file = pytester.mkdir("tests") / "conversations.jsonl"
     file.write_text('{"id":"068860104134ff31","messages":[{"role":"us')
     result = run(pytester, f"--mockchat-record={upstream.base_url}")
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
         ["*= mockchat =*", f"{file}: line 1 was never finished, *: it is moved to {file}.unfinished"]
     )
-    assert lines(file) == ["recorded", "at once", "word " * 100_000]
+    assert lines(file) == ["recorded"]

@@ -144,7 +144,10 @@ def test_what_is_left_over(server: MockServer) -> None:
     [
         ({}, "give a text, tool_calls, a refusal, reasoning or a status"),
         ({"tool_calls": []}, "give a text, tool_calls, a refusal, reasoning or a status"),
-        ({"text": 5}, "content must be a string, a list of parts, or null"),
+        (
+            {"text": {"content": "x"}},
+            "content must be a string, a list of parts, or null; for JSON give json.dumps(...)",
+        ),
         ({"status": 200}, "the status 200 is no error's: give one from 400 to 599"),
         ({"status": "429"}, "the status '429' is no error's: give one from 400 to 599"),
         ({"status": 429, "finish_reason": "stop"}, "a status is an error's, which has a text at most"),
@@ -152,6 +155,7 @@ def test_what_is_left_over(server: MockServer) -> None:
         ({"refusal": "no", "status": 429}, "a status is an error's, which has a text at most"),
         ({"tool_calls": [{"nam": "f"}]}, "tool_calls[0].function must be an object"),
         ({"tool_calls": ["f"]}, "tool_calls[0] must be an object"),
+        ({"tool_calls": {"name": "f", "args": {}}}, "there is no 'args' in a tool call: give name, arguments, id"),
         ({"text": "", "finish_reason": 5}, '"finish_reason" is a number, not a string'),
     ],
 )

@@ -106,6 +106,8 @@ def test_forms_of_recordings(data: Recordings) -> None:
         ("nowhere.json", "nowhere.json: No such file or directory"),
         ([HI, HELLO], "recording 0 is a message: give a list of conversations, each a list of them"),
         ([{"id": "x"}], 'recording 0: must have either "conversations" or "messages"'),
+        (5, "recording 0 is 5: give a file or a list of messages"),
+        ([[HI], None], "recording 1 is None: give a file or a list of messages"),
         ([[HI], ["hi"]], "recording 1: message 0 is a string, not an object"),
         ([[{"role": "user"}]], 'recording 0: message 0 lacks "content"'),
     ],
