@@ -123,7 +123,7 @@ class _Exchange:
 class Upstream:
     """Forwards requests to the server at `base_url`, and records good answers in `file` and in `index`.
 
-    `timeout` is in seconds, for the head of an answer and between its parts.
+    `timeout` is in seconds, for the head of an answer and between its parts; an exchange ends after an hour.
     """
 
     def __init__(self, base_url: str, index: ResponseIndex, file: RecordFile, timeout: float = TIMEOUT) -> None:

@@ -37,9 +37,7 @@ def test_any_other_path_names_the_route(path: str) -> None:
 @pytest.mark.parametrize("more", [":", "/v1", "/responses", "/", "/v1/messages"])
 def test_a_path_that_nearly_matches_takes_no_time(path: str, more: str) -> None:
     """A hundred of 8,000 colons took 23 seconds."""
-    assert unknown(path + more * 1_000_000 + "\n").startswith(
-        "Unknown path /" if path or more != ":" else "Unknown path :"
-    )
+    assert unknown(path + more * 1_000_000 + "\n").startswith(f"Unknown path {path}{more}")
 
 
 def test_a_long_path_is_cut() -> None:
