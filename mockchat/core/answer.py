@@ -120,10 +120,7 @@ def _without(known: bytes, answer: bytes) -> bytes:
 
 
 def read_stream(answer: bytes) -> Stream:
-    """Read a stream of `chat.completion.chunk` objects up to `[DONE]` or its end. Raises `BadAnswer`.
-
-    A piece or another finish_reason after a finish_reason is a flaw, and so is an event after `[DONE]`.
-    """
+    """Read a stream of `chat.completion.chunk` objects. What follows its end is a flaw. Raises `BadAnswer`."""
     message = _Message()
     arrivals: list[int] = []
     finish_reason = None

@@ -52,8 +52,7 @@ def _run(chosen: argparse.Namespace) -> int:
         server_logger.removeHandler(log)
     said = log.summary(server.requests_count)
     if chat.upstream:
-        lost = f"; lost {chat.upstream.lost:,}" if chat.upstream.lost else ""
-        said += f"\nRecorded {chat.upstream.recorded:,} answers into {chosen.record}{lost}"
+        said += f"\nRecorded {chat.upstream.recorded:,} answers into {chosen.record}; lost {chat.upstream.lost:,}"
     if is_writable(sys.stdout):
         print(said)
     if server.cut:

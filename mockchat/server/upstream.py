@@ -50,7 +50,7 @@ class _Exchange:
     def __init__(self, writer: AnswerWriter, memory: Memory, request: HttpRequest, body: bytes) -> None:
         self.request = request
         self.body = body
-        self.is_stream = False  # Whether the answer is forwarded as it comes.
+        self.is_stream = False  # Whether the answer is a stream of events, which is forwarded as it comes.
         self.status = 0
         self.head = b""  # The status line and the headers, without those of the connection.
         self.received = bytearray()
@@ -161,15 +161,13 @@ class Upstream:
 
     async def _ask(self, exchange: _Exchange, is_readable: bool) -> Conversation | None:
         """Complete the exchange; returns what is to be written if its answer is good."""
-        recorded = None
         try:
-            is_events = await self._talk(exchange)
+            await self._talk(exchange)
             exchange.error = None
-            answer = bytes(exchange.received)
             if exchange.status == 200:
-                recorded = self._recorded(exchange.body, is_readable, answer, is_events)
-            elif exchange.status >= 400:
-                message = f"the upstream answered so: {error_message(answer)}"
+                return self._recorded(exchange, is_readable)
+            if exchange.status >= 400:
+                message = f"the upstream answered so: {error_message(bytes(exchange.received))}"
                 if exchange.status == 404 and not self._url.path.endswith("/v1/chat/completions"):
                     message += f" (it was asked at {self._url.path}: should its base URL end in /v1?)"
                 exchange.refusal = ApiError(exchange.status, message, code=UPSTREAM)
@@ -183,10 +181,10 @@ class Upstream:
             error.__traceback__ = error.__context__ = error.__cause__ = None  # Their frames hold the exchange.
         finally:
             exchange.end()
-        return recorded
+        return None
 
-    async def _talk(self, exchange: _Exchange) -> bool:
-        """Ask the upstream. Returns whether its answer is an event stream."""
+    async def _talk(self, exchange: _Exchange) -> None:
+        """Ask the upstream, and receive its answer."""
         exchange.receive(b"")  # Nothing is asked while the memory is full.
         request = exchange.request
         headers = _end_to_end(request.headers)
@@ -200,8 +198,7 @@ class Upstream:
             if not 200 <= response.status <= 599:
                 raise BadAnswer(f"an answer with the status {response.status}")
             exchange.status, exchange.head = response.status, _head(response)
-            is_events = response.content_type == "text/event-stream"
-            exchange.is_stream = is_events and response.status == 200
+            exchange.is_stream = response.status == 200 and response.content_type == "text/event-stream"
             decoder = Decoder(response.headers.get("Content-Encoding"), MAX_ANSWER_MB)
             received = exchange.received
             async for sent in response.content.iter_any():
@@ -212,7 +209,6 @@ class Upstream:
                 if exchange.is_stream and (ends := [blank.end() for blank in BLANK_LINE.finditer(received, searched)]):
                     exchange.forward(ends[-1])
             decoder.end()
-        return is_events
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -228,12 +224,12 @@ class Upstream:
             )
         return self._session
 
-    def _recorded(self, body: bytes, is_readable: bool, answer: bytes, is_events: bool) -> Conversation | None:
+    def _recorded(self, exchange: _Exchange, is_readable: bool) -> Conversation | None:
         """Add a good answer to the index, and return it if it is new. Raises `BadAnswer` and `NotRecordable`."""
-        completion = recorder.read_answer(answer, is_events)
+        completion = recorder.read_answer(bytes(exchange.received), exchange.is_stream)
         if not is_readable:
             raise NotRecordable("requests that can't be read here")
-        parameters = wire.loads(body)
+        parameters = wire.loads(exchange.body)
         recorded = recorder.conversation(parameters, completion)
         if not self._is_new(self._index.compared(wire.join(recorded.messages[:-1])), parameters):
             return None
