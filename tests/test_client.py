@@ -108,6 +108,7 @@ def test_what_unpacks_to_nothing_is_given_up(coding: str, first: bytes, more: by
         ("gzip", gzip.compress(b"")),
         ("gzip", gzip.compress(b"a")),
     ],
+    ids=["raw", "zlib", "empty", "gzip"],  # A name of gzip's bytes would have the time in it.
 )
 @pytest.mark.parametrize("at_once", [1, 7, 10**6])
 def test_members_without_end_are_given_up(coding: str, member: bytes, at_once: int) -> None:
