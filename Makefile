@@ -17,6 +17,8 @@ CONCURRENCY ?=
 PROCESSES ?=
 WORKERS ?=
 FUZZ_TIME ?= 60
+# Tests wait for processes and sockets as much as they compute.
+TEST_PROCESSES = $(shell $(BASE_PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 ARGS ?=
 
 DATASET_URL := https://huggingface.co/datasets/anon8231489123/ShareGPT_Vicuna_unfiltered/resolve/main/ShareGPT_V3_unfiltered_cleaned_split.json
@@ -89,10 +91,10 @@ soak: $(VENV)/with-test ## attack the server, stop it and kill it, for two minut
 	@$(VENV_PYTHON) -m tests.soak.soak $(ARGS)
 
 test: $(VENV)/with-test $(VENV)/with-node ## run the tests (ARGS=options of pytest, such as --cov)
-	$(VENV_PYTHON) -m pytest --quiet --numprocesses auto --dist worksteal $(ARGS)
+	$(VENV_PYTHON) -m pytest --quiet --numprocesses $(TEST_PROCESSES) --dist worksteal $(ARGS)
 
 test-lowest: $(LOWEST)/installed $(VENV)/with-node ## run the tests with the lowest versions that setup.cfg allows
-	$(LOWEST)/bin/python -m pytest --quiet --numprocesses auto --dist worksteal $(ARGS)
+	$(LOWEST)/bin/python -m pytest --quiet --numprocesses $(TEST_PROCESSES) --dist worksteal $(ARGS)
 
 # Only wheels: where a Python is newer than a lowest version, it gets the first one that was built for it.
 $(LOWEST)/installed: setup.cfg

@@ -1,4 +1,4 @@
-"""HTTP exchanges over connections of an aiohttp `ClientSession`, at less than half of the session's CPU.
+"""HTTP exchanges over connections of an aiohttp `ClientSession`, at some 0.6 of the session's CPU.
 
 A session makes a URL, headers, cookies, timers, a parser and a task for each request. Here only the bodies differ, so
 the request head is made once, and a worker keeps its connection. Connections come from the session's connector, which
