@@ -528,7 +528,7 @@ def test_no_id_is_printed_raw(call: Call, write_dataset: WriteDataset) -> None:
 
 
 # What the lowest version of matplotlib uses, the newest pyparsing deprecates.
-@pytest.mark.filterwarnings(r"ignore:'\w+' deprecated - use:DeprecationWarning")
+@pytest.mark.filterwarnings(r"ignore:'\w+' .*deprecated:DeprecationWarning")
 def test_a_picture(base_url: str, call: Call, tmp_path: Path) -> None:
     """In the one of its forms that can be read; the other two differ in nothing but a name that matplotlib knows."""
     pytest.importorskip("matplotlib")

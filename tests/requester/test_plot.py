@@ -13,6 +13,8 @@ from tests.requester.test_report import FAILURES
 pytestmark = pytest.mark.filterwarnings(r"ignore:'\w+' deprecated - use:DeprecationWarning")
 
 
+# What the lowest version of matplotlib uses, the newest pyparsing deprecates.
+@pytest.mark.filterwarnings(r"ignore:'\w+' .*deprecated:DeprecationWarning")
 @pytest.mark.parametrize(
     "result",
     [
