@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -14,8 +15,11 @@ from hypothesis import settings
 
 pytest.register_assert_rewrite("tests.helpers", "tests.serving", "tests.programs", "tests.fuzz.properties")
 
-from tests.helpers import Clock, Connect, WriteDataset  # noqa: E402
-from tests.serving import MockServer, Raw  # noqa: E402
+from mockchat.core.index import ResponseIndex  # noqa: E402
+from mockchat.server.request import ChatRequest  # noqa: E402
+from mockchat.server.route import _read_long  # noqa: E402
+from tests.helpers import Clock, Connect, Pause, WriteDataset  # noqa: E402
+from tests.serving import PATIENCE, MockServer, Raw  # noqa: E402
 
 settings.register_profile("patient", deadline=None)  # No test depends on a time measured.
 settings.load_profile("patient")
@@ -39,6 +43,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(time, "monotonic", made)
     return made
+
+
+@pytest.fixture
+def paused_reading(monkeypatch: pytest.MonkeyPatch) -> Pause:
+    """Two events: the server sets the first when it begins to read a long body, and reads it after the second."""
+    reading, go_on = threading.Event(), threading.Event()
+
+    def read(body: bytes, index: ResponseIndex) -> ChatRequest:
+        reading.set()
+        assert go_on.wait(PATIENCE)
+        return _read_long(body, index)
+
+    monkeypatch.setattr("mockchat.server.route._read_long", read)
+    return reading, go_on
 
 
 @pytest.fixture

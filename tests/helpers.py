@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.programs import ROOT
 SAMPLE = ROOT / "data" / "sample.json"
 SHARED = ROOT.parent / "shared" / "data"
 
+Pause = tuple[threading.Event, threading.Event]
 WriteDataset = Callable[[Any], Path]
 Connect = Callable[[TestClient], Awaitable[Any]]
 

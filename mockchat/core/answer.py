@@ -23,7 +23,7 @@ _CONTENT_KEY = b'"content":'
 _NOT_ASKED_FOR = "a choice that was not asked for"
 ABOUT = ("usage", "model", "service_tier", "system_fingerprint")
 _IN_PIECES = {*TEXTS, *TEXT_KEYS.values()}  # The keys of the texts that a stream has in pieces.
-_IN_PLACE_OF_TEXT = ("tool_calls", "function_call", "refusal")
+IN_PLACE_OF_TEXT = ("tool_calls", "function_call", "refusal")
 BROKE_OFF = "a stream that broke off"  # The beginning of the cause of each incomplete stream.
 
 # Lines end in CR LF, LF or CR; CR LF is one end, not two.
@@ -210,7 +210,7 @@ class _Message:
         if self._calls:
             message["tool_calls"] = [{key: _joined(value) for key, value in call.items()} for call in self._calls]
         if message.get("content") is None:
-            message["content"] = None if any(map(message.get, _IN_PLACE_OF_TEXT)) else ""
+            message["content"] = None if any(map(message.get, IN_PLACE_OF_TEXT)) else ""
         return message
 
 

@@ -70,13 +70,13 @@ def pattern(value: str) -> str:
         raise ArgumentTypeError(f"{value!r} is no regular expression: {error}") from None
     if found:
         raise ArgumentTypeError(f"{value!r} matches the empty text: give one that matches what is to be left out")
-    if _nests(_parser.parse(value)):
+    if _repeats_what_varies(_parser.parse(value)):
         problem = f"{value!r} repeats what varies, which can take for ever"
         raise ArgumentTypeError(f"{problem}: make the outer repetition possessive, (...)++ or (...)*+")
     return value
 
 
-def _nests(parsed: Any, repeated: bool = False) -> bool:
+def _repeats_what_varies(parsed: Any, repeated: bool = False) -> bool:
     """True if a parsed pattern, or a part of one, repeats what varies: repetitions, optional parts, alternatives.
 
     `re` tries each way to divide a text among the repetitions, and can't be stopped. It does not try again what a
@@ -92,7 +92,9 @@ def _nests(parsed: Any, repeated: bool = False) -> bool:
         return True
     elif kind in ("ATOMIC_GROUP", "POSSESSIVE_REPEAT"):
         repeated = False
-    return isinstance(parsed, tuple | list | _parser.SubPattern) and any(_nests(each, repeated) for each in parsed)
+    return isinstance(parsed, tuple | list | _parser.SubPattern) and any(
+        _repeats_what_varies(each, repeated) for each in parsed
+    )
 
 
 def whole_number(value: str, least: int = 0) -> int:
@@ -114,18 +116,9 @@ IGNORE = option(
 )
 
 
-# Of https://platform.openai.com/docs/api-reference/chat/create; and what other servers have.
-_PARAMETERS = (
-    *("audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens"),
-    *("max_tokens", "modalities", "model", "parallel_tool_calls", "prediction", "presence_penalty", "reasoning_effort"),
-    *("response_format", "service_tier", "stop", "temperature", "tool_choice", "tools", "top_logprobs", "top_p"),
-    *("verbosity", "web_search_options", "min_p", "reasoning", "top_k"),
-)
-
-
 def parameter(value: str) -> str:
     """The name of a parameter that is recorded, and no misspelling of a known one."""
-    hint = "" if value in _PARAMETERS else did_you_mean(value, _PARAMETERS, likeness=0.8)
+    hint = "" if value in matching.KNOWN else did_you_mean(value, matching.KNOWN, likeness=0.8)
     if value.isidentifier() and matching.is_recorded(value) and not hint:
         return value
     hint = hint or "give one name like model, tools, temperature"

@@ -14,6 +14,13 @@ from typing import Any
 from mockchat.core import wire
 from mockchat.core.index import Replies, Reply
 
+# Of https://platform.openai.com/docs/api-reference/chat/create; and what other servers have.
+KNOWN = (
+    *("audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens"),
+    *("max_tokens", "modalities", "model", "parallel_tool_calls", "prediction", "presence_penalty", "reasoning_effort"),
+    *("response_format", "service_tier", "stop", "temperature", "tool_choice", "tools", "top_logprobs", "top_p"),
+    *("verbosity", "web_search_options", "min_p", "reasoning", "top_k"),
+)
 _NOT_RECORDED = re.compile(
     "messages|n|seed|stream|stream_options|user|store"
     "|.*(key|token|secret|password|headers?)|.*(authorization|credential|metadata|identifier|api_base).*",

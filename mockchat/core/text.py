@@ -90,7 +90,8 @@ def differ_values(sent: Any, recorded: Any, verb: str = "sent", place: str = "")
     elif isinstance(sent, list) and isinstance(recorded, list):
         steps = [(f"[{number}]", *pair) for number, pair in enumerate(zip_longest(sent, recorded))]
     for step, one, other in steps:
-        if json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True):  # To Python, 1 is the same as true.
+        # Only equal values are spelled: to Python, 1 is the same as true.
+        if one != other or json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True):
             return differ_values(one, other, verb, place + step)
     if isinstance(sent, str) and isinstance(recorded, str):
         return Difference(place, difference(sent, recorded, verb))

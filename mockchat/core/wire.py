@@ -89,10 +89,10 @@ def canonical(value_as_json: str) -> bytes:
     if len(value_as_json) > _LONG:
         raise ValueError(f"has more than {_LONG:,} bytes")
     data = value_as_json.encode(errors="surrogatepass")
-    if not _NOT_EXACT.search(data):
-        with suppress(orjson.JSONDecodeError, TypeError):
-            return orjson.dumps(orjson.loads(data), option=orjson.OPT_SORT_KEYS)
     try:
+        if not _NOT_EXACT.search(data):
+            with suppress(orjson.JSONDecodeError):
+                return _sorted(orjson.loads(data))
         return _sorted(_DECODER.decode(value_as_json))
     except RecursionError:
         raise ValueError("is nested too deeply") from None

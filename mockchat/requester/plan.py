@@ -138,9 +138,7 @@ class Schedule:
 
     def __init__(self, asked: Iterator[Question], load: Load, begin: Callable[[], float], process: int = 0) -> None:
         self._asked = asked
-        self._next = next(
-            asked, None
-        )  # Taken early: shuffling takes time, and the end is known before it would be due.
+        self._next = next(asked, None)  # Taken early: shuffling takes time, and the end is known before it is due.
         self._rate = load.rate
         self._number, self._step = process, load.processes
         self._duration = math.inf if load.duration is None else load.duration

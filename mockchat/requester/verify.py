@@ -59,8 +59,7 @@ def verify_stream(status: int, body: bytes, expected: Iterable[Reply]) -> tuple[
 
 
 def _says_something(completion: Completion) -> bool:
-    in_place_of_text = ("tool_calls", "function_call", "refusal")
-    return completion.content is not None or any(map(completion.message.get, in_place_of_text))
+    return completion.content is not None or any(map(completion.message.get, answer.IN_PLACE_OF_TEXT))
 
 
 def _is_alike(completion: Completion, reply: Reply) -> bool:
@@ -90,8 +89,9 @@ def no_answer(error: Exception) -> Problem:
 
 
 def _not_an_answer(error: Exception) -> Problem:
-    is_told = isinstance(error, BadAnswer)
-    return no_answer(error if is_told else BadAnswer("an answer whose message is none of the API's", str(error)))
+    if not isinstance(error, BadAnswer):  # Of `message.read`, or of JSON that is nested too deeply.
+        error = BadAnswer("an answer that is not a message of the API", str(error))
+    return no_answer(error)
 
 
 def _compare(completion: Completion, expected: Iterable[Reply]) -> Problem | None:

@@ -108,7 +108,7 @@ def read_fault(text: str) -> Fault:
         return Fault(BY_HEADER)
     kind, _, how = text.partition("=")
     if not is_fault(kind):
-        raise ArgumentTypeError(f"{text!r} is none: give KIND=RATE, KIND=first:N or header, where KIND is {FAULTS}")
+        raise ArgumentTypeError(f"{text!r} is no fault: give KIND=RATE, KIND=first:N or header, where KIND is {FAULTS}")
     if times := re.fullmatch("first:([1-9][0-9]{0,8})", how):
         return Fault(kind, first=int(times[1]))
     try:
@@ -117,4 +117,4 @@ def read_fault(text: str) -> Fault:
         rate = 0.0
     if 0 < rate <= 1:
         return Fault(kind, rate=rate)
-    raise ArgumentTypeError(f"{text!r} is none: give {kind}=RATE, above 0 and up to 1, or {kind}=first:N, from 1")
+    raise ArgumentTypeError(f"{text!r} is no fault: give {kind}=RATE, above 0 and up to 1, or {kind}=first:N, from 1")

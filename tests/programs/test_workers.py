@@ -101,7 +101,7 @@ async def test_a_reload_loses_no_request(server: tuple[str, int]) -> None:
         (["--max-body-mb", "1", "2"], "create_app: max_body_mb: give one value, not 2"),
         (
             ["--fault", "503"],
-            "create_app: fault: '503' is none: give 503=RATE, above 0 and up to 1, or 503=first:N, from 1",
+            "create_app: fault: '503' is no fault: give 503=RATE, above 0 and up to 1, or 503=first:N, from 1",
         ),
         (["--api", "x"], f"create_app: there is no option 'api': t{OPTIONS}"),
         (["--port", "80"], f"create_app: there is no option 'port': t{OPTIONS}"),

@@ -1,6 +1,5 @@
 import asyncio
 import gc
-import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from weakref import WeakSet
@@ -10,8 +9,7 @@ from aiohttp.test_utils import TestClient as Client
 
 from mockchat.server.memory import Memory
 from mockchat.server.parser import RequestParser
-from mockchat.server.request import read_request
-from tests.helpers import Connect, conversation, index_of, request_body
+from tests.helpers import Connect, Pause, conversation, index_of, request_body
 from tests.serving import GOOD, HEAD, PATIENCE, STREAMED_BIG, MockServer, content, post
 
 BIG = index_of(conversation("one", "hi", "hello"), conversation("big", "write a lot", "big " * 300_000))
@@ -225,17 +223,10 @@ async def test_a_refused_body_is_freed_though_its_client_stays(
 
 
 async def test_long_bodies_whose_clients_have_gone_are_freed_but_for_the_one_that_is_read(
-    client: Client[Any, Any], connect: Connect, monkeypatch: pytest.MonkeyPatch
+    client: Client[Any, Any], connect: Connect, paused_reading: Pause
 ) -> None:
     memory = of(client).chat.memory = Memory(64)
-    begun, go_on = threading.Event(), threading.Event()
-
-    def read(*arguments: Any) -> Any:
-        begun.set()
-        assert go_on.wait(PATIENCE)
-        return read_request(*arguments)
-
-    monkeypatch.setattr("mockchat.server.route._read_long", read)
+    begun, go_on = paused_reading
     body = request_body(("user", "long " * 400_000))
     clients = [await connect(client) for _ in range(4)]
     for raw in clients:

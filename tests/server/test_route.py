@@ -2,7 +2,6 @@ import asyncio
 import gc
 import json
 import re
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +14,9 @@ from mockchat.core import wire
 from mockchat.core.dataset import load
 from mockchat.core.index import ResponseIndex
 from mockchat.server import completion
-from mockchat.server.request import ChatRequest, read_request
 from mockchat.server.route import PATH
 from mockchat.server.simulation import FAULT_HEADER, Simulation
-from tests.helpers import SAMPLE, Connect, conversation, faults, index_of, request_body
+from tests.helpers import SAMPLE, Connect, Pause, conversation, faults, index_of, request_body
 from tests.serving import (
     ASK_BIG,
     BIG,
@@ -452,16 +450,9 @@ async def test_a_long_body_is_answered_as_a_short_one(connect: Connect, aiohttp_
 
 
 async def test_while_a_long_body_is_read_others_are_answered(
-    connect: Connect, aiohttp_client: Any, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, aiohttp_client: Any, paused_reading: Pause
 ) -> None:
-    reading, go_on = threading.Event(), threading.Event()
-
-    def read(body: bytes, index: ResponseIndex) -> ChatRequest:
-        reading.set()
-        assert go_on.wait(PATIENCE)
-        return read_request(body, index)
-
-    monkeypatch.setattr("mockchat.server.route._read_long", read)
+    reading, go_on = paused_reading
     client = await aiohttp_client(MockServer(max_body_size=2**22))
     long, short, gone = [await connect(client) for _ in range(3)]
     await long.send(post(longer(GOOD)))
@@ -476,16 +467,9 @@ async def test_while_a_long_body_is_read_others_are_answered(
 
 
 async def test_long_bodies_that_are_not_read_when_the_server_stops_are_told(
-    connect: Connect, aiohttp_client: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    connect: Connect, aiohttp_client: Any, paused_reading: Pause, caplog: Any
 ) -> None:
-    reading, go_on = threading.Event(), threading.Event()
-
-    def read(body: bytes, index: ResponseIndex) -> ChatRequest:
-        reading.set()
-        assert go_on.wait(PATIENCE)
-        return read_request(body, index)
-
-    monkeypatch.setattr("mockchat.server.route._read_long", read)
+    reading, go_on = paused_reading
     server = MockServer(max_body_size=2**22)
     client = await aiohttp_client(server)
     first, second = await connect(client), await connect(client)
@@ -502,16 +486,9 @@ async def test_long_bodies_that_are_not_read_when_the_server_stops_are_told(
 
 
 async def test_a_long_miss_whose_server_stops_and_whose_client_goes_leaves_no_traceback(
-    connect: Connect, aiohttp_client: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    connect: Connect, aiohttp_client: Any, paused_reading: Pause, caplog: Any
 ) -> None:
-    reading, go_on = threading.Event(), threading.Event()
-
-    def read(body: bytes, index: ResponseIndex) -> ChatRequest:
-        reading.set()
-        assert go_on.wait(PATIENCE)
-        return read_request(body, index)
-
-    monkeypatch.setattr("mockchat.server.route._read_long", read)
+    reading, go_on = paused_reading
     server = MockServer(max_body_size=2**22)
     client = await aiohttp_client(server)
     raw = await connect(client)

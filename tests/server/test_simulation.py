@@ -25,7 +25,9 @@ def test_faults_there_are(kind: str) -> None:
 )
 def test_faults_there_are_not(kind: str) -> None:
     assert not is_fault(kind)
-    with pytest.raises(ArgumentTypeError, match="is none: give KIND=RATE, KIND=first:N or header, where KIND is a "):
+    with pytest.raises(
+        ArgumentTypeError, match="is no fault: give KIND=RATE, KIND=first:N or header, where KIND is a "
+    ):
         Simulation(faults=faults(f"{kind}=0.1"))
 
 
@@ -48,7 +50,7 @@ def test_faults_there_are_not(kind: str) -> None:
     ],
 )
 def test_when_a_fault_can_not_come(how: str) -> None:
-    with pytest.raises(ArgumentTypeError, match=f"'503={how}' is none: give 503=RATE, above 0 and up to 1, or"):
+    with pytest.raises(ArgumentTypeError, match=f"'503={how}' is no fault: give 503=RATE, above 0 and up to 1, or"):
         Simulation(faults=faults("429=0.5", f"503={how}"))
 
 
