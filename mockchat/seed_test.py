@@ -42,7 +42,7 @@ def _replies(conversations: Iterable[Conversation]) -> dict[tuple[bytes, ...], l
     replies = defaultdict(list)
     for conversation in conversations:
         messages = conversation.messages
-        for number in conversation.replies:
+        for number, _ in conversation.places():
             replies[tuple(messages[:number])].append(((conversation.id, number), messages[number]))
     return replies
 
