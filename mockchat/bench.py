@@ -71,8 +71,7 @@ def running_server(
                 raise SystemExit(process.wait(STOP_TIMEOUT))
             yield f"{found[1]}/v1", process
         finally:
-            if process.poll() is None:
-                process.terminate()
+            process.terminate()
             process.wait(STOP_TIMEOUT)
 
 

@@ -130,13 +130,10 @@ def api_key(value: str) -> str:
 
 def base_url(value: str) -> str:
     """The URL of an API, to which `/chat/completions` is added."""
-    try:
+    with suppress(ValueError):
         url = URL(value)
-        usable = url.scheme in ("http", "https") and url.host and not (url.query_string or url.fragment or " " in value)
-    except ValueError:
-        usable = False
-    if usable:
-        return value
+        if url.scheme in ("http", "https") and url.host and not (url.query_string or url.fragment or " " in value):
+            return value
     raise ArgumentTypeError(f"{value!r} is not a base URL: give one like http://127.0.0.1:8000/v1")
 
 

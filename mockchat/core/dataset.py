@@ -26,7 +26,7 @@ WHITESPACE = b" \t\r\n"
 GZIP = b"\x1f\x8b"  # The magic number, https://www.rfc-editor.org/rfc/rfc1952#page-6
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PIECE_ID = re.compile("(.*)_([0-9]{1,18})", re.DOTALL)  # The conversation's id, and the position of the first message.
-
+_FIRST_KEY = re.compile(rb'\[\s*\{\s*("[^"\\]*")')
 File = io.BufferedReader | gzip.GzipFile
 
 
@@ -234,9 +234,6 @@ def _read_array(file: File, line: int, block_size: int) -> Iterator[list[Any]]:
         pending = b"[" + pending[end + 1 :]
         size = block_size
     yield _parse(pending, place)
-
-
-_FIRST_KEY = re.compile(rb'\[\s*\{\s*("[^"\\]*")')
 
 
 def _entry_boundary(block: bytes) -> int:

@@ -137,8 +137,6 @@ def _said(given: Any, number: int, list_key: str) -> tuple[Message, dict[str, An
     if not isinstance(given, dict):
         raise EntryError(f"message {number} is {_kind(given)}, not an object")
     role_key, text_key = _keys_in(given, list_key)
-    if role_key not in given:
-        raise EntryError(f'message {number} lacks "from" or "role"')
     if text_key not in given and not any(key in given for key in _IN_PLACE_OF_TEXT):
         raise EntryError(f'message {number} lacks "{text_key}"')
     if text_key == "value" and not isinstance(given.get("value", ""), str):
@@ -176,16 +174,13 @@ def _ending(entry: dict[str, Any]) -> dict[str, Any]:
             if not isinstance(value, kind):
                 raise EntryError(f'"{key}" is {_kind(value)}, not {"a string" if kind is str else "an object"}')
             try:
-                ending[key] = _one_copy(wire.canonical_of(value)) if key == "request" else wire.json_of(value)
+                ending[key] = _one_of_equals(wire.canonical_of(value)) if key == "request" else wire.json_of(value)
             except ValueError as error:
                 raise EntryError(f'"{key}" {error}') from None
     return ending
 
 
-@lru_cache(maxsize=64)
-def _one_copy(request: bytes) -> bytes:
-    """The equal parameters of an earlier entry: tools are long, and the same in many entries."""
-    return request
+_one_of_equals = lru_cache(maxsize=64)(bytes)  # Tools are long, and the same in many requests.
 
 
 def _keys_in(given: dict[str, Any], list_key: str) -> tuple[str, str]:

@@ -180,7 +180,7 @@ def nested(depth: int) -> Any:
         ({"messages": {}}, '"messages" is an object, not an array'),
         ({"messages": [], "system": 3}, '"system" is a number, not a string'),
         (of("hi"), "message 0 is a string, not an object"),
-        (of({"value": "x"}), 'message 0 lacks "from" or "role"'),
+        (of({"value": "x"}), "message 0: from must be one of user, "),
         (of({"role": "user"}), 'message 0 lacks "content"'),
         (of({"role": "assistant"}), 'message 0 lacks "content"'),
         (of({"role": "user", "value": "x"}), 'message 0 lacks "content"'),
