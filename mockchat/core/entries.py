@@ -4,7 +4,7 @@ An entry is a JSON object that has a list of messages under one of two keys:
 
 - `{"id": "dcTB2RK_0", "conversations": [{"from": "human", "value": "…"}, …]}`, as ShareGPT and its kin have it;
 - `{"messages": [{"role": "user", "content": "…"}, …]}`, as OpenAI's fine-tuning files have it:
-  https://platform.openai.com/docs/guides/supervised-fine-tuning. The keys of `ENDING` beside it are about the last one.
+  https://platform.openai.com/docs/guides/supervised-fine-tuning. What `ENDING` names beside it is about the last one.
 
 In either, the `id` may be missing, a `system` prompt may stand beside the list, and other keys are ignored. A message
 is what `core/message.py` says. An assistant message of the `weight` 0 is no reply, only history of those that follow.

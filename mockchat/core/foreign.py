@@ -18,7 +18,7 @@ _KINDS = (
 
 
 def explain(path: Path) -> str | None:
-    """What a file is and what to do; None if that is not known."""
+    """What a file is, and what to do about it; None if that is not known."""
     if not os.path.isfile(path):
         return "is a URL: download the file, and name that" if str(path).startswith(("http:/", "https:/")) else None
     try:
