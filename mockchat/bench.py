@@ -36,13 +36,13 @@ def share(given: Sequence[str]) -> tuple[list[str], list[str]]:
         options[-1].append(argument)
     served: list[str] = []
     replayed: list[str] = []
+    known = ((served, of_server.parser()), (replayed, of_requester.parser()))
     for option in options:
-        shares = ((served, of_server), (replayed, of_requester))
-        taking = [share for share, program in shares if not program.parser().parse_known_args(option)[1]]
+        taking = [shared for shared, parser in known if not parser.parse_known_args(option)[1]]
         if not taking:
             raise ProgramError(f"neither the server nor the requester takes {' '.join(option)}: see their --help")
-        for share in taking:
-            share += option
+        for shared in taking:
+            shared += option
     return served, replayed
 
 
