@@ -12,7 +12,6 @@ PROGRAMS = {
     "bench": "mockchat.bench",
     "seed-test": "mockchat.seed_test",
 }
-INTERRUPTED = 130
 
 
 def load(name: str) -> Callable[..., int]:
@@ -22,25 +21,22 @@ def load(name: str) -> Callable[..., int]:
     """
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     main: Callable[..., int] = import_module(PROGRAMS[name]).main
-    if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, before)
     return main
 
 
 def server() -> int:
-    """The command `mockchat-server`."""
     return load("serve")()
 
 
 def requester() -> int:
-    """The command `mockchat-requester`."""
     return load("replay")()
 
 
 def main() -> int:
-    """Run the program that the first argument names with the other arguments. Returns the exit status."""
+    """Run the program that the first argument names with the other arguments."""
     name, *arguments = sys.argv[1:] or [""]
     if name not in PROGRAMS:
         print(f"usage: python -m mockchat {'|'.join(PROGRAMS)} [--help]", file=sys.stderr)

@@ -4,19 +4,26 @@ Each option goes to the program that has it, or to both; the exit status is the 
 requester reads, not what the server does, so the replay must fail.
 """
 
+import os
+import re
 import signal
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from mockchat.core import arguments, program
 from mockchat.core.program import ProgramError
-from mockchat.programs import REPLAY, SERVE, environment, running_server
 from mockchat.requester import options as of_requester
 from mockchat.server import options as of_server
 
+SERVE = (sys.executable, "-m", "mockchat", "serve", "--port", "0")
+REPLAY = (sys.executable, "-m", "mockchat", "replay")
+STOP_TIMEOUT = 30  # seconds
+
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Run the bench with these arguments (`None`: the process's own). Returns the exit status."""
     return program.run(lambda: _run(given))
 
 
@@ -29,14 +36,43 @@ def share(given: Sequence[str]) -> tuple[list[str], list[str]]:
         options[-1].append(argument)
     served: list[str] = []
     replayed: list[str] = []
+    known = ((served, of_server.parser()), (replayed, of_requester.parser()))
     for option in options:
-        shares = ((served, of_server), (replayed, of_requester))
-        taking = [share for share, program in shares if not program.parser().parse_known_args(option)[1]]
+        taking = [shared for shared, parser in known if not parser.parse_known_args(option)[1]]
         if not taking:
             raise ProgramError(f"neither the server nor the requester takes {' '.join(option)}: see their --help")
-        for share in taking:
-            share += option
+        for shared in taking:
+            shared += option
     return served, replayed
+
+
+def environment(seed: str = "") -> dict[str, str]:
+    """This process's environment with this value of SEED_ERRORS."""
+    return {**os.environ, "SEED_ERRORS": seed}
+
+
+@contextmanager
+def running_server(
+    command: Sequence[str], *, echo: bool = False, **options: Any
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run a server's command and stop it in the end; yields its base URL and its process.
+
+    `options` go to `Popen`. If the server ends before it serves, this program ends with its exit status.
+    """
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", **options) as process:
+        assert process.stdout
+        try:
+            for line in process.stdout:
+                if echo:
+                    print(f"[server] {line}", end="", flush=True)
+                if found := re.search(r"(?:Serving|Listening at:) (http://[^/ ]+)", line):
+                    break
+            else:
+                raise SystemExit(process.wait(STOP_TIMEOUT))
+            yield f"{found[1]}/v1", process
+        finally:
+            process.terminate()
+            process.wait(STOP_TIMEOUT)
 
 
 def _run(given: Sequence[str] | None) -> int:

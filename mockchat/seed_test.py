@@ -9,41 +9,38 @@ import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from mockchat.bench import REPLAY, SERVE, environment, running_server
 from mockchat.core import arguments, dataset, program, recordings, seeding
 from mockchat.core.entries import Conversation
-from mockchat.programs import REPLAY, SERVE, environment, running_server
 from mockchat.requester.result import place
 
-SEEDS = ("1", "2", "3", "4", "word")
 PASSED = "passed"
 
 Place = tuple[str, int]  # The conversation's id and the message's index.
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Run the test with these arguments (`None`: the process's own). Returns the exit status."""
     return program.run(lambda: _run(given))
 
 
 def predict(asking: Iterable[Conversation], answering: Iterable[Conversation]) -> dict[Place, set[str]]:
     """The possible outcomes of each request: `passed`, or a kind of failure."""
-    expected, recorded = _replies(asking), _replies(answering)
+    recorded = _replies(answering)
     outcomes: dict[Place, set[str]] = {}
-    for history, replies in expected.items():
-        answers = {reply for _, reply in recorded.get(history, ())}
-        right = {reply for _, reply in replies}
+    for history, replies in _replies(asking).items():
+        right, answers = set(replies.values()), set(recorded[history].values())
         possible = {PASSED if answer in right else "mismatched" for answer in answers} or {"not_found"}
-        outcomes |= {asked: possible for asked, _ in replies}
+        outcomes |= dict.fromkeys(replies, possible)
     return outcomes
 
 
-def _replies(conversations: Iterable[Conversation]) -> dict[tuple[bytes, ...], list[tuple[Place, bytes]]]:
-    """By history: each reply, behind its place."""
-    replies = defaultdict(list)
+def _replies(conversations: Iterable[Conversation]) -> dict[tuple[bytes, ...], dict[Place, bytes]]:
+    """The replies by history and place."""
+    replies: dict[tuple[bytes, ...], dict[Place, bytes]] = defaultdict(dict)
     for conversation in conversations:
         messages = conversation.messages
-        for number in conversation.replies:
-            replies[tuple(messages[:number])].append(((conversation.id, number), messages[number]))
+        for number, _ in conversation.places():
+            replies[tuple(messages[:number])][conversation.id, number] = messages[number]
     return replies
 
 
@@ -67,35 +64,34 @@ def compare(title: str, predicted: dict[Place, set[str]], requests: int, observe
         for at, possible in predicted.items()
         if observed.get(at, PASSED) not in possible
     ]
-    if requests != len(predicted) or observed.keys() - predicted:
-        wrong.append(f"  {requests} requests and {len(observed.keys() - predicted)} unknown places")
+    unknown = len(observed.keys() - predicted)
+    if requests != len(predicted) or unknown:
+        wrong.append(f"  {requests} requests and {unknown} unknown places")
     kinds = list(observed.values())
     found = f"{kinds.count('not_found')} not found, {kinds.count('mismatched')} mismatched of {len(predicted)}"
-    print("\n".join([f"{title:<28}{found}, {'NOT as predicted' if wrong else 'as predicted'}", *wrong]))
+    print("\n".join([f"{title:<33}{found}, {'NOT as predicted' if wrong else 'as predicted'}", *wrong]))
     return not wrong
 
 
 def _run(given: Sequence[str] | None) -> int:
     parser = arguments.new_parser("Prove that the requester reports exactly what is wrong.")
     arguments.add_recordings(parser)
-    parser.add_argument("--seeds", nargs="+", default=SEEDS, help="the values of SEED_ERRORS (default: five)")
+    seeds = ("1", "2", "3", "4", "word")
+    parser.add_argument("--seeds", nargs="+", default=seeds, help="the values of SEED_ERRORS (default: five)")
     chosen = arguments.parse(parser, given)
     paths = chosen.data or [recordings.named(recordings.SAMPLE)]
     both = [f"--data={path}" for path in paths] + ["--no-stitch"] * chosen.no_stitch
 
-    def load(seed: str = "") -> list[Conversation]:
+    def load(seed: str) -> list[Conversation]:
         conversations = dataset.load(*paths, stitch=not chosen.no_stitch).conversations
         seeding.seed_errors(conversations, seed)
         return conversations
 
-    def agrees(title: str, asking: str, answering: str, base_url: str) -> bool:
-        return compare(title, predict(load(asking), load(answering)), *observe(base_url, both, asking))
-
-    with running_server([*SERVE, *both], env=environment()) as (base_url, _):
-        agreed = [agrees("clean", "", "", base_url)]
-        agreed += [agrees(f"requester seeded with {seed}", seed, "", base_url) for seed in chosen.seeds]
-    for seed in chosen.seeds:
-        with running_server([*SERVE, *both], env=environment(seed)) as (base_url, _):
-            agreed.append(agrees(f"server seeded with {seed}", "", seed, base_url))
-    print("Requester and prediction agree." if all(agreed) else "FAILED: requester and prediction do not agree.")
-    return program.OK if all(agreed) else program.FAILED
+    agreed = True
+    for asking, answering in [("", ""), *((seed, "") for seed in chosen.seeds), *(("", seed) for seed in chosen.seeds)]:
+        title = f"requester: {asking or 'clean'}, server: {answering or 'clean'}"
+        with running_server([*SERVE, *both], env=environment(answering)) as (base_url, _):
+            observed = observe(base_url, both, asking)
+        agreed &= compare(title, predict(load(asking), load(answering)), *observed)
+    print("Requester and prediction agree." if agreed else "FAILED: requester and prediction do not agree.")
+    return program.OK if agreed else program.FAILED

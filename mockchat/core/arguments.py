@@ -9,7 +9,7 @@ import math
 import re
 import shlex
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from re import _parser  # type: ignore[attr-defined]
@@ -29,14 +29,13 @@ def option(kind: Callable[[str], Any], metavar: str, help_text: str, **more: Any
 
 
 def new_parser(description: str) -> ArgumentParser:
-    """A program's parser: no abbreviated options, one usage line, and `--version`."""
     parser = ArgumentParser(description=description, usage="%(prog)s [options] (--help lists them)", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"mockchat {__version__}")
     return parser
 
 
 def add_recordings(parser: ArgumentParser) -> None:
-    """Add the options that say which recordings to read, and how: `data` and `no_stitch`."""
+    """Add `--data` and `--no-stitch`."""
     default = f"{recordings.DATASETS[0].name} if it is in data/ of a clone, else {recordings.SAMPLE!r}"
     about = f"recordings, or {recordings.SAMPLE!r} for those of the package; repeatable (default: {default})"
     parser.add_argument("--data", **option(recordings.named, "FILE", about, action="append"))
@@ -47,19 +46,9 @@ def parse(parser: ArgumentParser, given: Sequence[str] | None) -> Namespace:
     """Parse these arguments, or the process's own for None. Ends the program where they are wrong."""
     options, unknown = parser.parse_known_args(given)
     if unknown:
-        name = unknown[0].partition("=")[0]
-        if name.startswith("-"):
-            hint = did_you_mean(name, re.findall("--[a-z-]+", parser.format_help()))
-        else:
-            hint = f"for recordings: --data {shlex.quote(unknown[0])}"
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint and f' ({hint})'}")
+        hint = "" if unknown[0].startswith("-") else f" (for recordings: --data {shlex.quote(unknown[0])})"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return options
-
-
-def did_you_mean(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
-    """Ask whether the nearest known name is meant; empty if none is near."""
-    nearest = difflib.get_close_matches(name, list(known), 1, likeness)
-    return f"did you mean {nearest[0]}?" if nearest else ""
 
 
 def pattern(value: str) -> str:
@@ -97,51 +86,37 @@ def _repeats_what_varies(parsed: Any, repeated: bool = False) -> bool:
     )
 
 
+def parameter(value: str) -> str:
+    """The name of a parameter that is recorded, and no misspelling of a known one."""
+    meant = [] if value in matching.KNOWN else difflib.get_close_matches(value, matching.KNOWN, n=1, cutoff=0.8)
+    if value.isidentifier() and matching.is_recorded(value) and not meant:
+        return value
+    hint = f"did you mean {meant[0]}?" if meant else "give one name like model, tools, temperature"
+    raise ArgumentTypeError(f"{value!r} is not a recorded parameter of requests: {hint}")
+
+
+_IGNORED = "leave out what it matches, in what is sent and what is recorded, before they are compared; repeatable"
+IGNORE = option(pattern, "REGEX", _IGNORED, action="append", default=[])
+_MATCHED = "requests must have this parameter as recorded, like model or tools; repeatable (default: messages alone)"
+MATCH = option(parameter, "NAME", _MATCHED, action="append", default=[])
+
+
 def whole_number(value: str, least: int = 0) -> int:
     """A whole number from `least` up, of at most nine digits."""
-    if value.isascii() and value.isdigit() and len(value) < 10 and int(value) >= least:
+    if re.fullmatch("[0-9]{1,9}", value) and int(value) >= least:
         return int(value)
     raise ArgumentTypeError(f"{value!r} is not a whole number of at least {least}")
 
 
-positive_whole_number = partial(whole_number, least=1)
-
-
-IGNORE = option(
-    pattern,
-    "REGEX",
-    "leave out what it matches, in what is sent and what is recorded, before they are compared; repeatable",
-    action="append",
-    default=[],
-)
-
-
-def parameter(value: str) -> str:
-    """The name of a parameter that is recorded, and no misspelling of a known one."""
-    hint = "" if value in matching.KNOWN else did_you_mean(value, matching.KNOWN, likeness=0.8)
-    if value.isidentifier() and matching.is_recorded(value) and not hint:
-        return value
-    hint = hint or "give one name like model, tools, temperature"
-    raise ArgumentTypeError(f"{value!r} is not a recorded parameter of requests: {hint}")
-
-
-MATCH = option(
-    parameter,
-    "NAME",
-    "this parameter of requests must be as recorded, like model or tools; repeatable (default: the messages alone)",
-    action="append",
-    default=[],
-)
-
-
 def number(value: str, least: float = 0.0) -> float:
-    """A number from `least` up."""
+    """A number from `least` up, below a billion."""
     with suppress(ValueError):
         if least <= float(value) < 1e9:
             return float(value)
     raise ArgumentTypeError(f"{value!r} is not a number {'above 0' if least else 'of at least 0'}")
 
 
+positive_whole_number = partial(whole_number, least=1)
 positive_number = partial(number, least=math.ulp(0.0))
 
 
@@ -155,13 +130,10 @@ def api_key(value: str) -> str:
 
 def base_url(value: str) -> str:
     """The URL of an API, to which `/chat/completions` is added."""
-    try:
+    with suppress(ValueError):
         url = URL(value)
-        usable = url.scheme in ("http", "https") and url.host and not (url.query_string or url.fragment or " " in value)
-    except ValueError:
-        usable = False
-    if usable:
-        return value
+        if url.scheme in ("http", "https") and url.host and not (url.query_string or url.fragment or " " in value):
+            return value
     raise ArgumentTypeError(f"{value!r} is not a base URL: give one like http://127.0.0.1:8000/v1")
 
 

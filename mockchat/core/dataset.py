@@ -1,14 +1,10 @@
 """Read files of recordings: conversations in wire form.
 
-A file is a JSON array of entries, JSON lines (one entry a line, as in OpenAI's fine-tuning files), or a single entry;
-UTF-8, in any layout, gzipped or not. Its first bytes decide which it is, not its name. `core/entries.py` reads an
-entry.
+A file is a JSON array of entries, JSON lines (one entry a line), or a single entry; UTF-8, in any layout, gzipped or
+not. Its first bytes decide which it is, not its name.
 
-Rules that hold here:
-
-- An array is parsed block by block, so that not all of it is in memory as Python objects. The result is that of parsing
-  the whole file: a block counts only if it is a JSON array once it is in brackets, and such arrays, joined by commas,
-  are the whole array.
+- An array is parsed block by block, to save memory. The result is that of parsing the whole file: a block counts only
+  if it is a JSON array once it is in brackets, and such arrays, joined by commas, are the whole array.
 - Nothing is skipped in silence. A file that can't be read raises a `DatasetError` of one line.
 """
 
@@ -21,58 +17,51 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mockchat.core import entries, foreign, wire
-from mockchat.core.entries import Conversation, DatasetError, Entry, EntryError
+from mockchat.core.entries import Conversation, DatasetError, EntryError
 
-BLOCK_SIZE = 256 * 1024  # bytes
 WHITESPACE = b" \t\r\n"
 GZIP = b"\x1f\x8b"  # The magic number, https://www.rfc-editor.org/rfc/rfc1952#page-6
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PIECE_ID = re.compile("(.*)_([0-9]{1,18})", re.DOTALL)  # The conversation's id, and the position of the first message.
-
+_FIRST_KEY = re.compile(rb'\[\s*\{\s*("[^"\\]*")')
 File = io.BufferedReader | gzip.GzipFile
 
 
 @dataclass(slots=True)
 class Dataset:
-    """The conversations of files, in the order of their first pieces, and counts.
-
-    `entries` counts the entries in the files; `repeated`, those that are the same as an earlier one; `joined`, those
-    that continue an earlier piece of their conversation; `misaligned`, those of them that do not line up with it.
-    """
+    """The conversations of files, in the order of their first pieces, and counts of the files' entries."""
 
     conversations: list[Conversation]
     entries: int = 0
-    repeated: int = 0
-    joined: int = 0
-    misaligned: int = 0
+    repeated: int = 0  # The same as an earlier entry.
+    joined: int = 0  # Continuing an earlier piece of their conversation.
+    misaligned: int = 0  # Of these, not lined up with it.
 
     @property
     def replies(self) -> int:
-        """The number of replies."""
-        return sum(conversation.count_replies() for conversation in self.conversations)
+        return sum(conversation.replies for conversation in self.conversations)
 
     @property
     def unanswered(self) -> int:
         """The number of conversations without a reply."""
-        return sum(not any(conversation.places()) for conversation in self.conversations)
+        return sum(not conversation.replies for conversation in self.conversations)
 
 
 def load(
     *paths: Path,
     stitch: bool = True,
     progress: Callable[[int], object] = lambda size: None,
-    block_size: int = BLOCK_SIZE,
+    block_size: int = 256 * 1024,  # bytes
 ) -> Dataset:
     """Read files of recordings as one dataset.
 
-    With `stitch`, entries of a file whose ids differ only in a final `_<digits>` are joined, in file order. An entry
-    with another id is a whole conversation; entries with the same id and the same messages count once. Without `stitch`
-    each entry is a conversation. An entry without an id is called `entry 3`, by its position from 0; of several files,
-    `entry 3 of chats.jsonl`. `progress` is called after each read with its size in bytes. Raises `DatasetError` if a
-    file can't be read, or no file has a reply.
+    With `stitch`, entries of a file whose ids differ only in a final `_<digits>` are joined, in file order, and those
+    with the same id and messages count once. Otherwise each entry is a conversation. An entry without an id is called
+    `entry 3`, by its position from 0; of several files, `entry 3 of chats.jsonl`. `progress` is called after each read
+    with its size in bytes. Raises `DatasetError` if a file can't be read, or no file has a reply.
     """
     dataset = Dataset([])
     collecting = gc.isenabled()
@@ -80,7 +69,7 @@ def load(
     try:
         for path in paths:
             try:
-                with _open(path, progress) as file:
+                with io.BufferedReader(_WatchedFile(path, progress)) as file:
                     _add(dataset, _entries(file, block_size), stitch, f" of {path}" if len(paths) > 1 else "")
             except (gzip.BadGzipFile, zlib.error, EOFError) as error:
                 raise DatasetError(f"{path}: is broken gzip, fetch it again: {error}") from None
@@ -91,7 +80,7 @@ def load(
     finally:
         if collecting:
             gc.enable()
-    if not any(any(conversation.places()) for conversation in dataset.conversations):
+    if not any(conversation.replies for conversation in dataset.conversations):
         names = ", ".join(map(str, paths))
         raise DatasetError(f"{names}: no assistant message is recorded, so there is nothing to answer with")
     return dataset
@@ -110,25 +99,21 @@ class _WatchedFile(io.FileIO):
         return size
 
 
-def _open(path: Path, progress: Callable[[int], object]) -> io.BufferedReader:
-    return io.BufferedReader(_WatchedFile(path, progress))
-
-
 # Entries to conversations
 
 
 class _Pieces:
-    """A conversation that is made of pieces."""
+    """A conversation made of pieces."""
 
-    def __init__(self, conversation: Conversation) -> None:
-        self.conversation = conversation
+    def __init__(self, name: str) -> None:
+        self.conversation = Conversation(name, b"")
         self._recordings = [b""]  # What is joined, and what follows it.
         self._waiting = 0  # Bytes of what follows it.
-        self._size = 0  # The number of messages.
+        self._count = 0  # The number of messages.
         self._next_position = 0  # The least that lines up.
 
-    def add(self, position: int, piece: Entry) -> bool:
-        """Append a piece, without its first message if that repeats the last one. True if its position lines up."""
+    def add(self, position: int, piece: Conversation, count: int) -> bool:
+        """Append a piece of `count` messages, without the first if that repeats the last one. True if it lines up."""
         recording, start = piece.recording, 0
         last = self._recordings[-1].rpartition(wire.BETWEEN)[2]
         if last and recording.startswith(last):
@@ -137,11 +122,11 @@ class _Pieces:
             self._recordings.append(recording)
             self._waiting += len(recording)
         if piece.details:
-            moved = {self._size - start + number: each for number, each in piece.details.items() if number >= start}
+            moved = {self._count - start + number: each for number, each in piece.details.items() if number >= start}
             self.conversation.details = {**self.conversation.details, **moved}
-        self._size += piece.size - start
+        self._count += count - start
         lines_up = position >= self._next_position
-        self._next_position = position + piece.size - 1
+        self._next_position = position + count - 1
         return lines_up
 
     def join(self, *, at_last: bool) -> None:
@@ -159,31 +144,30 @@ def _add(dataset: Dataset, lines_and_entries: Iterator[tuple[int, Any]], stitch:
     last: _Pieces | None = None
     for number, (line, entry) in enumerate(lines_and_entries):
         try:
-            read = entries.read(entry)
+            read, count = entries.read(entry, f"entry {number}{of_file}")
         except EntryError as error:
             raise DatasetError(f"{_called(number, line, entry)}: {error}") from None
         dataset.entries += 1
-        name = f"entry {number}{of_file}" if read.id is None else read.id
-        stitched = stitch and read.id is not None
-        if stitched and (match := _PIECE_ID.fullmatch(name)):
+        stitched = stitch and "id" in entry
+        if stitched and (match := _PIECE_ID.fullmatch(read.id)):
             name, position = match[1], int(match[2])
             if (pieces := begun.get(name)) is None:
-                pieces = begun[name] = _Pieces(Conversation(name, b""))
+                pieces = begun[name] = _Pieces(name)
                 dataset.conversations.append(pieces.conversation)
             else:
                 dataset.joined += 1
-            dataset.misaligned += not pieces.add(position, read)
+            dataset.misaligned += not pieces.add(position, read, count)
             if last is not None and last is not pieces:
                 last.join(at_last=False)  # Pieces that are freed early leave fewer holes in memory.
             last = pieces
             continue
-        same = name, read.recording, tuple(read.details.items())
+        same = read.id, read.recording, tuple(read.details.items())
         if stitched and same in whole:
             dataset.repeated += 1
             continue
         if stitched:
             whole.add(same)
-        dataset.conversations.append(Conversation(name, read.recording, read.details))
+        dataset.conversations.append(read)
     for pieces in begun.values():
         pieces.join(at_last=True)
 
@@ -198,7 +182,7 @@ def _called(number: int, line: int, entry: Any) -> str:
 # Bytes to entries
 
 
-def _entries(plain: io.BufferedReader, block_size: int) -> Iterator[tuple[int, Any]]:
+def _entries(plain: "io.BufferedReader[Any]", block_size: int) -> Iterator[tuple[int, Any]]:
     """The entries of a file in any form, each with the number of its line (0 in an array)."""
     file: File = gzip.GzipFile(fileobj=plain) if plain.peek(2).startswith(GZIP) else plain
     if file.peek(3).startswith(BYTE_ORDER_MARK):
@@ -223,10 +207,7 @@ def _read_lines(file: File, first: int) -> Iterator[tuple[int, Any]]:
         except ValueError:
             if number == first:  # It may be the only entry, laid out on several lines.
                 line += b"".join(file)
-            try:
-                entry = wire.loads(line)
-            except ValueError as error:
-                _refuse_syntax(line, (number, 1), error, "fetch it again, or remove that line")
+            entry = _parse(line, (number, 1))
         yield number, entry
 
 
@@ -252,13 +233,7 @@ def _read_array(file: File, line: int, block_size: int) -> Iterator[list[Any]]:
         place = _advance(place, pending[:end])
         pending = b"[" + pending[end + 1 :]
         size = block_size
-    try:
-        yield wire.loads(pending)
-    except ValueError as error:
-        _refuse_syntax(pending, place, error, "fetch it again")
-
-
-_FIRST_KEY = re.compile(rb'\[\s*\{\s*("[^"\\]*")')
+    yield _parse(pending, place)
 
 
 def _entry_boundary(block: bytes) -> int:
@@ -278,32 +253,34 @@ def _advance(place: tuple[int, int], passed: bytes) -> tuple[int, int]:
     return line + lines, len(passed) - passed.rfind(b"\n") if lines else byte + len(passed)
 
 
-def _refuse_syntax(rest: bytes, place: tuple[int, int], error: ValueError, remedy: str) -> NoReturn:
-    """Raise a `DatasetError` that names the place of a syntax error in `rest`, which begins at a place of the file.
+def _parse(data: bytes, place: tuple[int, int]) -> Any:
+    """Parse JSON that begins at a place of the file. Raises a `DatasetError` that names the place of a syntax error.
 
-    `error` is ujson's, which names no place: Python's own parser does. `strict=False` allows control characters in
-    texts, as ujson does.
+    Python's parser finds it: ujson names none. `strict=False` allows control characters in texts, as ujson does.
     """
 
     def at(position: int) -> str:
-        return "at line {}, byte {}".format(*_advance(place, rest[:position]))
+        return "at line {}, byte {}".format(*_advance(place, data[:position]))
 
-    problem = f"is not JSON: {error}"  # Where `rest` begins depends on the blocks, so that is no place to name.
-    cut_off = f"is cut off {at(len(rest))}: {remedy}"
     try:
-        json.loads(rest.decode(errors="surrogatepass"), strict=False)
-    except UnicodeDecodeError as found:
-        problem = f"is not UTF-8 {at(found.start)}: byte 0x{rest[found.start]:02x}"
+        return wire.loads(data)
+    except ValueError as error:
+        problem = f"is not JSON: {error}"
+    is_cut_off = False
+    try:
+        json.loads(data.decode(errors="surrogatepass"), strict=False)
+    except UnicodeDecodeError as error:
+        problem = f"is not UTF-8 {at(error.start)}: byte 0x{data[error.start]:02x}"
         problem += " (iconv -f CP1252 -t UTF-8 may convert it)"
-        if found.reason == "unexpected end of data":
-            problem = cut_off
+        is_cut_off = error.reason == "unexpected end of data"
     except RecursionError:
         problem = "is nested too deeply"
-    except json.JSONDecodeError as found:
-        position = len(found.doc[: found.pos].encode(errors="surrogatepass"))
-        problem = f"is not JSON {at(position)}: {found.msg}"
-        if found.msg.startswith("Unterminated string") or found.pos >= len(found.doc):
-            problem = cut_off
-    except ValueError as found:
-        problem = f"is not JSON: {found}"
+    except json.JSONDecodeError as error:
+        position = len(error.doc[: error.pos].encode(errors="surrogatepass"))
+        problem = f"is not JSON {at(position)}: {error.msg}"
+        is_cut_off = error.msg.startswith("Unterminated string") or error.pos >= len(error.doc)
+    except ValueError as error:
+        problem = f"is not JSON: {error}"
+    if is_cut_off:
+        problem = f"is cut off {at(len(data))}: fetch it again, or remove that entry"
     raise DatasetError(problem)

@@ -3,23 +3,21 @@
 An entry is a JSON object that has a list of messages under one of two keys:
 
 - `{"id": "dcTB2RK_0", "conversations": [{"from": "human", "value": "…"}, …]}`, as ShareGPT and its kin have it;
-- `{"messages": [{"role": "user", "content": "…"}, …]}`, as OpenAI has it, in fine-tuning files for example:
-  https://platform.openai.com/docs/guides/supervised-fine-tuning. Beside the list may stand what is
-  in `ENDING`: it belongs to the last message.
+- `{"messages": [{"role": "user", "content": "…"}, …]}`, as OpenAI's fine-tuning files have it:
+  https://platform.openai.com/docs/guides/supervised-fine-tuning. What `ENDING` names beside it is about the last one.
 
-In either, the `id` may be missing, a `system` prompt may stand beside the list, and any other keys are ignored. What a
-message may be, `core/message.py` says. An assistant message of the `weight` 0 belongs to the history of those that
-follow, and is no reply.
+In either, the `id` may be missing, a `system` prompt may stand beside the list, and other keys are ignored. A message
+is what `core/message.py` says. An assistant message of the `weight` 0 is no reply, only history of those that follow.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from mockchat.core import message, wire
 from mockchat.core.calls import LEGACY
-from mockchat.core.message import Details
+from mockchat.core.message import Details, Message
 from mockchat.core.program import ProgramError
 
 # The key of an entry's list, and those of a message in it: of the role and of the text.
@@ -47,7 +45,7 @@ class DatasetError(ProgramError):
 
 
 class EntryError(Exception):
-    """An entry can't be used. The text says what is wrong with it, but not which one it is: its reader knows that."""
+    """An entry can't be used. The text says what is wrong with it, but not which one it is."""
 
 
 @dataclass(slots=True)
@@ -60,28 +58,20 @@ class Conversation:
 
     @property
     def messages(self) -> list[bytes]:
-        """The messages, each in wire form."""
         return wire.split(self.recording)
 
     @property
-    def replies(self) -> list[int]:
-        """The numbers of the messages that are replies."""
-        return [number for number, _ in self.places()]
+    def replies(self) -> int:
+        assistants = self.recording.startswith(wire.ASSISTANT) + self.recording.count(wire.BETWEEN + wire.ASSISTANT)
+        return assistants - sum(not each.is_reply for each in self.details.values())
 
     def places(self) -> Iterator[tuple[int, int]]:
         """Each reply: its number among the messages, and where it begins in the recording."""
-        number, start = 0, 0 if self.recording else -1
-        while start >= 0:
-            if self.recording.startswith(wire.ASSISTANT, start) and is_reply(self.details, number):
+        start = 0
+        for number, each in enumerate(self.messages):
+            if wire.is_assistant(each) and is_reply(self.details, number):
                 yield number, start
-            following = self.recording.find(wire.BETWEEN, start)
-            number, start = number + 1, following + len(wire.BETWEEN) if following >= 0 else -1
-
-    def count_replies(self) -> int:
-        """The number of replies."""
-        if self.details:
-            return len(self.replies)
-        return self.recording.startswith(wire.ASSISTANT) + self.recording.count(wire.BETWEEN + wire.ASSISTANT)
+            start += len(each) + len(wire.BETWEEN)
 
     def history(self, number: int) -> list[bytes]:
         """The messages before one, as clients send them: each without `{"role":"` and `}`."""
@@ -98,99 +88,81 @@ def is_reply(details: Mapping[int, Details], number: int) -> bool:
     return known is None or known.is_reply
 
 
-class Entry(NamedTuple):
-    """What an entry holds: its id, if it has one, its messages in wire form, how many these are, and their details."""
-
-    id: str | None
-    recording: bytes
-    size: int
-    details: Mapping[int, Details]
-
-
 def conversation(entry: Any, name: str) -> Conversation:
-    """The conversation of an entry that stands alone; it is called `name` where it has no id. Raises `DatasetError`."""
+    """The conversation of an entry that stands alone, called `name` if it has no id. Raises `DatasetError`."""
     try:
-        entry_id, recording, _, details = read(entry)
+        return read(entry, name)[0]
     except EntryError as error:
         raise DatasetError(f"{name}: {error}") from None
-    return Conversation(name if entry_id is None else entry_id, recording, details)
 
 
-def read(entry: Any) -> Entry:
-    """What an entry of a file holds. Raises `EntryError`."""
+def read(entry: Any, name: str) -> tuple[Conversation, int]:
+    """The conversation of an entry, called `name` if it has no id, and the number of messages. Raises `EntryError`."""
     if not isinstance(entry, dict):
         raise EntryError(f"is {_kind(entry)}, not an object")
     present = [key for key in FORMS if key in entry]
     if len(present) != 1:
         raise EntryError('must have either "conversations" or "messages"')
-    entry_id = entry.get("id")
-    if type(entry_id) is int:
-        entry_id = str(entry_id)
-    elif "id" in entry and not isinstance(entry_id, str):
+    [list_key] = present
+    entry_id, system, given = entry.get("id", name), entry.get("system"), entry[list_key]
+    if isinstance(entry_id, bool) or not isinstance(entry_id, str | int):
         raise EntryError(f'"id" is {_kind(entry_id)}, not a string')
-    system = entry.get("system")
     if not isinstance(system, str | None):
         raise EntryError(f'"system" is {_kind(system)}, not a string')
-    [list_key] = present
-    role_key, text_key = FORMS[list_key]
-    given = entry[list_key]
     if not isinstance(given, list):
         raise EntryError(f'"{list_key}" is {_kind(given)}, not an array')
+    role_key, text_key = FORMS[list_key]
     if system:
         given = [{role_key: "system", text_key: system}, *given]
     ending = _ending(entry) if list_key == "messages" else {}
     if not ending and (recording := message.join_texts(given, role_key, text_key)) is not None:
-        return Entry(entry_id, recording, len(given), NO_DETAILS)
-    said = [_Said(each, number, list_key) for number, each in enumerate(given, -1 if system else 0)]
-    ordered = message.in_order([each.message for each in said])
+        return Conversation(str(entry_id), recording), len(given)
+    said = [_said(each, number, list_key) for number, each in enumerate(given, -1 if system else 0)]
+    ordered = message.in_order([each for each, _ in said])
     details: dict[int, Details] = {}
     for place, (at, in_wire_form, answers) in enumerate(ordered):
         is_last = place == len(ordered) - 1
         try:
-            found = said[at].details(in_wire_form, answers, ending if is_last else {})
+            found = _details(*said[at], in_wire_form, answers, ending if is_last else {})
         except ValueError as error:
             raise EntryError(f"message {at - bool(system)} {error}") from None
         if found is not None:
             details[place] = found
     recording = wire.join([in_wire_form for _, in_wire_form, _ in ordered])
-    return Entry(entry_id, recording, len(ordered), details or NO_DETAILS)
+    return Conversation(str(entry_id), recording, details or NO_DETAILS), len(ordered)
 
 
-class _Said:
-    """A message of an entry in which some say more than a text, or have the keys of the other form."""
+def _said(given: Any, number: int, list_key: str) -> tuple[Message, dict[str, Any]]:
+    """A message of an entry, and its object with only the keys that count."""
+    if not isinstance(given, dict):
+        raise EntryError(f"message {number} is {_kind(given)}, not an object")
+    role_key, text_key = _keys_in(given, list_key)
+    if text_key not in given and not any(key in given for key in _IN_PLACE_OF_TEXT):
+        raise EntryError(f'message {number} lacks "{text_key}"')
+    if text_key == "value" and not isinstance(given.get("value", ""), str):
+        raise EntryError(f'"value" of message {number} is {_kind(given["value"])}, not a string')
+    try:
+        read = message.read(given, role_key, text_key)
+    except ValueError as error:
+        raise EntryError(f"message {number}: {error}") from None
+    called = [call._replace(id=call.id or f"call_{number}_{place}") for place, call in enumerate(read.calls)]
+    # Only in the API's form are further keys what the model said.
+    return read._replace(calls=called), given if text_key == "content" else {"weight": given.get("weight")}
 
-    def __init__(self, given: Any, number: int, list_key: str) -> None:
-        if not isinstance(given, dict):
-            raise EntryError(f"message {number} is {_kind(given)}, not an object")
-        role_key, text_key = _keys_in(given, list_key)
-        if role_key not in given:
-            raise EntryError(f'message {number} lacks "from" or "role"')
-        if text_key not in given and not any(key in given for key in _IN_PLACE_OF_TEXT):
-            raise EntryError(f'message {number} lacks "{text_key}"')
-        if text_key == "value" and not isinstance(given.get("value", ""), str):
-            raise EntryError(f'"value" of message {number} is {_kind(given["value"])}, not a string')
-        try:
-            read = message.read(given, role_key, text_key)
-        except ValueError as error:
-            raise EntryError(f"message {number}: {error}") from None
-        called = [call._replace(id=call.id or f"call_{number}_{place}") for place, call in enumerate(read.calls)]
-        self.message = read._replace(calls=called)
-        # Only in the API's form are further keys what the model said.
-        self._given = given if text_key == "content" else {}
-        self._is_reply = given.get("weight") != 0
 
-    def details(self, in_wire_form: bytes, answers: str | None, ending: dict[str, Any]) -> Details | None:
-        """What the wire form does not say; None where its text is all that there is to the message."""
-        said = self.message
-        sent = message.sent(said, answers or said.answers)
-        if not wire.is_assistant(in_wire_form):
-            return Details(sent) if sent != in_wire_form else None
-        of_text = Details(in_wire_form, in_wire_form + message.NO_REFUSAL)
-        details = of_text._replace(sent=sent, answered=message.answered(said, self._given), is_reply=self._is_reply)
-        if said.calls:
-            reason = b'"function_call"' if said.calls[-1].type == LEGACY else b'"tool_calls"'
-            details = details._replace(finish_reason=reason)
-        return None if details == of_text and not ending else details._replace(**ending)
+def _details(
+    said: Message, given: dict[str, Any], in_wire_form: bytes, answers: str | None, ending: dict[str, Any]
+) -> Details | None:
+    """What the wire form does not say; None where its text is all that there is to the message."""
+    sent = message.sent(said, answers or said.answers)
+    if not wire.is_assistant(in_wire_form):
+        return Details(sent) if sent != in_wire_form else None
+    details = Details(sent, message.answered(said, given), is_reply=given.get("weight") != 0)
+    if said.calls:
+        reason = b'"function_call"' if said.calls[-1].type == LEGACY else b'"tool_calls"'
+        details = details._replace(finish_reason=reason)
+    details = details._replace(**ending)
+    return None if details == Details(in_wire_form, in_wire_form + message.NO_REFUSAL) else details
 
 
 def _ending(entry: dict[str, Any]) -> dict[str, Any]:
@@ -202,23 +174,17 @@ def _ending(entry: dict[str, Any]) -> dict[str, Any]:
             if not isinstance(value, kind):
                 raise EntryError(f'"{key}" is {_kind(value)}, not {"a string" if kind is str else "an object"}')
             try:
-                ending[key] = _one_copy(wire.canonical_of(value)) if key == "request" else wire.json_of(value)
+                ending[key] = _one_of_equals(wire.canonical_of(value)) if key == "request" else wire.json_of(value)
             except ValueError as error:
                 raise EntryError(f'"{key}" {error}') from None
     return ending
 
 
-@lru_cache(maxsize=64)
-def _one_copy(request: bytes) -> bytes:
-    """The equal parameters of an earlier entry: tools are long, and the same in many entries."""
-    return request
+_one_of_equals = lru_cache(maxsize=64)(bytes)  # Tools are long, and the same in many requests.
 
 
 def _keys_in(given: dict[str, Any], list_key: str) -> tuple[str, str]:
-    """The keys under which this message has its role and its text.
-
-    Both belong to one form: to that of the list if it can be, for in the other form's terms they may be any extra keys.
-    """
+    """The keys of this message's role and text: of the list's form if it has them, for the others may be extra keys."""
     forms = [FORMS[list_key], *FORMS.values()]
     return max(forms, key=lambda keys: (keys[0] in given, all(key in given for key in keys)))
 

@@ -1,13 +1,9 @@
-"""What people give in place of recordings, and what to do about it.
-
-It explains a file that could not be read; no file that can be read is refused by it.
-"""
+"""What people give in place of recordings, and what to do about it. It explains only files that could not be read."""
 
 import os
 import re
 from pathlib import Path
 
-_HEAD = 1024  # bytes
 _TO_LINES = 'write it as JSON lines, one {"messages": [...]} a line'
 _KINDS = (
     (rb"PAR1", f"is Parquet: {_TO_LINES} (pandas: read_parquet(FILE).to_json(OUT, orient='records', lines=True))"),
@@ -22,12 +18,12 @@ _KINDS = (
 
 
 def explain(path: Path) -> str | None:
-    """What a file is that is not one of recordings, and what to do; None if that is not known."""
+    """What a file is, and what to do about it; None if that is not known."""
     if not os.path.isfile(path):
         return "is a URL: download the file, and name that" if str(path).startswith(("http:/", "https:/")) else None
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(1024)
     except OSError:
         return None
     return next((explanation for begins, explanation in _KINDS if re.match(begins, head)), None)

@@ -1,9 +1,6 @@
 """Process helpers shared by both programs: exit statuses, the one error, the event loop.
 
-Rules that hold here:
-
-- What a user must know raises `ProgramError`, which `run` prints as one line.
-- No traceback reaches a user: other expected errors become a `ProgramError` where they happen.
+No traceback reaches a user: expected errors become a `ProgramError` where they happen, and `run` prints it as one line.
 """
 
 import asyncio
@@ -30,7 +27,7 @@ class ProgramError(Exception):
 
 
 def run(command: Callable[[], int]) -> int:
-    """Run a program's command and return the exit status; an error is one line on stderr."""
+    """Run a program's command. Returns the exit status."""
     allow_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -38,22 +35,19 @@ def run(command: Callable[[], int]) -> int:
     try:
         return command()
     except ProgramError as error:
-        _print_error(str(error))
-        return COULD_NOT_RUN
+        problem = str(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
         # Only printing raises OSError here: files and sockets raise ProgramError, which names them.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _print_error(f"can't print: {error.strerror}")
-        return COULD_NOT_RUN
+        problem = f"can't print: {error.strerror}"
+    print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)
+    return COULD_NOT_RUN
 
 
 def run_on_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on a new uvloop event loop, and return its result.
-
-    Signal handlers are restored afterwards: uvloop keeps those that the coroutine added.
-    """
+    """Run a coroutine on uvloop, and restore the signal handlers: uvloop keeps those that the coroutine added."""
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -87,7 +81,3 @@ def allow_descriptors() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _print_error(line: str) -> None:
-    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)

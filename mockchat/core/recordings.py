@@ -1,7 +1,4 @@
-"""Load recordings for either program: read, seed errors if asked to, build the index, print a summary.
-
-The sample is in `data/` of a clone, or in the installed package.
-"""
+"""Load recordings for either program: read, seed errors if asked to, build the index, print a summary."""
 
 import gc
 import os
@@ -17,7 +14,7 @@ from mockchat.core.dataset import Dataset
 from mockchat.core.entries import DatasetError
 from mockchat.core.index import ResponseIndex
 
-_INSTALLED = Path(__file__).parents[1] / "data"
+_INSTALLED = Path(__file__).parents[1] / "data"  # A clone has it beside the package.
 _FOLDER = Path(os.path.relpath(_INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "data"))
 DATASETS = (_FOLDER / "ShareGPT_V3_unfiltered_cleaned_split.json", _FOLDER / "sample.json")
 SAMPLE = "sample"
@@ -41,8 +38,8 @@ def load(
 ) -> tuple[Dataset, ResponseIndex]:
     """Read files of recordings and build their index, after `SEED_ERRORS` if that is set in the environment.
 
-    Messages are compared without what the patterns `ignore` match. Prints a summary unless `quiet`. Raises
-    `DatasetError`. All existing objects are exempt from garbage collection afterwards: the recordings stay until exit.
+    Messages are compared without what the patterns `ignore` match. Raises `DatasetError`. All existing objects are
+    exempt from garbage collection afterwards: the recordings stay until exit.
     """
 
     def tell(line: str) -> None:

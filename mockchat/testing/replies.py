@@ -116,7 +116,7 @@ def _made(name: str, given: dict[str, Any]) -> Reply | GivenError:
     if not said:
         raise ProgramError("reply: give a text, tool_calls, a refusal, reasoning or a status")
     try:
-        read = entries.read(given | {"messages": [{"role": "assistant", "content": None} | said]})
+        read, _ = entries.read(given | {"messages": [{"role": "assistant", "content": None} | said]}, name)
     except EntryError as error:
         hint = "" if isinstance(given.get("text", ""), str) else "; for JSON give json.dumps(...)"
         raise ProgramError(f"reply: {str(error).removeprefix('message 0: ')}{hint}") from None

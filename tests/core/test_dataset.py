@@ -308,7 +308,7 @@ PACKED = gzip.compress(b"[" + GOOD + b"]", mtime=0)
         (b"\xef\xbb\xbf", "is empty"),
         (b'{"id": "a"}', 'entry 0 (line 1, id \'a\'): must have either "conversations" or "messages"'),
         (b"3", "entry 0 (line 1, without id): is a number, not an object"),
-        (b'{"id": ', "is cut off at line 1, byte 8: fetch it again, or remove that line"),
+        (b'{"id": ', "is cut off at line 1, byte 8: fetch it again, or remove that entry"),
         (b"\n\n" + GOOD[:20], "is cut off at line 3, byte 21"),
         (GOOD + b"\n\r\n" + GOOD[:-9], "is cut off at line 3, byte "),
         (GOOD + b"\n" + GOOD[:50] + b"\n" + GOOD + b"\n", "is cut off at line 3, byte 1"),

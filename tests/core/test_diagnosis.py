@@ -141,8 +141,8 @@ def test_calls_and_parts_are_not_told_as_an_empty_text() -> None:
     index = index_of(entries.conversation({"messages": talk}, "talk"))
 
     def text(*messages: dict[str, Any]) -> str:
-        _, history, size, _ = entries.read({"messages": list(messages)})
-        return diagnose(index, history, range(size)).text
+        sent, count = entries.read({"messages": list(messages)}, "sent")
+        return diagnose(index, sent.recording, range(count)).text
 
     user = talk[0]
     assert "messages[1] differs: sent 'It rains', recorded a call of weather; " in text(

@@ -10,10 +10,9 @@ from mockchat.core.message import as_object
 
 def said(entry: Any) -> list[tuple[str, str]]:
     """The messages of an entry, as pairs of role and content."""
-    read = entries.read(entry)
-    messages = wire.split(read.recording)
-    assert len(messages) == read.size
-    return [(wire.role_of(message), wire.content_of(message)) for message in messages]
+    read, count = entries.read(entry, "c")
+    assert len(read.messages) == count
+    return [(wire.role_of(message), wire.content_of(message)) for message in read.messages]
 
 
 # Roles and texts
@@ -119,7 +118,8 @@ def test_a_message_of_weight_0_is_no_reply_and_the_last_one_ends_as_is_said() ->
     hello = {"role": "assistant", "content": "hello"}
     messages = [hello | {"weight": 0}, {"role": "user", "content": "hi", "weight": 0}, hello | {"weight": 1}, hello]
     talk = entries.conversation({"messages": messages, "finish_reason": "length", "usage": {"total_tokens": 3}}, "c")
-    assert talk.replies == [2, 3]
+    assert [number for number, _ in talk.places()] == [2, 3]
+    assert talk.replies == 2
     assert (talk.details[3].finish_reason, talk.details[3].usage) == (b'"length"', b'{"total_tokens":3}')
     assert 2 not in talk.details
     index = ResponseIndex([talk])
@@ -138,10 +138,10 @@ def test_a_number_that_json_has_not_is_answered_as_null(number: float) -> None:
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [({}, None), ({"id": "a_0"}, "a_0"), ({"id": ""}, ""), ({"id": 7}, "7"), ({"id": -(2**63)}, f"{-(2**63)}")],
+    [({}, "name"), ({"id": "a_0"}, "a_0"), ({"id": ""}, ""), ({"id": 7}, "7"), ({"id": -(2**63)}, f"{-(2**63)}")],
 )
-def test_ids(given: dict[str, Any], expected: str | None) -> None:
-    assert entries.read({"messages": [], **given}) == (expected, b"", 0, {})
+def test_ids(given: dict[str, Any], expected: str) -> None:
+    assert entries.read({"messages": [], **given}, "name") == (Conversation(expected, b""), 0)
 
 
 def test_an_entry_without_id_gets_a_name() -> None:
@@ -180,7 +180,7 @@ def nested(depth: int) -> Any:
         ({"messages": {}}, '"messages" is an object, not an array'),
         ({"messages": [], "system": 3}, '"system" is a number, not a string'),
         (of("hi"), "message 0 is a string, not an object"),
-        (of({"value": "x"}), 'message 0 lacks "from" or "role"'),
+        (of({"value": "x"}), "message 0: from must be one of user, "),
         (of({"role": "user"}), 'message 0 lacks "content"'),
         (of({"role": "assistant"}), 'message 0 lacks "content"'),
         (of({"role": "user", "value": "x"}), 'message 0 lacks "content"'),
@@ -208,5 +208,5 @@ def nested(depth: int) -> Any:
 )
 def test_what_is_wrong_with_an_entry_is_said(entry: Any, reason: str) -> None:
     with pytest.raises(EntryError) as caught:
-        entries.read(entry)
+        entries.read(entry, "c")
     assert reason in str(caught.value)

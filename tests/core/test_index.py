@@ -212,7 +212,7 @@ def test_messages_that_say_more_are_found_beside_texts() -> None:
         index.add(each)
     for found in (index, ResponseIndex(talks)):
         for each in talks:
-            for number in each.replies:
+            for number, _ in each.places():
                 replies = found.replies(wire.join(each.messages[:number]))
                 assert each.messages[number] in [reply.message for reply in replies]
                 assert each.details.get(number) in [reply.details for reply in replies]

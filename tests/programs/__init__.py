@@ -10,8 +10,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Protocol
 
-from mockchat import programs
-from mockchat.programs import STOP_TIMEOUT
+from mockchat import bench
+from mockchat.bench import STOP_TIMEOUT
 
 __all__ = ["STOP_TIMEOUT", "gunicorn", "running_server", "wait_for_workers"]
 
@@ -49,12 +49,12 @@ def running_server(
     *arguments: str,
     workers: int = 0,
     more: Sequence[str] = (),
-    program: Sequence[str] = programs.SERVE,
+    program: Sequence[str] = bench.SERVE,
     **options: Any,
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Run a server with these arguments; with `workers` it is gunicorn, with `more` of its own options."""
     command = [*gunicorn(arguments, workers), *more] if workers else [*program, *arguments]
-    with programs.running_server(command, **options) as (base_url, process):
+    with bench.running_server(command, **options) as (base_url, process):
         if workers:
             wait_for_workers(base_url, workers)
         yield base_url, process

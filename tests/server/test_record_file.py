@@ -67,7 +67,7 @@ def test_a_line_an_exchange(tmp_path: Path) -> None:
         "request": {},
     }
     assert second["messages"][1] == {"role": "assistant", "content": "hello", "weight": 0}
-    assert made[1].replies == [3]
+    assert [number for number, _ in made[1].places()] == [3]
     assert second["messages"][2:] == [{"role": "user", "content": 'a "b" é\n'}, {"role": "assistant", "content": ""}]
     assert made[0].id != made[1].id
     before = path.read_bytes()

@@ -60,7 +60,7 @@ def test_every_reply_of_the_sample() -> None:
     index = ResponseIndex(load(SAMPLE).conversations)
     asked = 0
     for found in load(SAMPLE).conversations:
-        for number in found.replies:
+        for number, _ in found.places():
             body = b'{"messages":%b}' % wire.array(wire.join(found.messages[:number]))
             request = read_request(body, index)
             assert schema.completion_problems(json.loads(b"".join(completion.whole(request, 1)))) == []
