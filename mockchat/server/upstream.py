@@ -15,7 +15,7 @@ from aiohttp.log import server_logger
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from mockchat.client import MAX_ANSWER_MB, Decoder, explain
+from mockchat.client import decoded, explain
 from mockchat.core import wire
 from mockchat.core.answer import BLANK_LINE, BadAnswer, endpoint, error_message
 from mockchat.core.entries import Conversation, DatasetError
@@ -199,16 +199,13 @@ class Upstream:
                 raise BadAnswer(f"an answer with the status {response.status}")
             exchange.status, exchange.head = response.status, _head(response)
             exchange.is_stream = response.status == 200 and response.content_type == "text/event-stream"
-            decoder = Decoder(response.headers.get("Content-Encoding"), MAX_ANSWER_MB)
             received = exchange.received
-            async for sent in response.content.iter_any():
-                block = decoder.feed(sent)
+            async for block in decoded(response.headers, response.content):
                 searched = max(exchange.ready, len(received) - 3)
                 exchange.receive(block)
                 # Forward whole events only: an error event after half of another would be lost.
                 if exchange.is_stream and (ends := [blank.end() for blank in BLANK_LINE.finditer(received, searched)]):
                     exchange.forward(ends[-1])
-            decoder.end()
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
