@@ -1,9 +1,5 @@
 """The server under gunicorn: several processes that share the recordings.
 
-    gunicorn "mockchat.server:create_app('data/sample.json')" --worker-class mockchat.server.workers.Worker --preload
-
-Rules that hold here:
-
 - Before gunicorn forks (`--preload`), a process of its own reads the recordings into a file in memory. Workers share
   that file, and the memory that reading takes is freed with the process.
 - A worker can be replaced while its clients are busy, without losing a request: see `app.py`.
@@ -37,6 +33,9 @@ from mockchat.server.app import ChatServer
 from mockchat.server.route import ChatCompletions
 
 _APP_LOAD_ERROR = 4  # gunicorn does not start a worker again that ends with this status.
+_COMMAND = """{}: gunicorn "mockchat.server.workers:create_app('FILE')" -k mockchat.server.workers.Worker --preload"""
+# gunicorn imports the module of its worker class before the application's.
+_WSGI_WORKERS = ("sync", "gthread", "ggevent", "geventlet", "gtornado", "gasgi")
 
 MakeRunner = Callable[..., Awaitable[web.AppRunner]]
 
@@ -84,13 +83,6 @@ def _end(problem: str) -> NoReturn:
     """End this process, and so gunicorn, with a line."""
     print(f"create_app: {problem}", file=sys.stderr)
     raise SystemExit(_APP_LOAD_ERROR) from None
-
-
-# gunicorn imports the module of its worker class before the application's.
-_WSGI_WORKERS = ("sync", "gthread", "ggevent", "geventlet", "gtornado", "gasgi")
-_COMMAND = (
-    """{}: gunicorn "mockchat.server:create_app('FILE')" --worker-class mockchat.server.workers.Worker --preload"""
-)
 
 
 def read_shared(paths: Sequence[Path], *, stitch: bool = True, ignore: Sequence[str] = ()) -> ResponseIndex:
