@@ -8,6 +8,7 @@ import asyncio
 import io
 import secrets
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import aiohttp
@@ -31,14 +32,12 @@ from mockchat.server.recorder import NotRecordable
 TIMEOUT = 600.0  # seconds, as in OpenAI's SDKs
 _CONNECT_TIMEOUT = 10.0  # seconds
 _LONGEST_EXCHANGE = 3600.0  # seconds
+_ID = b"upstream"  # Stands for the id of a conversation that is not recorded yet.
 # Headers that are not forwarded: RFC 9110, section 7.6.1, and those that describe how this body was sent.
 _HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer")
     + ("transfer-encoding", "upgrade", "expect", "host", "content-length", "content-encoding", "accept-encoding")
 )
-
-
-_ID = b"upstream"  # Stands for the id of a conversation that is not recorded yet.
 
 
 class _Exchange:
@@ -61,7 +60,6 @@ class _Exchange:
         self._memory = memory
         self._is_over = False
         self._news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
         memory.held += len(body)
 
     def __del__(self) -> None:
@@ -105,6 +103,7 @@ class _Exchange:
 
     def _stream(self, head: bytes) -> Iterator[Part]:
         chunked = self.request.is_http_1_1
+        part = chunk if chunked else bytes
         yield head + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
         sent = 0
         while sent < self.ready or not self._is_over:
@@ -112,10 +111,9 @@ class _Exchange:
                 yield self._news
             else:
                 block, sent = bytes(self.received[sent : self.ready]), self.ready
-                yield chunk(block) if chunked else block
+                yield part(block)
         if self.error:
-            event = b"data: %b\n\n" % self.error.body()
-            yield chunk(event) if chunked else event
+            yield part(b"data: %b\n\n" % self.error.body())
         elif chunked:
             yield LAST_CHUNK
 
@@ -131,7 +129,6 @@ class Upstream:
         self._index = index
         self._file = file
         self._timeout = timeout
-        self._session: aiohttp.ClientSession | None = None
         self._exchanges: set[asyncio.Task[None]] = set()
         self._name = f"mockchat-{secrets.token_hex(6)}"
         self.warnings: set[str] = set()  # Warnings logged.
@@ -193,7 +190,7 @@ class Upstream:
         async with asyncio.timeout(self._timeout):
             url = URL(f"{self._url}?{request.query}", encoded=True) if request.query else self._url
             body = io.BytesIO(exchange.body)
-            response = await self._open_session().post(url, data=body, headers=headers, allow_redirects=False)
+            response = await self._session.post(url, data=body, headers=headers, allow_redirects=False)
         async with response:
             if not 200 <= response.status <= 599:
                 raise BadAnswer(f"an answer with the status {response.status}")
@@ -207,19 +204,16 @@ class Upstream:
                 if exchange.is_stream and (ends := [blank.end() for blank in BLANK_LINE.finditer(received, searched)]):
                     exchange.forward(ends[-1])
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                # A kept connection may close as it is used, and a request can't be repeated.
-                connector=aiohttp.TCPConnector(limit=0, force_close=True),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                timeout=aiohttp.ClientTimeout(
-                    _LONGEST_EXCHANGE, sock_connect=_CONNECT_TIMEOUT, sock_read=self._timeout
-                ),
-                skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
-            )
-        return self._session
+    @cached_property
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            # A kept connection may close as it is used, and a request can't be repeated.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(_LONGEST_EXCHANGE, sock_connect=_CONNECT_TIMEOUT, sock_read=self._timeout),
+            skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
+        )
 
     def _recorded(self, exchange: _Exchange, is_readable: bool) -> Conversation | None:
         """Add a good answer to the index, and return it if it is new. Raises `BadAnswer` and `NotRecordable`."""
@@ -264,7 +258,7 @@ class Upstream:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
+        if "_session" in vars(self):
             await self._session.close()
         return len(tasks)
 
