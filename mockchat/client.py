@@ -23,7 +23,6 @@ class NoAnswer(NamedTuple):
 
 
 def explain(error: Exception) -> NoAnswer:
-    """Why a request has no answer, and what to check."""
     match error:
         case BadAnswer():
             return NoAnswer(error.cause, error.detail)

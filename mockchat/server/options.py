@@ -22,12 +22,10 @@ from mockchat.server.simulation import FAULT_HEADER, Simulation
 
 
 def parse(given: Sequence[str] | None) -> Namespace:
-    """Parse these arguments, or the process's own for None. Ends the program where they are wrong."""
     return arguments.parse(parser(), given)
 
 
 def parser() -> ArgumentParser:
-    """The parser of the command line."""
     parser = arguments.new_parser("Serve the Chat Completions API from recorded conversations.")
     arguments.add_recordings(parser)
     add = parser.add_argument

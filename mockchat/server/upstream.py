@@ -73,13 +73,11 @@ class _Exchange:
             raise too_much()
 
     def forward(self, ready: int) -> None:
-        """Forward the first `ready` bytes of a stream."""
         self.ready = ready
         self._news.set_result(None)
         self._news = asyncio.get_running_loop().create_future()
 
     def end(self) -> None:
-        """Forward the rest, or the error."""
         self._is_over = True
         self.forward(self.ready if self.error else len(self.received))
 
@@ -181,7 +179,6 @@ class Upstream:
         return None
 
     async def _talk(self, exchange: _Exchange) -> None:
-        """Ask the upstream, and receive its answer."""
         exchange.receive(b"")  # Nothing is asked while the memory is full.
         request = exchange.request
         headers = _end_to_end(request.headers)
@@ -249,7 +246,6 @@ class Upstream:
 
     @property
     def busy(self) -> bool:
-        """True while an exchange is running."""
         return bool(self._exchanges)
 
     async def close(self) -> int:
