@@ -1,7 +1,6 @@
 """The server's options: names, types, defaults.
 
-Those that shape the answers are keyword arguments too, of `create_app` and `mockchat.testing.serve`: `ttft_ms=50` is
-`--ttft-ms 50`, and the same parser reads both.
+Those that shape the answers are keyword arguments too, of `create_app` and `mockchat.testing.serve` (`ttft_ms=50`).
 """
 
 from argparse import ArgumentError, ArgumentParser, ArgumentTypeError, Namespace
@@ -18,7 +17,6 @@ from mockchat.core.text import excerpt
 from mockchat.server import simulation, upstream
 from mockchat.server.app import SHUTDOWN_TIMEOUT
 from mockchat.server.memory import MAX_MEMORY_MB
-from mockchat.server.simulation import FAULT_HEADER, Simulation
 
 
 def parse(given: Sequence[str] | None) -> Namespace:
@@ -65,7 +63,7 @@ def _add_simulation(parser: ArgumentParser) -> None:
     add("--jitter", **option(number, "F", "of both: log-normal, F is the standard deviation over the mean"))
     failing = (
         "fail with a status (429, 503, ...), disconnect or stall; HOW is a rate (0.05) or first:N of each "
-        f"history; 'header' lets requests name a kind in {FAULT_HEADER}; repeatable"
+        f"history; 'header' lets requests name a kind in {simulation.FAULT_HEADER}; repeatable"
     )
     add("--fault", **option(simulation.read_fault, "KIND=HOW", failing, action="append", default=[]))
     add("--random-seed", **option(int, "N", "the same replies, jitter and faults in each run"))
@@ -104,13 +102,13 @@ def from_keywords(given: Mapping[str, object], beside: Iterable[str] = ()) -> Na
 def of_route(chosen: Namespace) -> dict[str, Any]:
     """The options as arguments of `route.ChatCompletions`. Raises `ProgramError`."""
     named = ("ttft_ms", "itl_ms", "jitter", "random_seed")
-    simulated = {name: value for name in named if (value := getattr(chosen, name)) is not None}
+    given = {name: value for name in named if (value := getattr(chosen, name)) is not None}
     return {
         "max_body_size": chosen.max_body_mb * MB,
         "max_memory_mb": chosen.max_memory_mb,
         "api_keys": chosen.api_key,
         "match": chosen.match,
-        "simulation": Simulation(**simulated, faults=chosen.fault) if simulated or chosen.fault else None,
+        "simulation": simulation.Simulation(**given, faults=chosen.fault) if given or chosen.fault else None,
     }
 
 

@@ -1,7 +1,5 @@
 """A file of JSON lines that several processes record into. No network.
 
-Rules that hold here:
-
 - A line is written by one write, under a lock that the system releases when its holder dies.
 - Nothing is deleted: a last line that a crash cut off, or that is damaged, is moved to `FILE.unfinished`.
 - The file is opened for each line: an editor may have replaced it.

@@ -27,7 +27,6 @@ from mockchat.server.errors import UPSTREAM, ApiError, NotRecorded
 from mockchat.server.http import CLOSE, LAST_CHUNK, Answer, AnswerWriter, HttpRequest, Part, chunk, in_blocks
 from mockchat.server.memory import Memory, too_much
 from mockchat.server.record_file import RecordFile
-from mockchat.server.recorder import NotRecordable
 
 TIMEOUT = 600.0  # seconds, as in OpenAI's SDKs
 _CONNECT_TIMEOUT = 10.0  # seconds
@@ -166,7 +165,7 @@ class Upstream:
                 if exchange.status == 404 and not self._url.path.endswith("/v1/chat/completions"):
                     message += f" (it was asked at {self._url.path}: should its base URL end in /v1?)"
                 exchange.refusal = ApiError(exchange.status, message, code=UPSTREAM)
-        except NotRecordable as reason:
+        except recorder.NotRecordable as reason:
             self._warn(reason)
         except ApiError as error:
             exchange.error = error.with_traceback(None)
@@ -216,7 +215,7 @@ class Upstream:
         """Add a good answer to the index, and return it if it is new. Raises `BadAnswer` and `NotRecordable`."""
         completion = recorder.read_answer(bytes(exchange.received), exchange.is_stream)
         if not is_readable:
-            raise NotRecordable("requests that can't be read here")
+            raise recorder.NotRecordable("requests that can't be read here")
         parameters = wire.loads(exchange.body)
         recorded = recorder.conversation(parameters, completion)
         if not self._is_new(self._index.compared(wire.join(recorded.messages[:-1])), parameters):

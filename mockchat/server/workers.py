@@ -22,9 +22,7 @@ from aiohttp.log import server_logger
 from aiohttp.worker import GunicornUVLoopWebWorker
 
 from mockchat.core import mapped, program, recordings
-from mockchat.core.entries import DatasetError
 from mockchat.core.index import ResponseIndex
-from mockchat.core.program import ProgramError
 from mockchat.server import options
 from mockchat.server.app import ChatServer
 from mockchat.server.route import ChatCompletions
@@ -63,7 +61,7 @@ def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) ->
         route_options = options.of_route(chosen)
         files = [recordings.named(name) for name in ([data] if isinstance(data, str | Path) else data)]
         index = read_shared(files or [recordings.default()], stitch=not chosen.no_stitch, ignore=chosen.ignore)
-    except ProgramError as error:
+    except program.ProgramError as error:
         _end(str(error))
     except KeyboardInterrupt:
         raise SystemExit(program.INTERRUPTED) from None
@@ -83,14 +81,14 @@ def _end(problem: str) -> NoReturn:
 def read_shared(paths: Sequence[Path], *, stitch: bool = True, ignore: Sequence[str] = ()) -> ResponseIndex:
     """The index that `recordings.load` makes, in memory that forked processes share, whatever they look up.
 
-    For a moment it takes twice the files' size. Raises `DatasetError`.
+    For a moment it takes twice the files' size. Raises `ProgramError`.
     """
     with os.fdopen(os.memfd_create("messages"), "w+b") if sys.platform == "linux" else TemporaryFile() as file:
         try:
             with ProcessPoolExecutor(1, get_context("fork")) as reader:
                 index = reader.submit(_read_into, file.fileno(), paths, stitch, ignore).result()
         except BrokenProcessPool:
-            raise DatasetError("the process that read the recordings was killed: is there too little memory?") from None
+            raise program.ProgramError("the reading process was killed: is there too little memory?") from None
         mapped.map_file(index, file)
     freeze()
     return index
