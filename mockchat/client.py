@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import AsyncIterator, Mapping
-from typing import NamedTuple
 
 import aiohttp
 
@@ -12,34 +11,27 @@ from mockchat.core.text import excerpt
 ACCEPTED = "gzip, deflate"  # The value of `Accept-Encoding`.
 MAX_ANSWER_MB = 64
 MB = 1024 * 1024  # bytes
-_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # By the header.
 
 
-class NoAnswer(NamedTuple):
-    """Why a request has no answer: `cause` groups equal failures, `detail` is for people."""
-
-    cause: str
-    detail: str
-
-
-def explain(error: Exception) -> NoAnswer:
+def explain(error: Exception) -> tuple[str, str]:
+    """Why a request has no answer: the cause, by which equal failures are grouped, and a detail for people."""
     match error:
         case BadAnswer():
-            return NoAnswer(error.cause, error.detail)
+            return error.cause, error.detail
         case TimeoutError():
-            return NoAnswer("no answer in time", str(error))
+            return "no answer in time", str(error)
         case aiohttp.ClientConnectorError():
             detail = f"to {error.host}:{error.port} ({error.strerror or error})"
             if isinstance(error, aiohttp.ClientConnectorSSLError):
                 detail += ": if it serves http, try http://"
             elif isinstance(error.os_error, ConnectionRefusedError):
                 detail += ": does a server listen there?"
-            return NoAnswer("no connection", detail)
+            return "no connection", detail
         case aiohttp.ServerDisconnectedError() | OSError():
-            return NoAnswer("closed connection", "the server closed it before it answered: check its log")
+            return "closed connection", "the server closed it before it answered: check its log"
         case aiohttp.ClientPayloadError():
-            return NoAnswer("cut-off answer", "the body is incomplete or damaged: check the server and any proxy")
-    return NoAnswer("no HTTP, or no connection", excerpt(str(error) or type(error).__name__))
+            return "cut-off answer", "the body is incomplete or damaged: check the server and any proxy"
+    return "no HTTP, or no connection", excerpt(str(error) or type(error).__name__)
 
 
 async def decoded(headers: Mapping[str, str], body: aiohttp.StreamReader) -> AsyncIterator[bytes]:
@@ -56,7 +48,7 @@ async def decoded(headers: Mapping[str, str], body: aiohttp.StreamReader) -> Asy
     async for sent in body.iter_any():
         block = sent
         if coding != "identity":
-            unpacking = unpacking or zlib.decompressobj(_GZIP_OR_ZLIB)
+            unpacking = unpacking or zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib, by its header.
             try:
                 block = unpacking.decompress(sent, room + 1)
             except zlib.error:

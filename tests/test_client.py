@@ -165,7 +165,7 @@ class NoTls(aiohttp.ClientConnectorSSLError):
     ],
 )
 def test_why_there_was_no_answer(error: Exception, cause: str, detail: str) -> None:
-    told = explain(error)
-    assert told.cause == cause
-    assert detail in told.detail
-    assert told.detail.isprintable()
+    explained = explain(error)
+    assert explained[0] == cause
+    assert detail in explained[1]
+    assert explained[1].isprintable()
