@@ -81,7 +81,7 @@ class RecordFile:
             return False
 
     def _read_new_lines(self) -> None:
-        """Read the lines that were written since the last time; move a cut-off one away."""
+        """Read the lines that were written since the last time; move an unfinished one away."""
         with self.path.open("rb") as file:
             if self._size:
                 file.seek(self._size - 1)
