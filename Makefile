@@ -73,7 +73,7 @@ endef
 
 serve: $(INSTALLED) $(if $(WORKERS),$(VENV)/with-gunicorn) ## run the server (PORT=8000, DATA=file, ARGS=more options; WORKERS=n: gunicorn, ARGS are its own)
 ifdef WORKERS
-	@exec $(VENV)/bin/gunicorn "mockchat.server:create_app($(if $(DATA),'$(DATA)'))" $(GUNICORN) $(ARGS)
+	@exec $(VENV)/bin/gunicorn "mockchat.server.workers:create_app($(if $(DATA),'$(DATA)'))" $(GUNICORN) $(ARGS)
 else
 	@exec $(VENV_PYTHON) server.py --port $(PORT) $(BOTH)
 endif

@@ -1,10 +1,7 @@
-"""HTTP client helpers of the requester and of the server's proxy: decode bodies, explain errors. No I/O.
-
-Content codings: https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1
-"""
+"""HTTP client helpers of the requester and of the server's proxy: decode bodies, explain errors."""
 
 import zlib
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Mapping
 
 import aiohttp
 
@@ -15,86 +12,52 @@ ACCEPTED = "gzip, deflate"  # The value of `Accept-Encoding`.
 MAX_ANSWER_MB = 64
 MB = 1024 * 1024  # bytes
 
-_ZLIB, _RAW_DEFLATE, _GZIP = zlib.MAX_WBITS, -zlib.MAX_WBITS, zlib.MAX_WBITS | 16
-_MOST_MEMBERS = 1000
 
-
-class NoAnswer(NamedTuple):
-    """Why a request has no answer: `cause` groups equal failures, `detail` is for people."""
-
-    cause: str
-    detail: str
-
-
-def explain(error: Exception) -> NoAnswer:
-    """Why a request has no answer, and what to check."""
+def explain(error: Exception) -> tuple[str, str]:
+    """Why a request has no answer: the cause, by which equal failures are grouped, and a detail for people."""
     match error:
         case BadAnswer():
-            return NoAnswer(error.cause, error.detail)
+            return error.cause, error.detail
         case TimeoutError():
-            return NoAnswer("no answer in time", str(error))
+            return "no answer in time", str(error)
         case aiohttp.ClientConnectorError():
             detail = f"to {error.host}:{error.port} ({error.strerror or error})"
             if isinstance(error, aiohttp.ClientConnectorSSLError):
                 detail += ": if it serves http, try http://"
             elif isinstance(error.os_error, ConnectionRefusedError):
                 detail += ": does a server listen there?"
-            return NoAnswer("no connection", detail)
+            return "no connection", detail
         case aiohttp.ServerDisconnectedError() | OSError():
-            return NoAnswer("closed connection", "the server closed it before it answered: check its log")
+            return "closed connection", "the server closed it before it answered: check its log"
         case aiohttp.ClientPayloadError():
-            return NoAnswer("cut-off answer", "the body is incomplete or damaged: check the server and any proxy")
-    return NoAnswer("no HTTP, or no connection", excerpt(str(error) or type(error).__name__))
+            return "cut-off answer", "the body is incomplete or damaged: check the server and any proxy"
+    return "no HTTP, or no connection", excerpt(str(error) or type(error).__name__)
 
 
-class Decoder:
-    """Decodes one body with the content coding `coding`, of at most `max_mb` megabytes, packed and unpacked."""
+async def decoded(headers: Mapping[str, str], body: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Decode the blocks of a body, of at most `MAX_ANSWER_MB` (https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1).
 
-    def __init__(self, coding: str | None, max_mb: int = MAX_ANSWER_MB) -> None:
-        self._coding = (coding or "identity").strip().lower()
-        if self._coding not in ("identity", "gzip", "x-gzip", "deflate"):
-            raise BadAnswer(f"an answer in the coding {self._coding!r}, which was not asked for")
-        self._max_mb = max_mb
-        self._left = self._packed_left = max_mb * MB
-        self._unpacking: zlib._Decompress | None = None
-        self._members = 0
-
-    def feed(self, block: bytes) -> bytes:
-        """Decode a block of the body.
-
-        Raises `BadAnswer` beyond the limits, and `aiohttp.ClientPayloadError` for a damaged body.
-        """
-        decoded = block if self._coding == "identity" else self._unpack(block)
-        self._left -= len(decoded)
-        self._packed_left -= len(block)
-        if self._left < 0 or self._packed_left < 0:
-            raise BadAnswer(f"an answer larger than {self._max_mb} MB")
-        return decoded
-
-    def end(self) -> None:
-        """Raise `aiohttp.ClientPayloadError` if the compressed body is incomplete."""
-        if self._unpacking is not None and not self._unpacking.eof:
-            raise aiohttp.ClientPayloadError(f"the {self._coding} body is cut off")
-
-    def _unpack(self, block: bytes) -> bytes:
-        parts = []
-        room = self._left + 1
-        try:
-            while block and room:
-                if self._unpacking is None or self._unpacking.eof:  # A gzip body may have several members.
-                    self._members += 1
-                    if self._members > _MOST_MEMBERS:  # zlib copies what follows each of them.
-                        raise BadAnswer(f"an answer of more than {_MOST_MEMBERS:,} compressed members")
-                    self._unpacking = zlib.decompressobj(self._window(block[0]))
-                parts.append(self._unpacking.decompress(block, room))
-                room -= len(parts[-1])
-                block = self._unpacking.unused_data or self._unpacking.unconsumed_tail
-        except zlib.error as error:
-            raise aiohttp.ClientPayloadError(f"the {self._coding} body is damaged: {error}") from None
-        return b"".join(parts)
-
-    def _window(self, first: int) -> int:
-        """The window size for zlib: many servers send raw deflate for `deflate`, without zlib's header."""
-        if self._coding != "deflate":
-            return _GZIP
-        return _ZLIB if first & 0x0F == zlib.DEFLATED else _RAW_DEFLATE
+    aiohttp's own decoding waits for ever where a `deflate` body is cut off. Raises `BadAnswer` beyond the limit and for
+    a coding that was not asked for, and `aiohttp.ClientPayloadError` for a damaged body.
+    """
+    coding = (headers.get("Content-Encoding") or "identity").lower()
+    if coding not in ("identity", "gzip", "x-gzip", "deflate"):
+        raise BadAnswer(f"an answer in the coding {coding!r}, which was not asked for")
+    unpacking = None
+    room = MAX_ANSWER_MB * MB
+    async for sent in body.iter_any():
+        block = sent
+        if coding != "identity":
+            unpacking = unpacking or zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib, by its header.
+            try:
+                block = unpacking.decompress(sent, room + 1)
+            except zlib.error:
+                raise aiohttp.ClientPayloadError from None
+            if unpacking.unused_data:
+                raise aiohttp.ClientPayloadError
+        room -= max(len(block), len(sent))  # Some bytes unpack to nothing.
+        if room < 0:
+            raise BadAnswer(f"an answer larger than {MAX_ANSWER_MB} MB")
+        yield block
+    if unpacking is not None and not unpacking.eof:
+        raise aiohttp.ClientPayloadError

@@ -29,7 +29,7 @@ from aiohttp.http_writer import _serialize_headers
 from multidict import CIMultiDict
 from yarl import URL
 
-from mockchat.client import MAX_ANSWER_MB, MB, Decoder
+from mockchat.client import MAX_ANSWER_MB, MB, decoded
 
 # A head after which the body is read by its length, and the connection stays open. Headers that begin like Connection,
 # Content-Encoding, Proxy-Connection, Transfer-Encoding or Upgrade could say otherwise: aiohttp reads those answers.
@@ -156,9 +156,7 @@ class Slot(asyncio.Protocol):
         message, content = await self._handler.read()
         while 100 <= message.code <= 199 and message.code != 101:  # An interim answer: the final one follows.
             message, content = await self._handler.read()
-        decoder = Decoder(message.headers.get("Content-Encoding"), MAX_ANSWER_MB)
-        blocks = [(time.perf_counter(), decoder.feed(block)) async for block in content.iter_any()]
-        decoder.end()
+        blocks = [(time.perf_counter(), block) async for block in decoded(message.headers, content)]
         return Answer(message.code, message.headers, b"".join([block for _, block in blocks]), blocks)
 
     def close(self) -> None:

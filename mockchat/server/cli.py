@@ -11,9 +11,7 @@ from yarl import URL
 
 from mockchat.core import program, recordings
 from mockchat.core.index import ResponseIndex
-from mockchat.core.program import ProgramError
 from mockchat.server import app, options
-from mockchat.server.app import ChatServer
 from mockchat.server.log import Log, is_writable
 from mockchat.server.record_file import RecordFile
 from mockchat.server.route import ChatCompletions
@@ -28,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(chosen: argparse.Namespace) -> int:
     route_options = options.of_route(chosen)
     if bool(chosen.upstream) != bool(chosen.record):
-        raise ProgramError("--upstream and --record need each other: give both, or none")
+        raise program.ProgramError("--upstream and --record need each other: give both, or none")
     file = RecordFile(chosen.record, warn=lambda line: print(line, file=sys.stderr)) if chosen.record else None
     index = _load(chosen)
     chat = ChatCompletions(index, **route_options)
@@ -44,7 +42,7 @@ def _run(chosen: argparse.Namespace) -> int:
 
     log = Log(each=chosen.log)
     server_logger.addHandler(log)
-    server = ChatServer(chat, log)
+    server = app.ChatServer(chat, log)
     listening = app.serve(server, chosen.host, chosen.port, ready, shutdown_timeout=chosen.shutdown_timeout)
     try:
         program.run_on_loop(listening)

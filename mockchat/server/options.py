@@ -1,7 +1,6 @@
 """The server's options: names, types, defaults.
 
-Those that shape the answers are keyword arguments too, of `create_app` and `mockchat.testing.serve`: `ttft_ms=50` is
-`--ttft-ms 50`, and the same parser reads both.
+Those that shape the answers are keyword arguments too, of `create_app` and `mockchat.testing.serve` (`ttft_ms=50`).
 """
 
 from argparse import ArgumentError, ArgumentParser, ArgumentTypeError, Namespace
@@ -18,18 +17,13 @@ from mockchat.core.text import excerpt
 from mockchat.server import simulation, upstream
 from mockchat.server.app import SHUTDOWN_TIMEOUT
 from mockchat.server.memory import MAX_MEMORY_MB
-from mockchat.server.simulation import FAULT_HEADER, Simulation
-
-_SIMULATED = ("ttft_ms", "itl_ms", "jitter", "fault", "random_seed")
 
 
 def parse(given: Sequence[str] | None) -> Namespace:
-    """Parse these arguments, or the process's own for None. Ends the program where they are wrong."""
     return arguments.parse(parser(), given)
 
 
 def parser() -> ArgumentParser:
-    """The parser of the command line."""
     parser = arguments.new_parser("Serve the Chat Completions API from recorded conversations.")
     arguments.add_recordings(parser)
     add = parser.add_argument
@@ -69,7 +63,7 @@ def _add_simulation(parser: ArgumentParser) -> None:
     add("--jitter", **option(number, "F", "of both: log-normal, F is the standard deviation over the mean"))
     failing = (
         "fail with a status (429, 503, ...), disconnect or stall; HOW is a rate (0.05) or first:N of each "
-        f"history; 'header' lets requests name a kind in {FAULT_HEADER}; repeatable"
+        f"history; 'header' lets requests name a kind in {simulation.FAULT_HEADER}; repeatable"
     )
     add("--fault", **option(simulation.read_fault, "KIND=HOW", failing, action="append", default=[]))
     add("--random-seed", **option(int, "N", "the same replies, jitter and faults in each run"))
@@ -85,42 +79,36 @@ def from_keywords(given: Mapping[str, object], beside: Iterable[str] = ()) -> Na
         add(parser)
     defaults = vars(parser.parse_args([]))
     del defaults["data"]  # Callers have an argument of their own for it.
-    if unknown := [name for name in given if name not in defaults]:
-        raise ProgramError(f"there is no option {unknown[0]!r}: the options are {', '.join([*defaults, *beside])}")
+    line = []
+    for name, value in given.items():
+        if name not in defaults:
+            raise ProgramError(f"there is no option {name!r}: the options are {', '.join([*defaults, *beside])}")
+        if isinstance(defaults[name], bool) and not isinstance(value, bool):
+            raise ProgramError(f"{name}: give True or False, not {excerpt(repr(value))}")
+        values = value if isinstance(value, list | tuple) else [value]
+        if len(values) > 1 and not isinstance(defaults[name], list):
+            raise ProgramError(f"{name}: give one value, not {len(values)}")
+        if others := [each for each in values if not isinstance(each, str | Number)]:
+            raise ProgramError(f"{name}: give a text or a number, not {excerpt(repr(others[0]))}")
+        option = f"--{name.replace('_', '-')}"
+        line += [option if each is True else f"{option}={each}" for each in values if each is not False]
     try:
-        return parser.parse_args([each for name in given for each in _line(name, given[name], defaults[name])])
+        return parser.parse_args(line)
     except ArgumentError as error:
         name = (error.argument_name or "").removeprefix("--").replace("-", "_")
         raise ProgramError(f"{name}: {error.message}") from None
 
 
-def _line(name: str, value: object, default: object) -> list[str]:
-    """An option as arguments of a command line; its default is a bool for a switch, a list if it is repeatable."""
-    argument = f"--{name.replace('_', '-')}"
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise ProgramError(f"{name}: give True or False, not {excerpt(repr(value))}")
-        return [argument] if value else []
-    values = value if isinstance(value, list | tuple) else [value]
-    if len(values) != 1 and not isinstance(default, list):
-        raise ProgramError(f"{name}: give one value, not {len(values)}")
-    for each in values:
-        if isinstance(each, bool) or not isinstance(each, str | Number):
-            raise ProgramError(f"{name}: give a text or a number, not {excerpt(repr(each))}")
-    return [f"{argument}={each}" for each in values]
-
-
 def of_route(chosen: Namespace) -> dict[str, Any]:
     """The options as arguments of `route.ChatCompletions`. Raises `ProgramError`."""
-    asked = {name: value for name in _SIMULATED if (value := getattr(chosen, name)) not in (None, [])}
-    if "fault" in asked:
-        asked["faults"] = asked.pop("fault")
+    named = ("ttft_ms", "itl_ms", "jitter", "random_seed")
+    given = {name: value for name in named if (value := getattr(chosen, name)) is not None}
     return {
         "max_body_size": chosen.max_body_mb * MB,
         "max_memory_mb": chosen.max_memory_mb,
         "api_keys": chosen.api_key,
         "match": chosen.match,
-        "simulation": Simulation(**asked) if asked else None,
+        "simulation": simulation.Simulation(**given, faults=chosen.fault) if given or chosen.fault else None,
     }
 
 

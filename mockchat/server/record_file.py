@@ -1,18 +1,13 @@
 """A file of JSON lines that several processes record into. No network.
 
-Rules that hold here:
-
 - A line is written by one write, under a lock that the system releases when its holder dies.
-- Nothing is deleted: a last line that a crash cut off is moved to `FILE.unfinished`.
+- Nothing is deleted: a last line that a crash cut off, or that is damaged, is moved to `FILE.unfinished`.
 - The file is opened for each line: an editor may have replaced it.
 """
 
-import codecs
 import errno
 import fcntl
-import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,8 +21,6 @@ from mockchat.server import recorder
 
 _LOCK_ATTEMPTS = 200
 _LOCK_PAUSE = 0.01  # seconds
-# The beginning of a token other than a text, as it stands at the end of JSON that was cut off.
-_CUT_TOKEN = re.compile(r"|u[0-9a-f]{0,4}|-|\.|[eE][+-]?|t(ru?)?|f(a(ls?)?)?|n(ul?)?")
 
 
 class RecordFile:
@@ -88,7 +81,7 @@ class RecordFile:
             return False
 
     def _read_new_lines(self) -> None:
-        """Read the lines that were written since the last time; move a cut-off one away."""
+        """Read the lines that were written since the last time; move an unfinished one away."""
         with self.path.open("rb") as file:
             if self._size:
                 file.seek(self._size - 1)
@@ -103,10 +96,9 @@ class RecordFile:
                     self._read.add(hash(line))
 
     def _move(self, line: bytes) -> None:
-        """Move a last line that a recorder began to `FILE.unfinished`; raises `DatasetError` for any other line."""
+        """Move a last line that begins as ours do and has no end; raises `DatasetError` for any other line."""
         number = 1 + self.path.read_bytes()[: self._size].count(b"\n")
-        ours = recorder.BEGINNING.startswith(line[: len(recorder.BEGINNING)])
-        if line.endswith(b"\n") or not (ours and _is_cut_off(line)):
+        if line.endswith(b"\n") or not recorder.BEGINNING.startswith(line[: len(recorder.BEGINNING)]):
             problem = f"line {number} is not an entry of JSON lines: mend it, or record into another file"
             raise DatasetError(f"{self.path}: {problem}")
         aside = self.path.with_name(f"{self.path.name}.unfinished")
@@ -122,14 +114,3 @@ def _is_entry(line: bytes) -> bool:
         return not line.strip() or isinstance(wire.loads(line), dict)
     except ValueError:
         return False
-
-
-def _is_cut_off(line: bytes) -> bool:
-    """True for the beginning of a JSON text."""
-    try:
-        json.loads(codecs.getincrementaldecoder("utf-8")().decode(line))
-    except json.JSONDecodeError as error:
-        return error.msg.startswith("Unterminated string") or bool(_CUT_TOKEN.fullmatch(error.doc, error.pos))
-    except (ValueError, RecursionError):
-        return False
-    return False

@@ -1,8 +1,8 @@
 """An exchange with a model → a line of JSON to record. No I/O.
 
-A line is `{"id": …, "messages": [history…, reply], "finish_reason": …, "usage": …, "request": {…}}`, with all that
-`entries.ENDING` names, and `dataset.load` reads it. Only the last message is a reply: the assistant messages before it
-are what the client claims, and have the weight 0.
+A line is `{"id": …, "messages": [history…, reply], "finish_reason": …, "request": {…}, …}`, with all that
+`entries.ENDING` names. Only the last message is a reply: the assistant messages before it are what the client claims,
+and have the weight 0.
 """
 
 import hashlib
@@ -29,22 +29,17 @@ def read_answer(body: bytes, streamed: bool) -> Completion:
     Raises `NotRecordable` where it can't be answered again, and `answer.BadAnswer` for a broken or cut-off answer.
     """
     try:
-        completion = _read_stream(body) if streamed else answer.read(body)
+        stream = answer.read_stream(body + b"\n\n") if streamed else None  # Some servers leave out the last blank line.
+        completion = stream.completion if stream else answer.read(body)
     except (answer.ErrorSent, answer.LaxJson):
         raise NotRecordable(_OTHER) from None
     if not completion.alone:
         raise NotRecordable("answers with several choices")
-    return completion
-
-
-def _read_stream(body: bytes) -> Completion:
-    stream = answer.read_stream(body + b"\n\n")  # Some servers leave out the last blank line.
-    is_finished = stream.completion.finish_reason is not None
-    if not (stream.whole or is_finished) and stream.completion.alone:
+    if stream and not (stream.whole or completion.finish_reason):
         raise answer.BadAnswer("a stream that broke off in the middle")
-    if not (stream.whole and is_finished):
+    if stream and not (stream.whole and completion.finish_reason):
         raise NotRecordable("streams without a finish_reason and [DONE]")
-    return stream.completion
+    return completion
 
 
 def conversation(request: dict[str, Any], completion: Completion) -> Conversation:
@@ -54,14 +49,13 @@ def conversation(request: dict[str, Any], completion: Completion) -> Conversatio
     """
     said = {"role": "assistant", "content": None} | completion.message
     messages = [{"content": None} | message | {"weight": 0} for message in request["messages"]]
-    logprobs = completion.logprobs if isinstance(completion.logprobs, dict) else None
+    names = {key: value for key in ABOUT if isinstance(value := completion.about.get(key), str)}
     # Each event of a stream repeats the names: one that is longer than any is not recorded.
-    about = {key: value for key, value in completion.about.items() if key in ABOUT and _is_name(value)}
-    entry = about | {
+    entry = {key: name for key, name in names.items() if len(name) <= _LONGEST_NAME} | {
         "messages": [*messages, said],
         "finish_reason": completion.finish_reason,
         "usage": completion.about.get("usage"),
-        "logprobs": logprobs,
+        "logprobs": completion.logprobs if isinstance(completion.logprobs, dict) else None,
         "request": matching.recorded(request),
     }
     try:
@@ -74,10 +68,6 @@ def conversation(request: dict[str, Any], completion: Completion) -> Conversatio
     said_by_all = wire.array(wire.join(recorded.history(len(recorded.messages))))
     recorded.id = hashlib.sha256(said_by_all).hexdigest()[:16]
     return recorded
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= _LONGEST_NAME
 
 
 def line(recorded: Conversation) -> bytes:

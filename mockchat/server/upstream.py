@@ -8,6 +8,7 @@ import asyncio
 import io
 import secrets
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import aiohttp
@@ -15,7 +16,7 @@ from aiohttp.log import server_logger
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from mockchat.client import MAX_ANSWER_MB, Decoder, explain
+from mockchat.client import decoded, explain
 from mockchat.core import wire
 from mockchat.core.answer import BLANK_LINE, BadAnswer, endpoint, error_message
 from mockchat.core.entries import Conversation, DatasetError
@@ -26,19 +27,16 @@ from mockchat.server.errors import UPSTREAM, ApiError, NotRecorded
 from mockchat.server.http import CLOSE, LAST_CHUNK, Answer, AnswerWriter, HttpRequest, Part, chunk, in_blocks
 from mockchat.server.memory import Memory, too_much
 from mockchat.server.record_file import RecordFile
-from mockchat.server.recorder import NotRecordable
 
 TIMEOUT = 600.0  # seconds, as in OpenAI's SDKs
 _CONNECT_TIMEOUT = 10.0  # seconds
 _LONGEST_EXCHANGE = 3600.0  # seconds
+_ID = b"upstream"  # Stands for the id of a conversation that is not recorded yet.
 # Headers that are not forwarded: RFC 9110, section 7.6.1, and those that describe how this body was sent.
 _HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer")
     + ("transfer-encoding", "upgrade", "expect", "host", "content-length", "content-encoding", "accept-encoding")
 )
-
-
-_ID = b"upstream"  # Stands for the id of a conversation that is not recorded yet.
 
 
 class _Exchange:
@@ -61,7 +59,6 @@ class _Exchange:
         self._memory = memory
         self._is_over = False
         self._news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
         memory.held += len(body)
 
     def __del__(self) -> None:
@@ -75,13 +72,11 @@ class _Exchange:
             raise too_much()
 
     def forward(self, ready: int) -> None:
-        """Forward the first `ready` bytes of a stream."""
         self.ready = ready
         self._news.set_result(None)
         self._news = asyncio.get_running_loop().create_future()
 
     def end(self) -> None:
-        """Forward the rest, or the error."""
         self._is_over = True
         self.forward(self.ready if self.error else len(self.received))
 
@@ -105,6 +100,7 @@ class _Exchange:
 
     def _stream(self, head: bytes) -> Iterator[Part]:
         chunked = self.request.is_http_1_1
+        part = chunk if chunked else bytes
         yield head + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
         sent = 0
         while sent < self.ready or not self._is_over:
@@ -112,10 +108,9 @@ class _Exchange:
                 yield self._news
             else:
                 block, sent = bytes(self.received[sent : self.ready]), self.ready
-                yield chunk(block) if chunked else block
+                yield part(block)
         if self.error:
-            event = b"data: %b\n\n" % self.error.body()
-            yield chunk(event) if chunked else event
+            yield part(b"data: %b\n\n" % self.error.body())
         elif chunked:
             yield LAST_CHUNK
 
@@ -131,7 +126,6 @@ class Upstream:
         self._index = index
         self._file = file
         self._timeout = timeout
-        self._session: aiohttp.ClientSession | None = None
         self._exchanges: set[asyncio.Task[None]] = set()
         self._name = f"mockchat-{secrets.token_hex(6)}"
         self.warnings: set[str] = set()  # Warnings logged.
@@ -171,7 +165,7 @@ class Upstream:
                 if exchange.status == 404 and not self._url.path.endswith("/v1/chat/completions"):
                     message += f" (it was asked at {self._url.path}: should its base URL end in /v1?)"
                 exchange.refusal = ApiError(exchange.status, message, code=UPSTREAM)
-        except NotRecordable as reason:
+        except recorder.NotRecordable as reason:
             self._warn(reason)
         except ApiError as error:
             exchange.error = error.with_traceback(None)
@@ -184,7 +178,6 @@ class Upstream:
         return None
 
     async def _talk(self, exchange: _Exchange) -> None:
-        """Ask the upstream, and receive its answer."""
         exchange.receive(b"")  # Nothing is asked while the memory is full.
         request = exchange.request
         headers = _end_to_end(request.headers)
@@ -193,42 +186,36 @@ class Upstream:
         async with asyncio.timeout(self._timeout):
             url = URL(f"{self._url}?{request.query}", encoded=True) if request.query else self._url
             body = io.BytesIO(exchange.body)
-            response = await self._open_session().post(url, data=body, headers=headers, allow_redirects=False)
+            response = await self._session.post(url, data=body, headers=headers, allow_redirects=False)
         async with response:
             if not 200 <= response.status <= 599:
                 raise BadAnswer(f"an answer with the status {response.status}")
             exchange.status, exchange.head = response.status, _head(response)
             exchange.is_stream = response.status == 200 and response.content_type == "text/event-stream"
-            decoder = Decoder(response.headers.get("Content-Encoding"), MAX_ANSWER_MB)
             received = exchange.received
-            async for sent in response.content.iter_any():
-                block = decoder.feed(sent)
+            async for block in decoded(response.headers, response.content):
                 searched = max(exchange.ready, len(received) - 3)
                 exchange.receive(block)
                 # Forward whole events only: an error event after half of another would be lost.
                 if exchange.is_stream and (ends := [blank.end() for blank in BLANK_LINE.finditer(received, searched)]):
                     exchange.forward(ends[-1])
-            decoder.end()
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                # A kept connection may close as it is used, and a request can't be repeated.
-                connector=aiohttp.TCPConnector(limit=0, force_close=True),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                timeout=aiohttp.ClientTimeout(
-                    _LONGEST_EXCHANGE, sock_connect=_CONNECT_TIMEOUT, sock_read=self._timeout
-                ),
-                skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
-            )
-        return self._session
+    @cached_property
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            # A kept connection may close as it is used, and a request can't be repeated.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(_LONGEST_EXCHANGE, sock_connect=_CONNECT_TIMEOUT, sock_read=self._timeout),
+            skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
+        )
 
     def _recorded(self, exchange: _Exchange, is_readable: bool) -> Conversation | None:
         """Add a good answer to the index, and return it if it is new. Raises `BadAnswer` and `NotRecordable`."""
         completion = recorder.read_answer(bytes(exchange.received), exchange.is_stream)
         if not is_readable:
-            raise NotRecordable("requests that can't be read here")
+            raise recorder.NotRecordable("requests that can't be read here")
         parameters = wire.loads(exchange.body)
         recorded = recorder.conversation(parameters, completion)
         if not self._is_new(self._index.compared(wire.join(recorded.messages[:-1])), parameters):
@@ -258,7 +245,6 @@ class Upstream:
 
     @property
     def busy(self) -> bool:
-        """True while an exchange is running."""
         return bool(self._exchanges)
 
     async def close(self) -> int:
@@ -267,7 +253,7 @@ class Upstream:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
+        if "_session" in vars(self):
             await self._session.close()
         return len(tasks)
 

@@ -1,15 +1,8 @@
 """The server under gunicorn: several processes that share the recordings.
 
-    gunicorn "mockchat.server:create_app('data/sample.json')" --worker-class mockchat.server.workers.Worker --preload
-
-Rules that hold here:
-
-- Before gunicorn forks (`--preload`), a process of its own reads the recordings into a file in memory. Workers share
-  that file, and the memory that reading takes is freed with the process.
-- A worker can be replaced while its clients are busy, without losing a request: see `app.py`.
-
-What is used of aiohttp that its documentation does not promise: `AppRunner._make_server`, and what a runner does with
-the server that it gives. aiohttp's worker class takes a runner, and no documented one can have another protocol.
+- Before gunicorn forks (`--preload`), a process of its own reads the recordings into a file in memory that the workers
+  share. Read in gunicorn's process, they cost each worker 35 MB more, although the heap was trimmed before the fork.
+- `AppRunner._make_server` is not documented: no documented runner of aiohttp's can have another protocol.
 """
 
 import os
@@ -29,14 +22,15 @@ from aiohttp.log import server_logger
 from aiohttp.worker import GunicornUVLoopWebWorker
 
 from mockchat.core import mapped, program, recordings
-from mockchat.core.entries import DatasetError
 from mockchat.core.index import ResponseIndex
-from mockchat.core.program import ProgramError
 from mockchat.server import options
 from mockchat.server.app import ChatServer
 from mockchat.server.route import ChatCompletions
 
 _APP_LOAD_ERROR = 4  # gunicorn does not start a worker again that ends with this status.
+_COMMAND = """{}: gunicorn "mockchat.server.workers:create_app('FILE')" -k mockchat.server.workers.Worker --preload"""
+# gunicorn imports the module of its worker class before the application's.
+_WSGI_WORKERS = ("sync", "gthread", "ggevent", "geventlet", "gtornado", "gasgi")
 
 MakeRunner = Callable[..., Awaitable[web.AppRunner]]
 
@@ -47,7 +41,6 @@ class Worker(GunicornUVLoopWebWorker):
     wsgi: MakeRunner
 
     def run(self) -> None:
-        """Serve until gunicorn stops it."""
         if getattr(self.wsgi, "__name__", "") == create_app.__name__:
             _end(_COMMAND.format("create_app must be called"))
         self.wsgi = partial(self.wsgi, graceful_timeout=self.cfg.graceful_timeout)
@@ -68,7 +61,7 @@ def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) ->
         route_options = options.of_route(chosen)
         files = [recordings.named(name) for name in ([data] if isinstance(data, str | Path) else data)]
         index = read_shared(files or [recordings.default()], stitch=not chosen.no_stitch, ignore=chosen.ignore)
-    except ProgramError as error:
+    except program.ProgramError as error:
         _end(str(error))
     except KeyboardInterrupt:
         raise SystemExit(program.INTERRUPTED) from None
@@ -81,36 +74,28 @@ def create_app(data: str | Path | Sequence[str | Path] = (), **given: object) ->
 
 
 def _end(problem: str) -> NoReturn:
-    """End this process, and so gunicorn, with a line."""
     print(f"create_app: {problem}", file=sys.stderr)
     raise SystemExit(_APP_LOAD_ERROR) from None
-
-
-# gunicorn imports the module of its worker class before the application's.
-_WSGI_WORKERS = ("sync", "gthread", "ggevent", "geventlet", "gtornado", "gasgi")
-_COMMAND = (
-    """{}: gunicorn "mockchat.server:create_app('FILE')" --worker-class mockchat.server.workers.Worker --preload"""
-)
 
 
 def read_shared(paths: Sequence[Path], *, stitch: bool = True, ignore: Sequence[str] = ()) -> ResponseIndex:
     """The index that `recordings.load` makes, in memory that forked processes share, whatever they look up.
 
-    For a moment it takes twice the files' size. Raises `DatasetError`.
+    For a moment it takes twice the files' size. Raises `ProgramError`.
     """
     with os.fdopen(os.memfd_create("messages"), "w+b") if sys.platform == "linux" else TemporaryFile() as file:
         try:
             with ProcessPoolExecutor(1, get_context("fork")) as reader:
                 index = reader.submit(_read_into, file.fileno(), paths, stitch, ignore).result()
         except BrokenProcessPool:
-            raise DatasetError("the process that read the recordings was killed: is there too little memory?") from None
+            raise program.ProgramError("the reading process was killed: is there too little memory?") from None
         mapped.map_file(index, file)
     freeze()
     return index
 
 
 def _read_into(descriptor: int, paths: Sequence[Path], stitch: bool, ignore: Sequence[str]) -> ResponseIndex:
-    _, index = recordings.load(paths, stitch=stitch, ignore=ignore)
+    index = recordings.load(paths, stitch=stitch, ignore=ignore)[1]
     with open(descriptor, "wb", closefd=False) as file:
         mapped.share(index, file)
     return index

@@ -72,7 +72,7 @@ def gunicorn(arguments: Sequence[str], workers: int) -> list[str]:
         else:
             values.append(argument)
     options = ", ".join(f"{name}={values or True}" for name, values in given.items())
-    command = [sys.executable, "-m", "gunicorn", f"mockchat.server:create_app({options})"]
+    command = [sys.executable, "-m", "gunicorn", f"mockchat.server.workers:create_app({options})"]
     command += ["--worker-class", "mockchat.server.workers.Worker", "--preload", "--workers", str(workers)]
     return [*command, "--bind", "127.0.0.1:0", "--no-control-socket", "--error-logfile", "/dev/stdout"]
 

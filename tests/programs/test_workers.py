@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from mockchat.server import create_app
 from mockchat.server.options import from_keywords
+from mockchat.server.workers import create_app
 from tests.helpers import SAMPLE, request_body
 from tests.programs import ROOT, environment, gunicorn, running_server, wait_for_workers
 from tests.serving import PATIENCE
@@ -108,7 +108,7 @@ async def test_a_reload_loses_no_request(server: tuple[str, int]) -> None:
     ],
 )
 def test_what_can_not_be_served_is_one_line(arguments: list[str], told: str, capfd: Any) -> None:
-    call = gunicorn(arguments, 2)[3].removeprefix("mockchat.server:")
+    call = gunicorn(arguments, 2)[3].removeprefix("mockchat.server.workers:")
     with pytest.raises(SystemExit) as caught:
         eval(call, {"create_app": create_app})
     assert caught.value.code == 4
@@ -136,10 +136,19 @@ def test_and_gunicorn_ends(preload: bool) -> None:
 def test_what_gunicorn_can_not_serve_ends_with_the_line_to_type(
     application: str, options: list[str], problem: str
 ) -> None:
-    command = [sys.executable, "-m", "gunicorn", f"mockchat.server:{application}", "--pythonpath", str(ROOT), *options]
-    command += ["--bind", "127.0.0.1:0", "--no-control-socket", "--error-logfile", "/dev/null"]
+    command = [sys.executable, "-m", "gunicorn", f"mockchat.server.workers:{application}"]
+    command += [
+        "--pythonpath",
+        str(ROOT),
+        *options,
+        "--bind",
+        "127.0.0.1:0",
+        "--no-control-socket",
+        "--error-logfile",
+        "/dev/null",
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    line = """gunicorn "mockchat.server:create_app('FILE')" --worker-class mockchat.server.workers.Worker --preload"""
+    line = """gunicorn "mockchat.server.workers:create_app('FILE')" -k mockchat.server.workers.Worker --preload"""
     assert (ended.returncode, ended.stderr) == (4, f"create_app: {problem}: {line}\n")
 
 

@@ -169,7 +169,7 @@ async def outcomes(answers: Sequence[tuple[list[bytes], bool]], by_session: bool
                     answer = await slot.ask(b"question")
                     ended.append((answer.status, answer.body))
             except Exception as error:
-                ended.append(explain(error).cause)
+                ended.append(explain(error)[0])
         slot.close()
     return ended, connector.made
 

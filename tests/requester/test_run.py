@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
+from mockchat import client
 from mockchat.core import dataset
 from mockchat.core.index import ResponseIndex
 from mockchat.requester import exchange
@@ -144,7 +145,8 @@ async def test_a_compressed_answer_is_unpacked_to_its_end(stream: bool) -> None:
 async def test_an_answer_that_is_too_large_is_given_up_in_little_memory(
     stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "MAX_ANSWER_MB", 1)
+    for room in (client, exchange):
+        monkeypatch.setattr(room, "MAX_ANSWER_MB", 1)
 
     async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)

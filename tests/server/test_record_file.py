@@ -146,18 +146,9 @@ ONE = b'{"id":"a","messages":[{"role":"user","content":"hi"},{"role":"assistant"
         (b"some notes", 1),
         (b'[{"id":"a","messages":[]},\n{"id":"b","messages":[]}]', 1),
         (gzip.compress(b'{"messages": []}\n', mtime=0), 1),
-        (ONE + ONE, 1),
-        (ONE + b"\n" + ONE + ONE, 2),
         (ONE + ONE + b"\n", 1),
-        (ONE + b"," + ONE, 1),
-        (ONE.replace(b",", b"", 1), 1),
-        (ONE + b"\n" + ONE.replace(b",", b"", 1), 2),
         (ONE + b"\n" + ONE.replace(b",", b"", 1) + b"\n" + ONE, 2),
-        (ONE + b"\n" + ONE.replace(b"hi", b"caf\xe9"), 2),
-        (ONE + b"\n" + ONE.replace(b"hi", b"caf\xe9")[:-5], 2),
-        (ONE + b"\n" + ONE.replace(b",", b"", 1)[:-5], 2),
         (ONE + b"\n\n" + b'{"messages": [{"role": "us', 3),
-        (ONE + b'\n{"id":"\xef\xbb\xbf', None),
         (ONE + b"\n\xef\xbb\xbf" + ONE, 2),
         (b'{"id":' + b"[" * 100_000, 1),
         (ONE + b"\n7\n", 2),
@@ -165,16 +156,33 @@ ONE = b'{"id":"a","messages":[{"role":"user","content":"hi"},{"role":"assistant"
         (b'{"id":"a","messages":[\n' + ONE, 1),
     ],
 )
-def test_a_line_that_is_no_entry_is_named_and_stays(tmp_path: Path, content: bytes, number: int | None) -> None:
+def test_a_line_that_is_no_entry_is_named_and_stays(tmp_path: Path, content: bytes, number: int) -> None:
     path = tmp_path / "f"
     path.write_bytes(content)
-    if number is None:
-        assert prepare(path) is not None
-        return
     with pytest.raises(DatasetError) as caught:
         prepare(path)
     assert str(caught.value).startswith(f"{path}: line {number} is not an entry of JSON lines: ")
     assert (path.read_bytes(), unfinished(path).exists()) == (content, False)
+
+
+@pytest.mark.parametrize("before", [b"", ONE + b"\n"])
+@pytest.mark.parametrize(
+    "last",
+    [
+        ONE + ONE,
+        ONE + b"," + ONE,
+        ONE.replace(b",", b"", 1),
+        ONE.replace(b"hi", b"caf\xe9"),
+        ONE.replace(b"hi", b"caf\xe9")[:-5],
+        ONE.replace(b",", b"", 1)[:-5],
+        b'{"id":"\xef\xbb\xbf',
+    ],
+)
+def test_a_damaged_last_line_is_moved_away_whatever_its_damage(tmp_path: Path, before: bytes, last: bytes) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(before + last)
+    assert prepare(path) is not None
+    assert (path.read_bytes(), unfinished(path).read_bytes()) == (before, last + b"\n")
 
 
 def test_a_file_of_nothing_but_a_byte_order_mark(tmp_path: Path) -> None:

@@ -534,7 +534,7 @@ async def test_a_stream_that_fails_after_its_beginning(
 async def test_an_answer_that_is_too_large_is_given_up(
     recorder: Recorder, broken: Speak, said: bytes, asked: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mockchat.server.upstream.MAX_ANSWER_MB", 1)
+    monkeypatch.setattr("mockchat.client.MAX_ANSWER_MB", 1)
     await broken(said + SILENCE)
     try:
         status, body = await recorder.ask(asked)
