@@ -35,13 +35,12 @@ def choose(request: ChatRequest, chance: Callable[[], float] = random.random) ->
     return [replies[int(chance() * len(replies))] for _ in range(settings.n)]
 
 
-def whole(request: ChatRequest, created: int, replies: list[Reply] | None = None) -> list[bytes | memoryview]:
+def whole(request: ChatRequest, created: int, replies: list[Reply]) -> list[bytes | memoryview]:
     """The answer to a request: a `chat.completion` object, in one part unless it is long.
 
-    `created` is the Unix time in seconds; `replies` are those that `choose` drew, or it draws them now. The top-level
-    `message` is the answer's shape in the original program.
+    `created` is the Unix time in seconds; `replies` are those that `choose` drew. The top-level `message` is the
+    answer's shape in the original program.
     """
-    replies = replies or choose(request)
     about = replies[0].conversation_id, created, _model(request, replies[0])
     parts: list[bytes | memoryview] = [
         b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":[' % about
@@ -80,12 +79,12 @@ def _model(request: ChatRequest, reply: Reply) -> bytes:
     return model
 
 
-def stream(request: ChatRequest, created: int, replies: list[Reply] | None = None) -> Iterator[bytes]:
+def stream(request: ChatRequest, created: int, replies: list[Reply]) -> Iterator[bytes]:
     """The answer to a request as server-sent events, as many at a time as one write should carry.
 
     Several choices are interleaved. The arguments are those of `whole`.
     """
-    beginning, pieces, end = _events(request, created, replies or choose(request))
+    beginning, pieces, end = _events(request, created, replies)
     return in_blocks(chain((beginning,), pieces, (end,)))
 
 
