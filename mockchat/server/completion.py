@@ -47,23 +47,21 @@ def whole(request: ChatRequest, created: int, replies: list[Reply]) -> list[byte
     ]
     for number, reply in enumerate(replies):
         before = b'%b{"index":%d,"message":{"role":"' % (b"," if number else b"", number)
-        parts += (before, _answered(reply), _after_message(reply))
+        parts += (before, *_message(reply))
     is_long = len(replies) > 1 or len(replies[0].message) > _LONG
-    content = _answered(replies[0])
+    first, _ = _message(replies[0])
     # A short one is sooner copied than looked into.
-    after_role = memoryview(content)[len(wire.ASSISTANT) :] if is_long else content[len(wire.ASSISTANT) :]
+    after_role = memoryview(first)[len(wire.ASSISTANT) :] if is_long else first[len(wire.ASSISTANT) :]
     parts += (b'],"usage":%b,"message":{"role":"Assistant"' % _usage(request, replies), after_role, b"}}")
     return parts if is_long else [b"".join(parts)]
 
 
-def _answered(reply: Reply) -> bytes:
-    return reply.details.answered if reply.details else reply.message
-
-
-def _after_message(reply: Reply) -> bytes:
-    if reply.details is None:
-        return b',"refusal":null},"logprobs":null,"finish_reason":"stop"}'
-    return b'},"logprobs":%b,"finish_reason":%b}' % (reply.details.logprobs or b"null", reply.details.finish_reason)
+def _message(reply: Reply) -> tuple[bytes, bytes]:
+    """The message of a choice, and what follows it there."""
+    if details := reply.details:
+        after = b'},"logprobs":%b,"finish_reason":%b}' % (details.logprobs or b"null", details.finish_reason)
+        return details.answered, after
+    return reply.message, b',"refusal":null},"logprobs":null,"finish_reason":"stop"}'
 
 
 def _model(request: ChatRequest, reply: Reply) -> bytes:
@@ -71,12 +69,9 @@ def _model(request: ChatRequest, reply: Reply) -> bytes:
     details = reply.details
     if details is None:
         return request.settings.model
-    model = details.model or request.settings.model
-    if details.service_tier:
-        model += b',"service_tier":' + details.service_tier
-    if details.system_fingerprint:
-        model += b',"system_fingerprint":' + details.system_fingerprint
-    return model
+    beside = ((b"service_tier", details.service_tier), (b"system_fingerprint", details.system_fingerprint))
+    members = [b',"%b":%b' % (name, value) for name, value in beside if value]
+    return (details.model or request.settings.model) + b"".join(members)
 
 
 def stream(request: ChatRequest, created: int, replies: list[Reply]) -> Iterator[bytes]:
@@ -111,7 +106,9 @@ def _events(
     first, blocks, last = [], [], []
     for number, reply in enumerate(replies):
         start = b'%b{"index":%d,"delta":' % (before, number)
-        first.append(start + _first_delta(reply) + end_of_piece)
+        is_null = reply.details is not None and reply.details.answered.startswith(_BEFORE_REPLY + b"null")
+        role = b'{"role":"assistant","content":%b,"refusal":null}' % (b"null" if is_null else b'""')
+        first.append(start + role + end_of_piece)
         blocks.append(_pieces(reply, start, end_of_piece, at_once))
         reason = reply.details.finish_reason if reply.details else b'"stop"'
         last.append(b'%b{},"logprobs":null,"finish_reason":%b}%b' % (start, reason, after))
@@ -121,12 +118,6 @@ def _events(
     if one_at_a_time or len(replies) > 1:
         pieces = map(b"".join, zip_longest(*map(_apart, blocks), fillvalue=b""))
     return b"".join(first), pieces, b"".join([*last, STREAM_END])
-
-
-def _first_delta(reply: Reply) -> bytes:
-    """The role, and whether there is a text."""
-    is_null = reply.details is not None and reply.details.answered.startswith(_BEFORE_REPLY + b"null")
-    return b'{"role":"assistant","content":%b,"refusal":null}' % (b"null" if is_null else b'""')
 
 
 def _pieces(reply: Reply, start: bytes, end: bytes, at_once: int) -> Iterator[bytes]:
@@ -149,9 +140,9 @@ def _apart(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _texts(reply: Reply) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """The texts of a reply as JSON string literals, each with the delta around a piece; deltas that have no text.
+    """Each text of a reply, a JSON string literal, between the parts of a delta around a piece; or a delta without one.
 
-    A plain text is given as the whole message in wire form, which may be long: it is not copied.
+    The text of a plain reply is the whole message in wire form: it may be long, and is not copied.
     """
     if reply.details is None:
         yield b'{"content":"', reply.message, b'"}'

@@ -75,10 +75,7 @@ def in_place(body: bytes, index: ResponseIndex) -> ChatRequest | None:
 
 
 def _read_around(around: bytes) -> Settings | None:
-    """The settings in a body whose messages were replaced by `_EMPTIED`.
-
-    None if they are wrong, the body is not JSON, or these were not its messages: they may be nested, or given twice.
-    """
+    """The settings in a body whose messages are `_EMPTIED`; None if it is wrong, or has other messages too."""
     with suppress(ValueError, ApiError):
         parameters = wire.loads(around)
         if isinstance(parameters, dict) and _OUR_KEY in parameters and "messages" not in parameters:

@@ -21,21 +21,17 @@ from mockchat.server.request import LONG_BODY, ChatRequest, in_full, in_place, r
 from mockchat.server.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
 from mockchat.server.upstream import Upstream
 
-MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
 Read = Callable[[], ChatRequest]
 FAULT_TOLD = "A fault that was asked for"
 
 
 class ChatCompletions:
-    """The request handler: `answer` answers a request, `refuse` one that is not read to its end.
-
-    `max_body_size` is in bytes. `match` names parameters that must be as recorded.
-    """
+    """The request handler. `max_body_size` is in bytes; `match` names parameters that must be as recorded."""
 
     def __init__(
         self,
         index: ResponseIndex,
-        max_body_size: int = MAX_BODY_SIZE,
+        max_body_size: int = 64 * 1024 * 1024,
         api_keys: Sequence[str] = (),
         simulation: Simulation | None = None,
         max_memory_mb: int = MAX_MEMORY_MB,
@@ -67,6 +63,35 @@ class ChatCompletions:
     def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
         """Refuse a request whose rest is not read, and close the connection."""
         return self.writer.error(request, error, keep_alive=False)
+
+    def check(self, request: HttpRequest, size: int) -> None:
+        """Raise `ApiError` for a request that is refused whatever its body says; it has `size` bytes at least."""
+        if self._api_keys:
+            self._check_key(request.headers)
+        if request.path != PATH:
+            raise ApiError(404, paths.unknown(request.path))
+        if request.method != "POST":
+            raise ApiError(405, f"Method {request.method} is not allowed on {PATH}: use POST")
+        if request.is_encoded:
+            _check_encoding(request.headers)
+        if request.fault is not None:
+            if not (self._simulation and self._simulation.by_header):
+                raise ApiError(400, f"{FAULT_HEADER} is not heeded here: start the server with --fault header")
+            if not is_fault(request.fault):
+                raise ApiError(400, f"{FAULT_HEADER}: {request.fault!r} is no fault: ask for {FAULTS}")
+        if size > self._max_body_size:
+            raise ApiError(413, f"The body is larger than the {self._max_body_size} bytes that this server takes")
+
+    def _check_key(self, headers: Mapping[str, str]) -> None:
+        scheme, _, key = headers.get("Authorization", "").partition(" ")
+        given = key.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""
+        # Compare every key in constant time, so that the duration reveals nothing.
+        matches = [hmac.compare_digest(given, expected) for expected in self._api_keys]
+        if any(matches):
+            return
+        problem = "Incorrect API key provided" if given else "No API key provided: send Authorization: Bearer KEY"
+        others = [name for name in ("api-key", "x-api-key") if name in headers and not given]
+        raise ApiError(401, ", not ".join([problem, *others]), code="invalid_api_key")
 
     def answer(self, request: HttpRequest, body: bytes) -> "Answer | asyncio.Future[Answer]":
         """Answer a complete request, now or later; every error is an answer too."""
@@ -132,44 +157,8 @@ class ChatCompletions:
             return self.writer.stream(request, events, completion.STREAM_END, answer_id)
         return self.writer.whole(request, 200, *completion.whole(asked, created, replies), answer_id=answer_id)
 
-    # Checks before the body is read
-
-    def check(self, request: HttpRequest, size: int) -> None:
-        """Raise `ApiError` for a request that is refused whatever its body says; it has `size` bytes at least."""
-        if self._api_keys:
-            self._check_key(request.headers)
-        if request.path != PATH:
-            raise ApiError(404, paths.unknown(request.path))
-        if request.method != "POST":
-            raise ApiError(405, f"Method {request.method} is not allowed on {PATH}: use POST")
-        if request.is_encoded:
-            _check_encoding(request.headers)
-        if request.fault is not None:
-            if not (self._simulation and self._simulation.by_header):
-                raise ApiError(400, f"{FAULT_HEADER} is not heeded here: start the server with --fault header")
-            if not is_fault(request.fault):
-                raise ApiError(400, f"{FAULT_HEADER}: {request.fault!r} is no fault: ask for {FAULTS}")
-        if size > self._max_body_size:
-            raise ApiError(413, f"The body is larger than the {self._max_body_size} bytes that this server takes")
-
-    def _check_key(self, headers: Mapping[str, str]) -> None:
-        scheme, _, key = headers.get("Authorization", "").partition(" ")
-        given = key.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""
-        # Compare every key in constant time, so that the duration reveals nothing.
-        matches = [hmac.compare_digest(given, expected) for expected in self._api_keys]
-        if any(matches):
-            return
-        problem = "Incorrect API key provided" if given else "No API key provided: send Authorization: Bearer KEY"
-        others = [name for name in ("api-key", "x-api-key") if name in headers and not given]
-        raise ApiError(401, ", not ".join([problem, *others]), code="invalid_api_key")
-
-    # Simulation
-
     def _simulated(self, request: HttpRequest, asked: ChatRequest, simulation: Simulation, arrived: float) -> Answer:
-        """The fault that is drawn or asked for; or the answer, each piece of a stream at its time.
-
-        A plain answer is sent when its stream would have ended.
-        """
+        """The fault that is drawn or asked for; or the answer in time: a plain one when its stream would have ended."""
         chance, drawn = simulation.begin(asked.history)
         fault = request.fault or drawn
         in_the_middle = fault == DISCONNECT and (request.fault or chance.random() >= 0.5)

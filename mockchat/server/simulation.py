@@ -34,10 +34,9 @@ class Fault(NamedTuple):
 
 
 class Simulation:
-    """What the server simulates. Raises `ProgramError` for options that contradict each other.
+    """Time to first token (`ttft_ms`), inter-token latency (`itl_ms`) and faults.
 
-    `ttft_ms` (time to first token) and `itl_ms` (inter-token latency) are in milliseconds; `jitter` is the coefficient
-    of variation of both, log-normal.
+    `jitter` is the coefficient of variation of both times. Raises `ProgramError` where options contradict each other.
     """
 
     def __init__(
@@ -81,13 +80,11 @@ class Simulation:
 
     def moments(self, start: float, chance: random.Random) -> Iterator[float]:
         """The due times of an answer's pieces, without end; `start` is when it was asked for, in seconds."""
-        due = start + self._ttft * self._factor(chance)
+        due, wait = start, self._ttft
         while True:
+            due += wait * (chance.lognormvariate(self._mu, self._sigma) if self._sigma else 1.0)
             yield due
-            due += self._itl * self._factor(chance)
-
-    def _factor(self, chance: random.Random) -> float:
-        return chance.lognormvariate(self._mu, self._sigma) if self._sigma else 1.0
+            wait = self._itl
 
 
 def is_fault(kind: str) -> bool:
