@@ -42,9 +42,8 @@ def whole(request: ChatRequest, created: int, replies: list[Reply]) -> list[byte
     answer's shape in the original program.
     """
     about = replies[0].conversation_id, created, _model(request, replies[0])
-    parts: list[bytes | memoryview] = [
-        b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":[' % about
-    ]
+    beginning = b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":[' % about
+    parts: list[bytes | memoryview] = [beginning]
     for number, reply in enumerate(replies):
         before = b'%b{"index":%d,"message":{"role":"' % (b"," if number else b"", number)
         parts += (before, *_message(reply))
@@ -75,10 +74,7 @@ def _model(request: ChatRequest, reply: Reply) -> bytes:
 
 
 def stream(request: ChatRequest, created: int, replies: list[Reply]) -> Iterator[bytes]:
-    """The answer to a request as server-sent events, as many at a time as one write should carry.
-
-    Several choices are interleaved. The arguments are those of `whole`.
-    """
+    """The same answer as server-sent events, as many at a time as one write should carry."""
     beginning, pieces, end = _events(request, created, replies)
     return in_blocks(chain((beginning,), pieces, (end,)))
 
@@ -188,10 +184,7 @@ def _cut(text: bytes, start: int, at_once: int, between: bytes) -> Iterator[byte
 
 
 def _usage(request: ChatRequest, replies: list[Reply]) -> bytes:
-    """The recorded usage; or an estimate: a token for each four bytes of the wire form, rounded up.
-
-    The prompt is the messages' array, the completion each reply's content and calls.
-    """
+    """The recorded usage; or an estimate: a token for each four bytes of the messages' array, and of each reply."""
     if len(replies) == 1 and replies[0].details and replies[0].details.usage:
         return replies[0].details.usage
     prompt = (request.size + 3) // 4

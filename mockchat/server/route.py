@@ -9,7 +9,6 @@ from contextlib import suppress
 from itertools import chain, islice
 
 from aiohttp.log import server_logger
-from multidict import CIMultiDictProxy
 
 from mockchat.core.index import Reply, ResponseIndex
 from mockchat.server import completion, paths
@@ -73,7 +72,10 @@ class ChatCompletions:
         if request.method != "POST":
             raise ApiError(405, f"Method {request.method} is not allowed on {PATH}: use POST")
         if request.is_encoded:
-            _check_encoding(request.headers)
+            for name, harmless in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
+                encoding = ", ".join(request.headers.getall(name, [harmless]))
+                if encoding.lower() != harmless:
+                    raise ApiError(415, f"{name} {encoding!r} is not supported: send the body uncompressed")
         if request.fault is not None:
             if not (self._simulation and self._simulation.by_header):
                 raise ApiError(400, f"{FAULT_HEADER} is not heeded here: start the server with --fault header")
@@ -189,13 +191,6 @@ class ChatCompletions:
             self._arrived = time.monotonic()
             asyncio.get_running_loop().call_soon(setattr, self, "_arrived", None)
         return self._arrived
-
-
-def _check_encoding(headers: CIMultiDictProxy[str]) -> None:
-    for name, harmless in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
-        encoding = ", ".join(headers.getall(name, [harmless]))
-        if encoding.lower() != harmless:
-            raise ApiError(415, f"{name} {encoding!r} is not supported: send the body uncompressed")
 
 
 def _read_long(body: bytes, index: ResponseIndex) -> ChatRequest:
