@@ -46,7 +46,8 @@ def whole(request: ChatRequest, created: int, replies: list[Reply]) -> list[byte
     parts: list[bytes | memoryview] = [beginning]
     for number, reply in enumerate(replies):
         before = b'%b{"index":%d,"message":{"role":"' % (b"," if number else b"", number)
-        parts += (before, *_message(reply))
+        said, after = _message(reply)
+        parts += (before, said, after)
     is_long = len(replies) > 1 or len(replies[0].message) > _LONG
     first, _ = _message(replies[0])
     # A short one is sooner copied than looked into.
@@ -188,5 +189,7 @@ def _usage(request: ChatRequest, replies: list[Reply]) -> bytes:
     if len(replies) == 1 and replies[0].details and replies[0].details.usage:
         return replies[0].details.usage
     prompt = (request.size + 3) // 4
-    completed = sum([(len(reply.message) - len(_BEFORE_REPLY) + 3) // 4 for reply in replies])
+    completed = 0
+    for reply in replies:
+        completed += (len(reply.message) - len(_BEFORE_REPLY) + 3) // 4
     return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (prompt, completed, prompt + completed)
