@@ -1,23 +1,32 @@
 """A recorded reply as the API's answer, whole or streamed, in bytes. No I/O, no clock.
 
-Follows https://platform.openai.com/docs/api-reference/chat/object and, for streams,
-https://platform.openai.com/docs/api-reference/chat-streaming. The reply's bytes are the recorded ones: they are put
-into the answer as they are, and cut into a stream's pieces without being decoded.
+Follows https://platform.openai.com/docs/api-reference/chat/object and
+https://platform.openai.com/docs/api-reference/chat-streaming. The recorded bytes are not decoded, only cut into pieces.
 """
 
 import random
 import re
 from collections.abc import Callable, Iterator
 from itertools import chain, islice, zip_longest
+from typing import Any
 
 from mockchat.core import calls, message, wire
 from mockchat.core.index import Reply
 from mockchat.server.http import in_blocks
 from mockchat.server.request import ChatRequest
 
+STREAM_END = b"data: [DONE]\n\n"
+
+_PART = re.compile(rb" ?[^ \\\x80-\xff]{1,16}|\\(?:u[0-9a-f]{4}|.)| ?(?:[\xc0-\xff][\x80-\xbf]+){1,8}| +", re.DOTALL)
+_WORD_SIZE = 12  # bytes: a text whose words are no longer on average is cut at its spaces alone
+_SAMPLE_SIZE = 16384  # bytes, by which a text is judged
+_PIECES_AT_ONCE = 256
+_LONG = 65536  # bytes
+_BEFORE_REPLY = wire.ASSISTANT + b',"content":'
+
 
 def choose(request: ChatRequest, chance: Callable[[], float] = random.random) -> list[Reply]:
-    """`n` of the recorded replies, drawn by chance (from 0 to 1): always the same ones for the same `seed`."""
+    """Draw `n` of the recorded replies: the same ones for the same `seed`. `chance` gives numbers from 0 to 1."""
     replies, settings = request.replies, request.settings
     if len(replies) == 1:
         return [replies[0]] * settings.n
@@ -26,33 +35,33 @@ def choose(request: ChatRequest, chance: Callable[[], float] = random.random) ->
     return [replies[int(chance() * len(replies))] for _ in range(settings.n)]
 
 
-def whole(request: ChatRequest, created: int, replies: list[Reply] | None = None) -> list[bytes | memoryview]:
+def whole(request: ChatRequest, created: int, replies: list[Reply]) -> list[bytes | memoryview]:
     """The answer to a request: a `chat.completion` object, in one part unless it is long.
 
-    `created` is the Unix time in seconds; `replies` are those that `choose` drew, if it has been asked. The top-level
-    `message` is the answer's shape in the original program.
+    `created` is the Unix time in seconds; `replies` are those that `choose` drew. The top-level `message` is the
+    answer's shape in the original program.
     """
-    replies = replies or choose(request)
     about = replies[0].conversation_id, created, _model(request, replies[0])
-    parts: list[bytes | memoryview] = [_BEFORE_CHOICES % about]
+    beginning = b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":[' % about
+    parts: list[bytes | memoryview] = [beginning]
     for number, reply in enumerate(replies):
-        parts += (_BEFORE_MESSAGE % (b"," if number else b"", number), _answered(reply), _after_message(reply))
+        before = b'%b{"index":%d,"message":{"role":"' % (b"," if number else b"", number)
+        said, after = _message(reply)
+        parts += (before, said, after)
     is_long = len(replies) > 1 or len(replies[0].message) > _LONG
-    content = _answered(replies[0])
+    first, _ = _message(replies[0])
     # A short one is sooner copied than looked into.
-    after_role = memoryview(content)[len(wire.ASSISTANT) :] if is_long else content[len(wire.ASSISTANT) :]
-    parts += (_AFTER_CHOICES % _usage(request, replies), after_role, b"}}")
+    after_role = memoryview(first)[len(wire.ASSISTANT) :] if is_long else first[len(wire.ASSISTANT) :]
+    parts += (b'],"usage":%b,"message":{"role":"Assistant"' % _usage(request, replies), after_role, b"}}")
     return parts if is_long else [b"".join(parts)]
 
 
-def _answered(reply: Reply) -> bytes:
-    return reply.message if reply.details is None else reply.details.answered
-
-
-def _after_message(reply: Reply) -> bytes:
-    if reply.details is None:
-        return b',"refusal":null},"logprobs":null,"finish_reason":"stop"}'
-    return b'},"logprobs":%b,"finish_reason":%b}' % (reply.details.logprobs or b"null", reply.details.finish_reason)
+def _message(reply: Reply) -> tuple[bytes, bytes]:
+    """The message of a choice, and what follows it there."""
+    if details := reply.details:
+        after = b'},"logprobs":%b,"finish_reason":%b}' % (details.logprobs or b"null", details.finish_reason)
+        return details.answered, after
+    return reply.message, b',"refusal":null},"logprobs":null,"finish_reason":"stop"}'
 
 
 def _model(request: ChatRequest, reply: Reply) -> bytes:
@@ -65,36 +74,20 @@ def _model(request: ChatRequest, reply: Reply) -> bytes:
     return (details.model or request.settings.model) + b"".join(members)
 
 
-_BEFORE_CHOICES = b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":['
-_BEFORE_MESSAGE = b'%b{"index":%d,"message":{"role":"'
-_AFTER_CHOICES = b'],"usage":%b,"message":{"role":"Assistant"'
-
-
-def stream(request: ChatRequest, created: int, replies: list[Reply] | None = None) -> Iterator[bytes]:
-    """The answer to a request as server-sent events, as many at a time as one write should carry.
-
-    They are `chat.completion.chunk` objects, the role first, then the reply in pieces like tokens, then the reason why
-    it ended, the usage if asked for, and `[DONE]`. Several choices are interleaved. The arguments are those of `whole`.
-    The last block ends with `STREAM_END`.
-    """
-    beginning, pieces, end = _events(request, created, replies or choose(request))
+def stream(request: ChatRequest, created: int, replies: list[Reply]) -> Iterator[bytes]:
+    """The same answer as server-sent events, as many at a time as one write should carry."""
+    beginning, pieces, end = _events(request, created, replies)
     return in_blocks(chain((beginning,), pieces, (end,)))
 
 
 def steps(request: ChatRequest, created: int, replies: list[Reply]) -> Iterator[bytes]:
-    """The same stream as a model writes it: one piece (of each choice) at a time.
-
-    What comes before the first piece goes with it, and what comes after the last with that.
-    """
-    beginning, pieces, end = _events(request, created, replies, one_at_a_time=True)
-    step = beginning + next(pieces, b"")
+    """The same stream, one piece of each choice at a time; the first has the events before it, the last those after."""
+    step, pieces, end = _events(request, created, replies, one_at_a_time=True)
+    step += next(pieces, b"")
     for piece in pieces:
         yield step
         step = piece
     yield step + end
-
-
-STREAM_END = b"data: [DONE]\n\n"
 
 
 def _events(
@@ -104,27 +97,31 @@ def _events(
     about = replies[0].conversation_id, created, _model(request, replies[0])
     before = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":[' % about
     after = b'],"usage":null}\n\n' if request.settings.include_usage else b"]}\n\n"
-    end_of_piece = _END_OF_PIECE + after
+    end_of_piece = b',"logprobs":null,"finish_reason":null}' + after
     # Of many choices each has only some pieces ready.
     at_once = 8 if one_at_a_time else max(8, _PIECES_AT_ONCE // len(replies))
-    starts = [before + _START_OF_PIECE % number for number in range(len(replies))]
-    first = [b"".join((start, _first_delta(reply), end_of_piece)) for start, reply in zip(starts, replies, strict=True)]
-    end = [before + _LAST_CHOICE % (number, _finish_reason(reply)) + after for number, reply in enumerate(replies)]
+    first, blocks, last = [], [], []
+    for number, reply in enumerate(replies):
+        start = b'%b{"index":%d,"delta":' % (before, number)
+        is_null = reply.details is not None and reply.details.answered.startswith(_BEFORE_REPLY + b"null")
+        role = b'{"role":"assistant","content":%b,"refusal":null}' % (b"null" if is_null else b'""')
+        first.append(start + role + end_of_piece)
+        blocks.append(_pieces(reply, start, end_of_piece, at_once))
+        reason = reply.details.finish_reason if reply.details else b'"stop"'
+        last.append(b'%b{},"logprobs":null,"finish_reason":%b}%b' % (start, reason, after))
     if request.settings.include_usage:
-        end.append(before + b'],"usage":%b}\n\n' % _usage(request, replies))
-    pieces, *others = [
-        _pieces(reply, start, end_of_piece, at_once) for reply, start in zip(replies, starts, strict=True)
-    ]
-    if one_at_a_time or others:
-        pieces = map(b"".join, zip_longest(*map(_apart, (pieces, *others)), fillvalue=b""))
-    return b"".join(first), pieces, b"".join([*end, STREAM_END])
+        last.append(b'%b],"usage":%b}\n\n' % (before, _usage(request, replies)))
+    pieces = blocks[0]
+    if one_at_a_time or len(replies) > 1:
+        pieces = map(b"".join, zip_longest(*map(_apart, blocks), fillvalue=b""))
+    return b"".join(first), pieces, b"".join([*last, STREAM_END])
 
 
 def _pieces(reply: Reply, start: bytes, end: bytes, at_once: int) -> Iterator[bytes]:
     """The events of a reply's pieces, some at a time; the first one has all logprobs."""
     logprobs = reply.details.logprobs if reply.details else None
     for opening, text, closing in _texts(reply):
-        first = len(_BEFORE_REPLY) if text is reply.message else 0  # It may be long, and is not copied.
+        first = len(_BEFORE_REPLY) if text is reply.message else 0
         between = b"".join((closing, end, start, opening))
         for some in _cut(text, first, at_once, between) if text else (b"",):
             events = b"".join((start, opening, some, closing, end))
@@ -134,52 +131,37 @@ def _pieces(reply: Reply, start: bytes, end: bytes, at_once: int) -> Iterator[by
 
 
 def _apart(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The events of these blocks, one at a time."""
     for block in blocks:
         for event in block.split(b"\n\n")[:-1]:
             yield event + b"\n\n"
 
 
-def _finish_reason(reply: Reply) -> bytes:
-    return reply.details.finish_reason if reply.details else b'"stop"'
-
-
-def _first_delta(reply: Reply) -> bytes:
-    """What comes before the first piece: the role, and that there is no text, where it is null."""
-    is_null = reply.details is not None and reply.details.answered.startswith(_BEFORE_REPLY + b"null")
-    return b'{"role":"assistant","content":%b,"refusal":null}' % (b"null" if is_null else b'""')
-
-
 def _texts(reply: Reply) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """The texts of a reply as JSON string literals, each with the delta around a piece; deltas that have no text.
+    """Each text of a reply, a JSON string literal, between the parts of a delta around a piece; or a delta without one.
 
-    The text of a reply that is only that is the whole message in wire form.
+    The text of a plain reply is the whole message in wire form: it may be long, and is not copied.
     """
     if reply.details is None:
         yield b'{"content":"', reply.message, b'"}'
         return
     said = message.as_object(reply.details.answered)
-    called = calls.read(said)
     for key in message.TEXTS:
         if isinstance(said.get(key), str):
-            text = said.pop(key)
-            yield b'{"%b":"' % key.encode(), wire.text(text), b'"}'
-    others = {key: value for key, value in said.items() if key not in _NOT_IN_A_DELTA and value is not None}
-    if others:
+            yield b'{"%b":"' % key.encode(), wire.text(said.pop(key)), b'"}'
+    apart = ("role", "tool_calls", calls.LEGACY)
+    if others := {key: value for key, value in said.items() if key not in apart and value is not None}:
         yield wire.json_of(others), b"", b""
-    for number, call in enumerate(called):
-        kind, text_key = call.type.encode(), call.text_key.encode()
-        without_text = wire.json_of(calls.Call(call.id, call.type, call.name, "").as_object())
+    for number, call in enumerate(calls.read(said)):
+        begun = call._replace(text="").as_object()
+        more: dict[str, Any] = {call.text_key: ""}
         if call.type == calls.LEGACY:
-            yield b'{"%b":%b}' % (kind, without_text), b"", b""
-            opening, closing = b'{"%b":{"%b":"' % (kind, text_key), b'"}}'
+            begun, more = {call.type: begun}, {call.type: more}
         else:
-            yield b'{"tool_calls":[{"index":%d,%b]}' % (number, without_text[1:]), b"", b""
-            opening, closing = b'{"tool_calls":[{"index":%d,"%b":{"%b":"' % (number, kind, text_key), b'"}}]}'
-        yield opening, wire.text(call.text), closing
-
-
-_NOT_IN_A_DELTA = frozenset(("role", "tool_calls", calls.LEGACY))
+            begun = {"tool_calls": [{"index": number, **begun}]}
+            more = {"tool_calls": [{"index": number, call.type: more}]}
+        yield wire.json_of(begun), b"", b""
+        opening, closing = wire.json_of(more).split(b'""')
+        yield opening + b'"', wire.text(call.text), b'"' + closing
 
 
 def _cut(text: bytes, start: int, at_once: int, between: bytes) -> Iterator[bytes]:
@@ -197,40 +179,17 @@ def _cut(text: bytes, start: int, at_once: int, between: bytes) -> Iterator[byte
             yield text[start:stop].replace(b" ", between + b" ").removeprefix(between)
             start = stop
         return
-    if end - start < _WORD_SIZE * at_once:
-        yield between.join(_PART.findall(text, start, end))
-        return
     parts = _PART.finditer(text, start, end)
     while some := [part[0] for part in islice(parts, at_once)]:
         yield between.join(some)
 
 
-_PART = re.compile(rb" ?[^ \\\x80-\xff]{1,16}|\\(?:u[0-9a-f]{4}|.)| ?(?:[\xc0-\xff][\x80-\xbf]+){1,8}| +", re.DOTALL)
-_WORD_SIZE = 12  # bytes: a text whose words are no longer on average is cut at its spaces alone
-_SAMPLE_SIZE = 16384  # bytes, by which a text is judged
-_PIECES_AT_ONCE = 256
-_LONG = 65536  # bytes
-_START_OF_PIECE = b'{"index":%d,"delta":'
-_END_OF_PIECE = b',"logprobs":null,"finish_reason":null}'
-_LAST_CHOICE = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":%b}'
-
-
 def _usage(request: ChatRequest, replies: list[Reply]) -> bytes:
-    """What was recorded; or an estimate that is the same everywhere: four bytes of the wire form a token, rounded up.
-
-    Of the messages' array for the prompt, and of each reply's content and calls for the completion; never 0.
-    """
+    """The recorded usage; or an estimate: a token for each four bytes of the messages' array, and of each reply."""
     if len(replies) == 1 and replies[0].details and replies[0].details.usage:
         return replies[0].details.usage
-    prompt = _tokens(request.size)
+    prompt = (request.size + 3) // 4
     completed = 0
     for reply in replies:
-        completed += _tokens(len(reply.message) - len(_BEFORE_REPLY))
+        completed += (len(reply.message) - len(_BEFORE_REPLY) + 3) // 4
     return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (prompt, completed, prompt + completed)
-
-
-_BEFORE_REPLY = wire.ASSISTANT + b',"content":'
-
-
-def _tokens(size: int) -> int:
-    return -(-size // 4)

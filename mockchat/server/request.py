@@ -3,14 +3,14 @@
 Follows https://platform.openai.com/docs/api-reference/chat/create. `wire.loads` decides what is JSON. A body is read in
 one of two ways, with the same result:
 
-- in place: cut the messages out as they stand, and look them up. If a reply is recorded, they are valid messages in
-  wire form, since their bytes are the recorded ones. Only the rest of the body is parsed.
-- in full: parse everything, and write the messages anew in wire form. So is each request read where `ignore` is set, or
-  a parameter must match.
+- in place: cut the messages out as they stand, and look them up. They are valid if a reply is recorded, since their
+  bytes are the recorded ones. Only the rest of the body is parsed.
+- in full: parse everything, and write the messages in wire form. With `ignore` or `match` each body is read so.
 """
 
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -20,14 +20,14 @@ from mockchat.core.index import Reply, ResponseIndex
 from mockchat.core.message import Message
 from mockchat.server.errors import ApiError, NotRecorded
 
-DEFAULT_MODEL = b'"mockchat"'  # As JSON.
-
 _KEY = b'"messages":'
 _ARRAY = _KEY + wire.OPENING
 _LAST_END = b'"}' + wire.CLOSING
 _OUR_KEY = secrets.token_hex(16)  # Replaces `messages`. It is random, so no body has it.
 _EMPTIED = b'"%b":[]' % _OUR_KEY.encode()
 _CACHED_SIZE = 4096  # bytes
+_CHOICES = range(1, 129)
+_SEEDS = range(-(2**63), 2**63)
 _LONGEST_MODEL = 256  # characters: each event of a stream repeats the model's name
 _LONGEST_IN_PLACE = 4 * 1024 * 1024  # bytes: to compare more would hold up other clients
 LONG_BODY = 131072  # bytes: and so would parsing more
@@ -36,11 +36,11 @@ LONG_BODY = 131072  # bytes: and so would parsing more
 class Settings(NamedTuple):
     """The parameters that matter beside the messages; `model` is JSON."""
 
-    model: bytes = DEFAULT_MODEL
-    stream: bool = False
-    include_usage: bool = False
-    n: int = 1
-    seed: int | None = None
+    model: bytes
+    stream: bool
+    include_usage: bool
+    n: int
+    seed: int | None
 
 
 class ChatRequest(NamedTuple):
@@ -53,11 +53,7 @@ class ChatRequest(NamedTuple):
 
 
 def read_request(body: bytes, index: ResponseIndex) -> ChatRequest:
-    """Read the body of `POST /v1/chat/completions`.
-
-    Raises `ApiError`: 400 for what is not JSON, for bad messages or parameters, 413 for too many values;
-    and `NotRecorded` if no reply is recorded.
-    """
+    """Read a body. Raises `NotRecorded` and other `ApiError`s: 413 for too many values, 400 for what else is wrong."""
     return in_place(body, index) or in_full(body, index)
 
 
@@ -79,16 +75,12 @@ def in_place(body: bytes, index: ResponseIndex) -> ChatRequest | None:
 
 
 def _read_around(around: bytes) -> Settings | None:
-    """The settings in a body whose messages were replaced by `_EMPTIED`.
-
-    None if the body is not JSON, or these were not its messages: they may be nested in it, or given twice.
-    """
-    try:
+    """The settings in a body whose messages are `_EMPTIED`; None if it is wrong, or has other messages too."""
+    with suppress(ValueError, ApiError):
         parameters = wire.loads(around)
-    except ValueError:
-        return None
-    whole = isinstance(parameters, dict) and _OUR_KEY in parameters and "messages" not in parameters
-    return read_settings(parameters) if whole else None
+        if isinstance(parameters, dict) and _OUR_KEY in parameters and "messages" not in parameters:
+            return read_settings(parameters)
+    return None
 
 
 _known_around = lru_cache(maxsize=256)(_read_around)  # A client's settings rarely change.
@@ -97,8 +89,7 @@ _known_around = lru_cache(maxsize=256)(_read_around)  # A client's settings rare
 def in_full(body: bytes, index: ResponseIndex) -> ChatRequest:
     """Read a request in any spelling. Raises like `read_request`."""
     if wire.has_too_many_values(body):
-        most = f"{wire.MOST_VALUES:,} brackets, braces and commas"
-        raise ApiError(413, f"The request body has more than the {most} that this server reads")
+        raise ApiError(413, f"The request body has more than {wire.MOST_VALUES:,} brackets, braces and commas")
     try:
         parameters = wire.loads(body)
     except ValueError as error:
@@ -121,46 +112,39 @@ def in_full(body: bytes, index: ResponseIndex) -> ChatRequest:
     if not replies:
         raise NotRecorded(partial(diagnose, index, history, numbers), history)
     if index.match:
-        replies = _matching(replies, parameters, index.match, history)
+        try:
+            alike = matching.matching(replies, parameters, index.match)
+        except ValueError as error:
+            raise ApiError(400, f"{' or '.join(index.match)} {error}") from None
+        if not alike:
+            raise NotRecorded(partial(diagnose_parameters, replies, parameters, index.match), history)
+        replies = alike
     return ChatRequest(replies, history, wire.array_size(sent), settings)
-
-
-def _matching(
-    replies: Sequence[Reply], parameters: dict[str, Any], names: Sequence[str], history: bytes
-) -> Sequence[Reply]:
-    try:
-        alike = matching.matching(replies, parameters, names)
-    except ValueError as error:
-        raise ApiError(400, f"{' or '.join(names)} {error}") from None
-    if not alike:
-        raise NotRecorded(partial(diagnose_parameters, replies, parameters, names), history)
-    return alike
 
 
 def read_settings(parameters: dict[str, Any]) -> Settings:
     """The settings in a request's parameters. Raises `ApiError` for a wrong type or range."""
     options = _parameter(parameters, "stream_options", dict, "an object") or {}
-    include_usage = _parameter(options, "include_usage", bool, "a boolean", "stream_options.")
-    model = _parameter(parameters, "model", str, "a string")
-    if model is not None and len(model) > _LONGEST_MODEL:
+    model = _parameter(parameters, "model", str, "a string", "mockchat")
+    if len(model) > _LONGEST_MODEL:
         raise ApiError(400, f"model must be a string of at most {_LONGEST_MODEL} characters", param="model")
-    n = _parameter(parameters, "n", int, "a whole number from 1 to 128", least=1, most=128)
     return Settings(
-        model=DEFAULT_MODEL if model is None else wire.text(model),
-        stream=_parameter(parameters, "stream", bool, "a boolean") or False,
-        include_usage=include_usage or False,
-        n=1 if n is None else n,
-        seed=_parameter(parameters, "seed", int, "a signed 64-bit integer", least=-(2**63), most=2**63 - 1),
+        model=wire.text(model),
+        stream=_parameter(parameters, "stream", bool, "a boolean", False),
+        include_usage=_parameter(options, "include_usage", bool, "a boolean", False, place="stream_options."),
+        n=_parameter(parameters, "n", int, "a whole number from 1 to 128", 1, _CHOICES),
+        seed=_parameter(parameters, "seed", int, "a signed 64-bit integer", None, _SEEDS),
     )
 
 
 def _parameter(
-    parameters: dict[str, Any], name: str, kind: type, expected: str, place: str = "", least: int = 0, most: int = 0
+    given: Any, name: str, kind: type, expected: str, default: Any = None, within: range | None = None, place: str = ""
 ) -> Any:
-    """Check a parameter's type, and the range of a number; null counts as absent."""
-    value = parameters.get(name)
-    right = value is None or type(value) is kind
-    if right and (kind is not int or value is None or least <= value <= most):
+    """Check a parameter's type and range; null counts as absent."""
+    value = given.get(name)
+    if value is None:
+        return default
+    if type(value) is kind and (within is None or value in within):
         return value
     raise ApiError(400, f"{place}{name} must be {expected}", param=place + name)
 

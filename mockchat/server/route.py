@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from http import HTTPStatus
 from itertools import chain, islice
 
 from aiohttp.log import server_logger
@@ -21,32 +20,25 @@ from mockchat.server.request import LONG_BODY, ChatRequest, in_full, in_place, r
 from mockchat.server.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
 from mockchat.server.upstream import Upstream
 
-MAX_BODY_SIZE = 64 * 1024 * 1024  # bytes
-Read = Callable[[bytes, ResponseIndex], ChatRequest]  # As `read_request` does.
+Read = Callable[[], ChatRequest]
 FAULT_TOLD = "A fault that was asked for"
 
 
 class ChatCompletions:
-    """The request handler: `answer` answers a request, `refuse` one that is not read to its end.
-
-    `max_body_size` is in bytes. `match` names parameters that must be as recorded. An index that `grows` while it is
-    served has no lock, so no thread reads requests.
-    """
+    """The request handler. `max_body_size` is in bytes; `match` names parameters that must be as recorded."""
 
     def __init__(
         self,
         index: ResponseIndex,
-        max_body_size: int = MAX_BODY_SIZE,
+        max_body_size: int = 64 * 1024 * 1024,
         api_keys: Sequence[str] = (),
         simulation: Simulation | None = None,
         max_memory_mb: int = MAX_MEMORY_MB,
-        grows: bool = False,
         match: Sequence[str] = (),
     ) -> None:
         self.upstream: Upstream | None = None  # Asked for what is not recorded.
         self.memory = Memory(max_memory_mb)
         self.writer = AnswerWriter()
-        self._grows = grows
         self._is_reading = asyncio.Lock()
         self._answering: set[asyncio.Task[Answer]] = set()  # Those of long bodies.
         self._index = index
@@ -67,33 +59,72 @@ class ChatCompletions:
             task.cancel()
         return await self.upstream.close() if self.upstream else 0
 
+    def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
+        """Refuse a request whose rest is not read, and close the connection."""
+        return self.writer.error(request, error, keep_alive=False)
+
+    def check(self, request: HttpRequest, size: int) -> None:
+        """Raise `ApiError` for a request that is refused whatever its body says; it has `size` bytes at least."""
+        if self._api_keys:
+            self._check_key(request.headers)
+        if request.path != PATH:
+            raise ApiError(404, paths.unknown(request.path))
+        if request.method != "POST":
+            raise ApiError(405, f"Method {request.method} is not allowed on {PATH}: use POST")
+        if request.is_encoded:
+            for name, harmless in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
+                encoding = ", ".join(request.headers.getall(name, [harmless]))
+                if encoding.lower() != harmless:
+                    raise ApiError(415, f"{name} {encoding!r} is not supported: send the body uncompressed")
+        if request.fault is not None:
+            if not (self._simulation and self._simulation.by_header):
+                raise ApiError(400, f"{FAULT_HEADER} is not heeded here: start the server with --fault header")
+            if not is_fault(request.fault):
+                raise ApiError(400, f"{FAULT_HEADER}: {request.fault!r} is no fault: ask for {FAULTS}")
+        if size > self._max_body_size:
+            raise ApiError(413, f"The body is larger than the {self._max_body_size} bytes that this server takes")
+
+    def _check_key(self, headers: Mapping[str, str]) -> None:
+        scheme, _, key = headers.get("Authorization", "").partition(" ")
+        given = key.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""
+        # Compare every key in constant time, so that the duration reveals nothing.
+        matches = [hmac.compare_digest(given, expected) for expected in self._api_keys]
+        if any(matches):
+            return
+        problem = "Incorrect API key provided" if given else "No API key provided: send Authorization: Bearer KEY"
+        others = [name for name in ("api-key", "x-api-key") if name in headers and not given]
+        raise ApiError(401, ", not ".join([problem, *others]), code="invalid_api_key")
+
     def answer(self, request: HttpRequest, body: bytes) -> "Answer | asyncio.Future[Answer]":
         """Answer a complete request, now or later; every error is an answer too."""
         try:
             self.check(request, len(body))
         except ApiError as error:
             return self.writer.error(request, error)
-        if self._grows or self.upstream or len(body) <= LONG_BODY:
-            return self._answer(request, body, read_request)
+        # Where an upstream's answers are added to the index, no thread may read it.
+        if self.upstream or len(body) <= LONG_BODY:
+            return self._answer(request, body)
         if asked := in_place(body, self._index):
-            return self._answer(request, body, lambda *_: asked)
+            return self._answer(request, body, lambda: asked)
         task = asyncio.create_task(self._answer_later(request, body, self._arrival()))
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
         return task
 
     def _answer(
-        self, request: HttpRequest, body: bytes, read: Read, arrived: float | None = None
+        self, request: HttpRequest, body: bytes, read: Read | None = None, arrived: float | None = None
     ) -> "Answer | asyncio.Future[Answer]":
-        """Answer a request; `arrived` is when it was complete, by default in this turn of the loop."""
+        """Answer a request, which `read` reads if given; `arrived` is when it was complete, by default now."""
         try:
             try:
+                asked = read() if read else read_request(body, self._index)
                 if self._simulation is not None:
-                    return self._simulated(request, body, read, self._simulation, arrived or self._arrival())
-                asked = read(body, self._index)
-                return self._completion(request, asked, completion.choose(asked), int(time.time()))
+                    return self._simulated(request, asked, self._simulation, arrived or self._arrival())
+                return self._completion(request, asked, completion.choose(asked))
             except ApiError as error:
-                if self.upstream is None or error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                if request.fault:  # A fault asked for by name needs no valid request.
+                    return self._failed(request, request.fault)
+                if self.upstream is None or error.status == 413:
                     return self.writer.error(request, error)
                 return self.upstream.answer(self.writer, self.memory, request, body, error)
         except Exception as error:  # A bug.
@@ -113,115 +144,53 @@ class ChatCompletions:
                     with suppress(asyncio.CancelledError):
                         await asyncio.wait([reading])
         except asyncio.CancelledError:
-            problem = "The server was stopped before it had read the request"
-            return self.writer.error(request, ApiError(HTTPStatus.SERVICE_UNAVAILABLE, problem))
+            return self.writer.error(request, ApiError(503, "The server was stopped before it had read the request"))
         finally:
             self.memory.held -= len(body)
-        answer = self._answer(request, body, lambda body, index: reading.result(), arrived)
+        answer = self._answer(request, body, reading.result, arrived)
         assert isinstance(answer, Answer)  # A server with an upstream reads no body later.
         return answer
 
-    def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
-        """Refuse a request whose rest is not read, and close the connection."""
-        return self.writer.error(request, error, keep_alive=False)
-
-    def _completion(
-        self, request: HttpRequest, asked: ChatRequest, replies: list[Reply], created: int, by_piece: bool = False
-    ) -> Answer:
-        answer_id = replies[0].conversation_id
+    def _completion(self, request: HttpRequest, asked: ChatRequest, replies: list[Reply]) -> Answer:
+        created, answer_id = int(time.time()), replies[0].conversation_id
         if asked.settings.stream:
-            events = (completion.steps if by_piece else completion.stream)(asked, created, replies)
+            is_timed = self._simulation is not None and self._simulation.timed
+            events = (completion.steps if is_timed else completion.stream)(asked, created, replies)
             return self.writer.stream(request, events, completion.STREAM_END, answer_id)
         return self.writer.whole(request, 200, *completion.whole(asked, created, replies), answer_id=answer_id)
 
-    # Checks before the body is read
-
-    def check(self, request: HttpRequest, size: int) -> None:
-        """Raise `ApiError` for a request that is refused whatever its body says; it has `size` bytes at least."""
-        if self._api_keys:
-            self._check_key(request.headers)
-        if request.path != PATH:
-            raise ApiError(HTTPStatus.NOT_FOUND, paths.unknown(request.path))
-        if request.method != "POST":
-            problem = f"Method {request.method} is not allowed on {PATH}: use POST"
-            raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, problem)
-        if request.is_encoded:
-            self._check_encoding(request)
-        if request.fault is not None and not (self._simulation and self._simulation.by_header):
-            problem = f"{FAULT_HEADER} is not heeded here: start the server with --fault header"
-            raise ApiError(HTTPStatus.BAD_REQUEST, problem)
-        if size > self._max_body_size:
-            problem = f"The request body is larger than the {self._max_body_size} bytes that this server takes"
-            raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem)
-
-    def _check_key(self, headers: Mapping[str, str]) -> None:
-        scheme, _, key = headers.get("Authorization", "").partition(" ")
-        given = key.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""
-        # Compare every key in constant time, so that the duration reveals nothing.
-        matches = [hmac.compare_digest(given, expected) for expected in self._api_keys]
-        if any(matches):
-            return
-        problem = "Incorrect API key provided" if given else "No API key provided: send Authorization: Bearer KEY"
-        if not given and (other := next((name for name in ("api-key", "x-api-key") if name in headers), None)):
-            problem += f", not {other}"
-        raise ApiError(HTTPStatus.UNAUTHORIZED, problem, code="invalid_api_key")
-
-    def _check_encoding(self, request: HttpRequest) -> None:
-        for name, harmless in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
-            encoding = ", ".join(request.headers.getall(name, [harmless]))
-            if encoding.lower() != harmless:
-                problem = f"{name} {encoding!r} is not supported: send the body uncompressed"
-                raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, problem)
-
-    # Simulation
-
-    def _simulated(
-        self, request: HttpRequest, body: bytes, read: Read, simulation: Simulation, arrived: float
-    ) -> Answer:
-        """The fault that is drawn or asked for; or the answer, each piece of a stream at its time.
-
-        A plain answer is sent when its stream would have ended.
-        """
-        named = request.fault
-        if named is not None and not is_fault(named):
-            return self.writer.error(request, ApiError(400, f"{FAULT_HEADER}: {named!r} is no fault: ask for {FAULTS}"))
-        try:
-            asked = read(body, self._index)
-        except ApiError:
-            if named is None:
-                raise
-            asked = None  # A fault asked for by name needs no valid request.
-        chance, drawn = simulation.begin(asked.history if asked else None)
-        fault = named or drawn
-        if fault == STALL:
-            return Answer((math.inf,), False, ABORTED, fault=fault)
-        if fault and fault != DISCONNECT:
-            error = ApiError(int(fault), f"{FAULT_TOLD}: status {fault}")
-            return self.writer.error(request, error)._replace(fault=fault)
-        if asked is None or (drawn and not named and chance.random() < 0.5):
-            return Answer((), False, ABORTED, fault=fault)
-        created = int(time.time())
+    def _simulated(self, request: HttpRequest, asked: ChatRequest, simulation: Simulation, arrived: float) -> Answer:
+        """The fault that is drawn or asked for; or the answer in time: a plain one when its stream would have ended."""
+        chance, drawn = simulation.begin(asked.history)
+        fault = request.fault or drawn
+        in_the_middle = fault == DISCONNECT and (request.fault or chance.random() >= 0.5)
+        if fault and not in_the_middle:
+            return self._failed(request, fault)
         replies = completion.choose(asked, chance.random)
-        answer = self._completion(request, asked, replies, created, by_piece=simulation.timed)
-        if fault:
+        answer = self._completion(request, asked, replies)
+        if in_the_middle:
             answer = Answer(_first_half(answer.parts), False, ABORTED, fault=fault)
         if not simulation.timed:
             return answer
         moments = simulation.moments(arrived, chance)
         if asked.settings.stream:
             return answer._replace(parts=chain.from_iterable(zip(moments, answer.parts, strict=False)))
-        waiting = _end_of_stream(moments, completion.steps(asked, created, replies))
+        waiting = _end_of_stream(moments, completion.steps(asked, 0, replies))
         return answer._replace(parts=chain(waiting, answer.parts))
+
+    def _failed(self, request: HttpRequest, fault: str) -> Answer:
+        """A fault in the place of an answer."""
+        if fault in (DISCONNECT, STALL):
+            return Answer((math.inf,) if fault == STALL else (), False, ABORTED, fault=fault)
+        error = ApiError(int(fault), f"{FAULT_TOLD}: status {fault}")
+        return self.writer.error(request, error)._replace(fault=fault)
 
     def _arrival(self) -> float:
         """When this request was complete; the same moment for all of one turn of the event loop."""
         if self._arrived is None:
             self._arrived = time.monotonic()
-            asyncio.get_running_loop().call_soon(self._forget_arrival)
+            asyncio.get_running_loop().call_soon(setattr, self, "_arrived", None)
         return self._arrived
-
-    def _forget_arrival(self) -> None:
-        self._arrived = None
 
 
 def _read_long(body: bytes, index: ResponseIndex) -> ChatRequest:

@@ -11,6 +11,7 @@ import re
 from argparse import ArgumentTypeError
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from mockchat.core.program import ProgramError
@@ -24,7 +25,7 @@ BY_HEADER = "header"
 class Fault(NamedTuple):
     """How an answer fails: with a status, or `DISCONNECT` or `STALL`; and when: the `first` times, or at a `rate`.
 
-    The kind `BY_HEADER` is no failure: it lets each request ask for one.
+    The kind `BY_HEADER` never happens: it lets each request ask for a fault.
     """
 
     kind: str
@@ -33,10 +34,9 @@ class Fault(NamedTuple):
 
 
 class Simulation:
-    """What the server simulates. Raises `ProgramError` for options that contradict each other.
+    """Time to first token (`ttft_ms`), inter-token latency (`itl_ms`) and faults.
 
-    `ttft_ms` (time to first token) and `itl_ms` (inter-token latency) are in milliseconds; `jitter` is the coefficient
-    of variation of both, log-normal. `faults` are what `read_fault` returns.
+    `jitter` is the coefficient of variation of both times. Raises `ProgramError` where options contradict each other.
     """
 
     def __init__(
@@ -53,24 +53,19 @@ class Simulation:
         # A log-normal factor of mean 1: https://en.wikipedia.org/wiki/Log-normal_distribution
         self._sigma = math.sqrt(math.log1p(jitter**2))
         self._mu = -(self._sigma**2) / 2
-        self.by_header = any(fault.kind == BY_HEADER for fault in faults)
-        self._faults = [fault for fault in faults if fault.kind != BY_HEADER]
+        self.by_header = Fault(BY_HEADER) in faults
+        self._faults = faults
         if jitter and not self.timed:
-            raise ProgramError(
-                "jitter varies the time to first token and the inter-token latency: give one of them too"
-            )
-        total = sum(fault.rate for fault in self._faults)
+            raise ProgramError("jitter varies the time to first token and the inter-token latency: give one of them")
+        total = sum(fault.rate for fault in faults)
         if total > 1 + 1e-9:  # A sum of decimal fractions may be a little more.
             raise ProgramError(f"the rates of the faults are {total:g} in sum, which is more than 1")
         self._random_seed = random_seed
         self._attempts: Counter[str] = Counter()
 
-    def begin(self, history: bytes | None) -> tuple[random.Random, str | None]:
-        """Count an attempt at a history: its random generator, and how it fails or None.
-
-        `history` is in wire form; None stands for all that are not recorded.
-        """
-        name = "" if history is None else hashlib.sha256(history).hexdigest()
+    def begin(self, history: bytes) -> tuple[random.Random, str | None]:
+        """Count an attempt at a history in wire form: its random generator, and how it fails or None."""
+        name = hashlib.sha256(history).hexdigest()
         attempt = self._attempts[name]
         self._attempts[name] += 1
         seed = self._random_seed
@@ -85,13 +80,11 @@ class Simulation:
 
     def moments(self, start: float, chance: random.Random) -> Iterator[float]:
         """The due times of an answer's pieces, without end; `start` is when it was asked for, in seconds."""
-        due = start + self._ttft * self._factor(chance)
+        due, wait = start, self._ttft
         while True:
+            due += wait * (chance.lognormvariate(self._mu, self._sigma) if self._sigma else 1.0)
             yield due
-            due += self._itl * self._factor(chance)
-
-    def _factor(self, chance: random.Random) -> float:
-        return chance.lognormvariate(self._mu, self._sigma) if self._sigma else 1.0
+            wait = self._itl
 
 
 def is_fault(kind: str) -> bool:
@@ -100,21 +93,15 @@ def is_fault(kind: str) -> bool:
 
 
 def read_fault(text: str) -> Fault:
-    """Parse a fault: `KIND=RATE` (from 0 to 1), `KIND=first:N` (of each history), or `header`.
-
-    Raises `ArgumentTypeError` for any other text.
-    """
+    """Parse `KIND=RATE`, `KIND=first:N` (of each history), or `header`. Raises `ArgumentTypeError`."""
     if text == BY_HEADER:
         return Fault(BY_HEADER)
     kind, _, how = text.partition("=")
-    if not is_fault(kind):
-        raise ArgumentTypeError(f"{text!r} is no fault: give KIND=RATE, KIND=first:N or header, where KIND is {FAULTS}")
-    if times := re.fullmatch("first:([1-9][0-9]{0,8})", how):
-        return Fault(kind, first=int(times[1]))
-    try:
-        rate = float(how)
-    except ValueError:
-        rate = 0.0
-    if 0 < rate <= 1:
-        return Fault(kind, rate=rate)
-    raise ArgumentTypeError(f"{text!r} is no fault: give {kind}=RATE, above 0 and up to 1, or {kind}=first:N, from 1")
+    if is_fault(kind):
+        if re.fullmatch("first:[1-9][0-9]{0,8}", how):
+            return Fault(kind, first=int(how.removeprefix("first:")))
+        with suppress(ValueError):
+            if 0 < float(how) <= 1:
+                return Fault(kind, rate=float(how))
+    forms = f"KIND=RATE (above 0, up to 1), KIND=first:N (from 1) or {BY_HEADER}"
+    raise ArgumentTypeError(f"{text!r} is no fault: give {forms}; KIND is {FAULTS}")

@@ -38,7 +38,7 @@ class WatchedChat(ChatCompletions):
     """
 
     def __init__(self, index: ResponseIndex, **options: Any) -> None:
-        super().__init__(index, **options, grows=True)
+        super().__init__(index, **options)
         self.upstream: WatchedUpstream | None = None
         self.is_open = False  # Only while a test runs.
         self.requests: list[Request] = []
@@ -67,7 +67,7 @@ class WatchedChat(ChatCompletions):
             self.check(request, len(body))
         except ApiError as error:
             return self._keep(asked, request, self.writer.error(request, error))
-        answer = self._answer(request, body, partial(self._choose, asked))
+        answer = self._answer(request, body, partial(self._choose, asked, body))
         if self._source and not (isinstance(answer, Answer) and answer.fault):
             self.times[self._source] += 1
         if isinstance(answer, Answer):
@@ -85,11 +85,11 @@ class WatchedChat(ChatCompletions):
     def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
         return self._keep(Request(None, request.headers), request, super().refuse(request, error))
 
-    def _choose(self, asked: Request, body: bytes, index: ResponseIndex) -> ChatRequest:
+    def _choose(self, asked: Request, body: bytes) -> ChatRequest:
         """Read a request and choose its reply; raises as `read_request` does, and `GivenError`."""
         missed = None
         try:
-            read = read_request(body, index)
+            read = read_request(body, self._index)
         except NotRecorded as error:
             missed, size = error, wire.array_size(error.history)
             read = ChatRequest((), error.history, size, read_settings(asked.body))
@@ -97,8 +97,8 @@ class WatchedChat(ChatCompletions):
             self._source = given
             if (given.function or not self.times[given]) and (reply := given.answer(asked)):
                 return read._replace(replies=[reply])
-        loaded = matching(self._loaded.replies(read.history), asked.body, index.match)
-        replies = loaded or matching(read.replies, asked.body, index.match)
+        loaded = matching(self._loaded.replies(read.history), asked.body, self._index.match)
+        replies = loaded or matching(read.replies, asked.body, self._index.match)
         self._source = read.history, bool(loaded)
         times = self.times[self._source]
         if missed:

@@ -24,7 +24,7 @@ from mockchat.core.message import ROLES
 from mockchat.requester.plan import places, questions
 from mockchat.requester.verify import verify, verify_stream
 from mockchat.server.app import ChatServer
-from mockchat.server.completion import stream, whole
+from mockchat.server.completion import choose, stream, whole
 from mockchat.server.errors import ApiError, NotRecorded
 from mockchat.server.request import ChatRequest, in_full, in_place, read_request
 from mockchat.server.route import ChatCompletions
@@ -160,10 +160,9 @@ def _message(message: Any) -> dict[str, str] | None:
 
 def _answer(request: ChatRequest, replies: list[tuple[str, str]]) -> None:
     """The plain answer and the streamed one are JSON and say the same, and the requester finds both right."""
-    random.seed(0)
-    plain = b"".join(whole(request, 0))
-    random.seed(0)
-    events = b"".join(stream(request, 0))
+    chosen = choose(request)
+    plain = b"".join(whole(request, 0, chosen))
+    events = b"".join(stream(request, 0, chosen))
     asked_once = request.settings.n == 1  # Further choices are a fault to the requester, which asks for none.
     assert (verify(200, plain, request.replies) is None) == asked_once
     assert (verify_stream(200, events, request.replies)[0] is None) == asked_once

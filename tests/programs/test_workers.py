@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from mockchat.server.options import from_keywords
+from mockchat.server.simulation import FAULTS
 from mockchat.server.workers import create_app
 from tests.helpers import SAMPLE, request_body
 from tests.programs import ROOT, environment, gunicorn, running_server, wait_for_workers
@@ -101,7 +102,8 @@ async def test_a_reload_loses_no_request(server: tuple[str, int]) -> None:
         (["--max-body-mb", "1", "2"], "create_app: max_body_mb: give one value, not 2"),
         (
             ["--fault", "503"],
-            "create_app: fault: '503' is no fault: give 503=RATE, above 0 and up to 1, or 503=first:N, from 1",
+            "create_app: fault: '503' is no fault: give KIND=RATE (above 0, up to 1), KIND=first:N (from 1) or "
+            f"header; KIND is {FAULTS}",
         ),
         (["--api", "x"], f"create_app: there is no option 'api': t{OPTIONS}"),
         (["--port", "80"], f"create_app: there is no option 'port': t{OPTIONS}"),

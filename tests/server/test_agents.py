@@ -65,10 +65,10 @@ async def test_a_run_is_recorded_and_answered_without_the_upstream(recorder: Rec
             for stream in (False, True):
                 asked = json.dumps(json.loads(body) | {"stream": stream}).encode()
                 found = request.read_request(asked, reader)
-                plain = answer.read(b"".join(completion.whole(found, 1)))
+                plain = answer.read(b"".join(completion.whole(found, 1, completion.choose(found))))
                 assert as_said(plain) == exchange.message
                 assert plain.finish_reason == exchange.finish_reason
-                sent = b"".join(completion.stream(found, 1))
+                sent = b"".join(completion.stream(found, 1, completion.choose(found)))
                 both = answer.read_stream(sent).completion
                 assert as_said(both) == exchange.message
                 assert (both.finish_reason, both.flaw) == (exchange.finish_reason, None)
@@ -86,8 +86,9 @@ async def test_the_requester_replays_what_was_recorded(recorder: Recorder, run: 
     assert len(asked) == len(run)
     for question in asked:
         found = request.read_request(question.body, index)
-        assert verify(200, b"".join(completion.whole(found, 1)), question.expected) is None
-        assert verify_stream(200, b"".join(completion.stream(found, 1)), question.expected)[0] is None
+        drawn = completion.choose(found)
+        assert verify(200, b"".join(completion.whole(found, 1, drawn)), question.expected) is None
+        assert verify_stream(200, b"".join(completion.stream(found, 1, drawn)), question.expected)[0] is None
         history = json.loads(question.body)["messages"]
         call_ids = [call["id"] for message in history for call in message.get("tool_calls", ())]
         assert [message["tool_call_id"] for message in history if message["role"] == "tool"] == call_ids
@@ -219,4 +220,4 @@ def test_what_is_sent_is_what_was_recorded(history: list[Any]) -> None:
     for question in questions(places([talk]), index, None, stream=False):
         found = request.read_request(question.body, index)
         assert found.history == question.place.history
-        assert verify(200, b"".join(completion.whole(found, 1)), question.expected) is None
+        assert verify(200, b"".join(completion.whole(found, 1, completion.choose(found))), question.expected) is None

@@ -20,7 +20,7 @@ from tests.server.recorded import HELLO, HI, INDEX, fields
 
 
 def whole(request: ChatRequest, created: int) -> bytes:
-    return b"".join(in_parts(request, created))
+    return b"".join(in_parts(request, created, choose(request)))
 
 
 def test_the_answer_has_the_api_s_fields_and_the_original_s() -> None:
@@ -115,7 +115,7 @@ def test_n_choices(n: int) -> None:
 
 
 def chunks(request: ChatRequest) -> list[Any]:
-    events = b"".join(stream(request, 1690198033)).decode().split("\n\n")
+    events = b"".join(stream(request, 1690198033, choose(request))).decode().split("\n\n")
     assert events[-2:] == ["data: [DONE]", ""]
     assert all(event.startswith("data: ") for event in events[:-1])
     return [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
@@ -220,10 +220,11 @@ def test_every_reply_of_the_sample_streams_as_it_answers() -> None:
 
 def test_a_long_stream_comes_in_slabs() -> None:
     index = index_of(conversation("c", "hi", "word " * 20_000))
-    slabs = list(stream(read_request(request_body(HI, stream=True), index), 0))
+    long, short = (read_request(request_body(HI, stream=True), each) for each in (index, INDEX))
+    slabs = list(stream(long, 0, choose(long)))
     assert len(slabs) > 20
     assert max(map(len, slabs)) < 300_000
-    assert len(list(stream(read_request(request_body(HI, stream=True), INDEX), 0))) == 1
+    assert len(list(stream(short, 0, choose(short)))) == 1
 
 
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
@@ -239,7 +240,7 @@ def test_logprobs_are_in_the_first_piece_of_each_choice(said: dict[str, Any], n:
     index = ResponseIndex([entries.conversation({"messages": messages, "logprobs": logprobs}, "one")])
     request = read_request(json.dumps({"messages": messages[:1], "n": n}).encode(), index)
     assert [choice["logprobs"] for choice in json.loads(whole(request, 1))["choices"]] == [logprobs] * n
-    for events in (b"".join(stream(request, 1)), b"".join(steps(request, 1, choose(request)))):
+    for events in (b"".join(make(request, 1, choose(request))) for make in (stream, steps)):
         parsed = [json.loads(event[6:])["choices"] for event in events.split(b"\n\n")[:-2]]
         choices = [choice for each in parsed for choice in each]
         assert [choice["logprobs"] for choice in choices if choice["logprobs"]] == [logprobs] * n

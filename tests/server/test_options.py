@@ -45,7 +45,7 @@ def test_both_ways_give_the_same() -> None:
         ({"api-key": "x"}, "there is no option 'api-key': the options are "),
         ({"help": True}, "there is no option 'help': the options are "),
         ({"api_key": ["a", ""]}, "api_key: the key is empty"),
-        ({"fault": "429"}, "fault: '429' is no fault: give 429=RATE"),
+        ({"fault": "429"}, "fault: '429' is no fault: give KIND=RATE"),
     ],
 )
 def test_keywords_that_are_refused(given: dict[str, Any], told: str) -> None:
@@ -59,7 +59,7 @@ def test_keywords_that_are_refused(given: dict[str, Any], told: str) -> None:
     [
         (
             ["--jitter", "0.5"],
-            "jitter varies the time to first token and the inter-token latency: give one of them too",
+            "jitter varies the time to first token and the inter-token latency: give one of them",
         ),
         (
             ["--fault", "429=0.5", "--fault", "500=0.75"],

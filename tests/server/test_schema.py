@@ -63,8 +63,9 @@ def test_every_reply_of_the_sample() -> None:
         for number, _ in found.places():
             body = b'{"messages":%b}' % wire.array(wire.join(found.messages[:number]))
             request = read_request(body, index)
-            assert schema.completion_problems(json.loads(b"".join(completion.whole(request, 1)))) == []
-            chunks = schema.chunks_of(b"".join(completion.stream(request, 1)))
+            drawn = completion.choose(request)
+            assert schema.completion_problems(json.loads(b"".join(completion.whole(request, 1, drawn)))) == []
+            chunks = schema.chunks_of(b"".join(completion.stream(request, 1, drawn)))
             assert schema.stream_problems(chunks) == []
             asked += 1
     assert asked == 169
