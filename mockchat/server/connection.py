@@ -195,10 +195,9 @@ class Connection(asyncio.Protocol):
             first = self._requests[0]
             if first.body.is_eof():
                 self._requests.popleft()
-                body = first.whole()
-                parser.ended(body)
-                return self._route.answer(first.request, body)
-            parser.check(first.body)
+                return self._route.answer(first.request, first.whole())
+            if parser.malformed:
+                raise parser.malformed
             request = first.request
             is_new = first.arrived is None
             self._route.check(request, max(first.size, first.take()))  # A body is refused as soon as it is too large.
