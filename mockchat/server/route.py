@@ -132,7 +132,7 @@ class ChatCompletions:
         if asked.settings.stream:
             events = (completion.steps if by_piece else completion.stream)(asked, created, replies)
             return self.writer.stream(request, events, completion.STREAM_END, answer_id)
-        return self.writer.whole(request, 200, *completion.whole(asked, created, replies), answer_id=answer_id)
+        return self.writer.whole(request, completion.whole(asked, created, replies), answer_id)
 
     # Checks before the body is read
 

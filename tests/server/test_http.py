@@ -90,16 +90,24 @@ def sent(answer: Answer) -> bytes:
 def test_the_connection_header_says_when_it_closes(asked: bool, keep_alive: bool, closing: bool) -> None:
     writer = AnswerWriter()
     writer.closing = closing
-    answer = writer.whole(PLAIN._replace(keep_alive=asked), 200, b"body", keep_alive=keep_alive)
-    head, _, body = sent(answer).partition(b"\r\n\r\n")
+    answer = writer.error(PLAIN._replace(keep_alive=asked), ApiError(400, "why"), keep_alive=keep_alive)
+    head = sent(answer).partition(b"\r\n\r\n")[0]
     is_kept = asked and keep_alive and not closing
     assert (b"Connection: close" in head.split(b"\r\n")) is not is_kept
-    assert (answer.persistent, answer.status, body) == (is_kept, 200, b"body")
+    assert (answer.persistent, answer.status) == (is_kept, 400)
 
 
 def test_head_has_the_length_of_the_answer_to_post() -> None:
-    head = sent(AnswerWriter().whole(request(method="HEAD"), 405, b"12345"))
-    assert head.endswith(b"\r\nContent-Length: 5\r\n\r\n")
+    error = ApiError(405, "why")
+    head = sent(AnswerWriter().error(request(method="HEAD"), error))
+    assert head.endswith(b"\r\nContent-Length: %d\r\n\r\n" % len(error.body()))
+
+
+@pytest.mark.parametrize("parts", [[b"body"], [b"bo", memoryview(b"dy")]])
+def test_a_body_may_be_given_in_parts(parts: list[bytes | memoryview]) -> None:
+    head, _, body = sent(AnswerWriter().whole(PLAIN, parts, b'"id"')).partition(b"\r\n\r\n")
+    assert head.endswith(b"\r\nContent-Length: 4")
+    assert body == b"body"
 
 
 class _Diagnosed(NotRecorded):
@@ -134,7 +142,7 @@ def test_an_error_keeps_no_frame() -> None:
 
 def test_each_answer_has_an_id_of_its_own() -> None:
     writer = AnswerWriter()
-    ids = {sent(writer.whole(PLAIN, 200, b"")).split(b"x-request-id: ")[1][:24] for _ in range(100)}
+    ids = {sent(writer.whole(PLAIN, [b""], b'"id"')).split(b"x-request-id: ")[1][:24] for _ in range(100)}
     assert len(ids) == 100
 
 
