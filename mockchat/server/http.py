@@ -100,7 +100,7 @@ class AnswerWriter:
             accepted = request.headers.get("Accept", "").lower()
             if "json" not in accepted and "event-stream" not in accepted:
                 content_type, body = _PLAIN_TEXT, str(error).encode()
-            why = excerpt(error.diagnosis.text).encode("ascii", "backslashreplace")
+            why = excerpt(error.diagnosis().text).encode("ascii", "backslashreplace")
             if len(why) > _LONGEST_MISS:
                 why = why[: _LONGEST_MISS - 3] + b"..."
             more = b"X-Mockchat-Miss: %b\r\n" % why

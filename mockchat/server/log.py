@@ -103,4 +103,4 @@ def is_writable(stream: object) -> bool:
 
 
 def _why(error: ApiError) -> str:
-    return f"not recorded: {error.diagnosis.text}" if isinstance(error, NotRecorded) else str(error)
+    return f"not recorded: {error.diagnosis().text}" if isinstance(error, NotRecorded) else str(error)

@@ -12,11 +12,10 @@ from itertools import chain, islice
 from aiohttp.log import server_logger
 
 from mockchat.core.index import Reply, ResponseIndex
-from mockchat.server import completion, paths
-from mockchat.server.errors import ApiError, NotRecorded
+from mockchat.server import completion
+from mockchat.server.errors import PATH, ApiError, NotRecorded, unknown_path
 from mockchat.server.http import ABORTED, Answer, AnswerWriter, HttpRequest, Part, next_turn
 from mockchat.server.memory import MAX_MEMORY_MB, Memory
-from mockchat.server.paths import PATH
 from mockchat.server.request import LONG_BODY, ChatRequest, in_full, in_place, read_request
 from mockchat.server.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
 from mockchat.server.upstream import Upstream
@@ -141,7 +140,7 @@ class ChatCompletions:
         if self._api_keys:
             self._check_key(request.headers)
         if request.path != PATH:
-            raise ApiError(HTTPStatus.NOT_FOUND, paths.unknown(request.path))
+            raise unknown_path(request.path)
         if request.method != "POST":
             problem = f"Method {request.method} is not allowed on {PATH}: use POST"
             raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, problem)

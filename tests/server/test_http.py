@@ -110,18 +110,13 @@ def test_a_body_may_be_given_in_parts(parts: list[bytes | memoryview]) -> None:
     assert body == b"body"
 
 
-class _Diagnosed(NotRecorded):
-    def __init__(self, text: str) -> None:
-        ApiError.__init__(self, 404, "not recorded")
-        self._diagnose = lambda: Diagnosis("messages[0]", text)
-
-
 @pytest.mark.parametrize("accept", ["application/json", "text/plain"])
 @pytest.mark.parametrize(
     ("text", "size"), [("\U0001f600" * 5000, 2000), ("\r\nX: y" * 5000, 1342), ("x" * 1000, 1000), ("short", 5)]
 )
 def test_the_header_of_a_miss_has_2000_bytes_at_most(text: str, size: int, accept: str) -> None:
-    head = sent(AnswerWriter().error(request(("Accept", accept)), _Diagnosed(text))).split(b"\r\n\r\n")[0]
+    missed = NotRecorded(lambda: Diagnosis("messages[0]", text), b"")
+    head = sent(AnswerWriter().error(request(("Accept", accept)), missed)).split(b"\r\n\r\n")[0]
     (line,) = [line for line in head.split(b"\r\n") if line.startswith(b"X-")]
     assert line.startswith(b"X-Mockchat-Miss: ")
     assert len(line) - len(b"X-Mockchat-Miss: ") == size
