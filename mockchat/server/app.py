@@ -40,7 +40,6 @@ class ChatServer:
         self._is_hurried = False
 
     def __call__(self) -> Connection:
-        """A new connection's protocol."""
         return Connection(self)
 
     def opened(self, connection: Connection, descriptor: int) -> None:

@@ -18,7 +18,7 @@ from aiohttp.log import server_logger
 
 from mockchat.server.errors import ApiError
 from mockchat.server.http import UNREADABLE, Answer, Part, next_turn
-from mockchat.server.memory import too_much
+from mockchat.server.memory import NO_MEMORY
 from mockchat.server.parser import Incoming, RequestParser
 
 if TYPE_CHECKING:
@@ -95,7 +95,6 @@ class Connection(asyncio.Protocol):
         return size <= _SMALL or not memory.is_full
 
     def watch(self, now: float) -> None:
-        """Enforce the time limits."""
         unread = self._transport.get_write_buffer_size()
         if unread != self._unread[0]:
             self._unread = unread, now
@@ -219,7 +218,7 @@ class Connection(asyncio.Protocol):
         if has_answered or self._state is not State.RECEIVING:
             self._enter(State.RECEIVING)
         if not self._account():
-            self._begin(self._refusal(too_much()))
+            self._begin(self._refusal(ApiError(503, NO_MEMORY)))
 
     def _refusal(self, error: ApiError) -> Answer:
         """Refuse the request that is arriving, and close the connection."""
@@ -290,8 +289,6 @@ class Connection(asyncio.Protocol):
                 return False
             self._cancel = asyncio.get_running_loop().call_later(early, self._wake).cancel
         else:
-            if part.done():
-                return False
             part.add_done_callback(self._wake)
             self._cancel = partial(part.remove_done_callback, self._wake)
         self._enter(State.ANSWERING)
