@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import Enum, auto
-from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp.log import server_logger
@@ -290,7 +289,7 @@ class Connection(asyncio.Protocol):
             self._cancel = asyncio.get_running_loop().call_later(early, self._wake).cancel
         else:
             part.add_done_callback(self._wake)
-            self._cancel = partial(part.remove_done_callback, self._wake)
+            self._cancel = lambda: part.remove_done_callback(self._wake)
         self._enter(State.ANSWERING)
         return True
 

@@ -101,9 +101,7 @@ class AnswerWriter:
             if "json" not in accepted and "event-stream" not in accepted:
                 content_type, body = _PLAIN_TEXT, str(error).encode()
             why = excerpt(error.diagnosis().text).encode("ascii", "backslashreplace")
-            if len(why) > _LONGEST_MISS:
-                why = why[: _LONGEST_MISS - 3] + b"..."
-            more = b"X-Mockchat-Miss: %b\r\n" % why
+            more = b"X-Mockchat-Miss: %b\r\n" % why[:_LONGEST_MISS]
         keep_alive = keep_alive and request.keep_alive and not self.closing
         head = self._head(error.status, content_type, keep_alive, b"%bContent-Length: %d\r\n" % (more, len(body)))
         return Answer((head if request.method == "HEAD" else head + body,), keep_alive, error.status, error)

@@ -66,17 +66,19 @@ class RequestParser:
 
     def feed(self, data: bytes) -> list[Incoming]:
         """The requests whose heads are complete with these bytes."""
-        if self._left:
-            rest = data[self._left :]
-            self._take(data[: self._left])
-            return self.feed(rest) if rest else []
+        if self._left:  # No parser is needed for the rest of this body.
+            body, data = data[: self._left], data[self._left :]
+            self._body.feed_data(body)
+            self._left -= len(body)
+            if not self._left:
+                self._body.feed_eof()
+            return self.feed(data) if data else []
         if self.known is not None:
             start, size = self.known.match(data)
-            if start and len(data) - start <= size:
+            if size and len(data) - start <= size:
                 self._body = StreamReader(_NO_FLOW_CONTROL, _READ_SIZE, loop=asyncio.get_running_loop())
                 self._left = size
-                self._take(data[start:])
-                return [Incoming(self.known.request, self._body, size)]
+                return [Incoming(self.known.request, self._body, size), *self.feed(data[start:])]
         is_certain = self._is_new or self.known is not None
         self._is_new, self.known = False, None
         requests: list[Incoming] = []
@@ -87,13 +89,6 @@ class RequestParser:
         if is_certain and len(requests) == 1 and requests[0].body.is_eof():
             self.known = known_head(data, requests[0].request)
         return requests
-
-    def _take(self, data: bytes) -> None:
-        """Take a part of a body behind a known head, for which no parser is needed."""
-        self._body.feed_data(data)
-        self._left -= len(data)
-        if not self._left:
-            self._body.feed_eof()
 
     def _parse(self, data: bytes) -> list[Incoming]:
         requests: list[Incoming] = []
