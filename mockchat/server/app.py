@@ -43,7 +43,6 @@ class ChatServer:
         return Connection(self)
 
     def opened(self, connection: Connection, descriptor: int) -> None:
-        """Add a new connection; warn once if its file descriptor is the last one."""
         self.connections.add(connection)
         if descriptor + 1 >= self._descriptors:
             server_logger.warning(
@@ -86,13 +85,11 @@ class ChatServer:
             connection.finish()
 
     async def _drain(self, timeout: float) -> None:
-        """Wait for all connections and recordings to finish, for `timeout` seconds at most."""
         end = time.monotonic() + timeout
         while (self.connections or self.route.busy) and not self._is_hurried and time.monotonic() < end:
             await asyncio.sleep(_POLL)
 
     def abort(self) -> None:
-        """Cut every connection, and stop waiting."""
         self._is_hurried = True
         self.cut += len(self.connections)
         for connection in list(self.connections):

@@ -73,7 +73,6 @@ class Connection(asyncio.Protocol):
         self._is_half_closed = False
 
     def _enter(self, state: State) -> None:
-        """Enter a state, note the time, and free what the last one held."""
         self._state, self._since = state, time.monotonic()
         self._unanswered = 0 if state is _IDLE or state in _DONE else min(self._unanswered, _LONGEST_READ)
         self._route.memory.held -= self._held
@@ -124,9 +123,8 @@ class Connection(asyncio.Protocol):
         """
         is_sending = self._parser is not None and not (self._parser.is_between() and not self._requests)
         self._enter(State.LINGERING)
-        if self._transport.can_write_eof():  # TLS can't.
-            with suppress(OSError):  # The client has disconnected.
-                self._transport.write_eof()
+        with suppress(OSError, NotImplementedError):  # The client has disconnected, or it is TLS.
+            self._transport.write_eof()
         if is_sending and not self._is_half_closed:
             self._transport.resume_reading()
         else:
@@ -183,7 +181,7 @@ class Connection(asyncio.Protocol):
             self._settle(self._parser, answered > 0)
 
     def _next_answer(self, parser: RequestParser) -> "Answer | asyncio.Future[Answer] | None":
-        """The answer to the first request in the queue; None if that is not complete."""
+        """The answer to the first request in the queue; None while that is incomplete."""
         first = self._requests[0] if self._requests else None
         if first and first.body.is_eof():
             self._requests.popleft()
@@ -201,7 +199,6 @@ class Connection(asyncio.Protocol):
         return None
 
     def _settle(self, parser: RequestParser, has_answered: bool) -> None:
-        """Enter the state that follows after all complete requests are answered."""
         is_between = parser.is_between() and not self._requests
         if self._parts is not None or self._cancel is not None:
             if is_between:
@@ -226,7 +223,6 @@ class Connection(asyncio.Protocol):
     # Writing
 
     def _begin(self, answer: "Answer | asyncio.Future[Answer]") -> None:
-        """Start writing an answer, now or once it is known."""
         if not isinstance(answer, Answer):
             self._enter(State.ANSWERING)
             self._cancel = answer.cancel
@@ -298,7 +294,6 @@ class Connection(asyncio.Protocol):
         self._resume()
 
     def _resume(self) -> None:
-        """Continue the answer unless it still waits, then serve the queued requests."""
         if self._parts is not None and self._cancel is None and not self._is_paused:
             self._write()
             self._advance()

@@ -50,7 +50,6 @@ class NotRecorded(ApiError):
 
 
 def unknown_path(path: str) -> ApiError:
-    """404: why a path is refused, and what to do."""
     path = path[:200]  # More takes longer to compare.
     cure = next((f"; {cure}" for pattern, cure in _CURES if re.fullmatch(pattern, path.rstrip("/") or "/")), "")
     return ApiError(HTTPStatus.NOT_FOUND, f"Unknown path {path}: this server has one route, POST {PATH}{cure}")

@@ -83,7 +83,6 @@ class AnswerWriter:
         self._date = b""
 
     def whole(self, request: HttpRequest, body: Sequence[bytes | memoryview], answer_id: bytes) -> Answer:
-        """A recorded reply in one piece; its body may be given in parts."""
         keep_alive = request.keep_alive and not self.closing
         head = self._head(200, _JSON, keep_alive, b"Content-Length: %d\r\n" % sum(map(len, body)))
         parts = (head + body[0],) if len(body) == 1 else in_blocks((head, *body))
@@ -107,10 +106,7 @@ class AnswerWriter:
         return Answer((head if request.method == "HEAD" else head + body,), keep_alive, error.status, error)
 
     def stream(self, request: HttpRequest, blocks: Iterator[bytes], end: bytes, answer_id: bytes) -> Answer:
-        """Server-sent events, several in each block; the last block ends with `end`.
-
-        They are sent in chunks, or up to the connection's end to a client of HTTP/1.0.
-        """
+        """Server-sent events, several in each block; the last block ends with `end`. HTTP/1.0 has no chunks."""
         keep_alive = request.keep_alive and not self.closing
         coding = b"Transfer-Encoding: chunked\r\n" if request.is_http_1_1 else b""
         head = self._head(200, _EVENT_STREAM, keep_alive, coding)
@@ -165,10 +161,7 @@ def in_blocks(parts: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes
 
 def next_turn() -> asyncio.Future[None]:
     """A future that ends in the next turn of the event loop: other connections run in between."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
-    loop.call_soon(future.set_result, None)
-    return future
+    return asyncio.create_task(asyncio.sleep(0))
 
 
 _PHRASES = dict.fromkeys(range(400, 600), "Unknown") | {status.value: status.phrase for status in HTTPStatus}

@@ -51,7 +51,6 @@ class Log(logging.Handler):
         return f"Requests: {requests:,}; answered {answered:,}, {others}"
 
     def tell(self, text: str) -> None:
-        """Print lines on stderr, now or once it is writable."""
         lines = text.splitlines()
         room = _LONGEST_QUEUE - len(self._queue)
         self._queue += lines[:room]
@@ -59,7 +58,6 @@ class Log(logging.Handler):
         self.flush()
 
     def flush(self) -> None:
-        """Print the queued lines while stderr is writable, then the number of dropped ones."""
         with contextlib.suppress(OSError):
             while (self._queue or self._dropped) and is_writable(sys.stderr):
                 if not self._queue:

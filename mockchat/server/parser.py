@@ -150,10 +150,9 @@ def _read_head(message: RawRequestMessage) -> HttpRequest:
 
 
 class KnownHead(NamedTuple):
-    """A cached request head, for requests that differ from it in their Content-Length alone.
+    """A cached request head: clients send the same one with each request, but for the Content-Length.
 
-    Clients send the same head with each request on a connection: it is parsed once. `before` and `after` are its bytes
-    on either side of the length's digits.
+    `before` and `after` are its bytes on either side of the length's digits.
     """
 
     before: bytes
@@ -175,8 +174,7 @@ class KnownHead(NamedTuple):
 def known_head(data: bytes, request: HttpRequest) -> KnownHead | None:
     """The head of a request that was read from these data; None if it is not safe to cache.
 
-    The data must be one whole request. Its head must have one plain Content-Length, no `Expect` or `Upgrade`, which
-    concern the connection, and CR LF at the end of each line.
+    Safe is one whole request with one plain Content-Length, no `Expect` or `Upgrade`, and CR LF at each line's end.
     """
     size = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
     head, headers = data[:size], request.headers
