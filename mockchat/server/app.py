@@ -99,10 +99,7 @@ class ChatServer:
 async def serve(
     server: ChatServer, host: str, port: int, ready: Callable[[str], object], *, shutdown_timeout: float
 ) -> None:
-    """Serve until SIGINT or SIGTERM, and then stop within `shutdown_timeout` seconds; a second signal stops at once.
-
-    `ready` is called with the base URL once connections are accepted. Raises `ProgramError`.
-    """
+    """Serve as `listening` does until SIGINT or SIGTERM; a second one stops at once. `ready` gets the base URL."""
     stopped = asyncio.Event()
 
     def stop() -> None:

@@ -17,16 +17,13 @@ _ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_
 
 
 class ApiError(Exception):
-    """An answer other than 200, as OpenAI's error object.
-
-    `param` names the parameter that is wrong, `code` is for programs; both may be None.
-    """
+    """An answer other than 200, as OpenAI's error object."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.param = param
-        self.code = code
+        self.param = param  # The parameter that is wrong.
+        self.code = code  # For programs.
 
     def body(self) -> bytes:
         kind = _ERROR_TYPES.get(self.status) or ("server_error" if self.status >= 500 else "invalid_request_error")
@@ -34,14 +31,11 @@ class ApiError(Exception):
 
 
 class NotRecorded(ApiError):
-    """404: no recording has this history, or none goes on with a reply. As an object it says where and how.
-
-    `diagnose` finds out, once; `history` is in wire form, as it is compared.
-    """
+    """404: no recording has this history, or none goes on with a reply. As an object it says where and how."""
 
     def __init__(self, diagnose: Callable[[], Diagnosis], history: bytes) -> None:
         super().__init__(HTTPStatus.NOT_FOUND, NOT_RECORDED, code="no_recorded_response")
-        self.history = history
+        self.history = history  # In wire form, as it is compared.
         self.diagnosis = cache(diagnose)
 
     def body(self) -> bytes:

@@ -28,18 +28,15 @@ Part = bytes | float | asyncio.Future[Any]
 
 
 class HttpRequest(NamedTuple):
-    """A request head. `path` is decoded, `query` is not; `is_http_1_1` is also true of later versions.
-
-    On a kept connection, `headers` may have the `Content-Length` of an earlier request with the same head.
-    """
+    """A request head."""
 
     method: str
-    path: str
-    headers: CIMultiDictProxy[str]
-    is_http_1_1: bool
+    path: str  # Decoded.
+    headers: CIMultiDictProxy[str]  # `Content-Length` may be that of an earlier request on the connection.
+    is_http_1_1: bool  # Or later.
     keep_alive: bool
     is_encoded: bool  # By a transfer coding (chunked) or a content coding.
-    query: str = ""
+    query: str = ""  # Not decoded.
     fault: str | None = None  # The value of the header `X-Mockchat-Fault`.
 
 
@@ -50,18 +47,14 @@ ABORTED = 0  # The status of an answer that a simulated fault leaves out, or bre
 
 
 class Answer(NamedTuple):
-    """The parts to write, and whether the connection stays open afterwards.
-
-    The rest is for logs and tests: the status (or `ABORTED`), the error, the simulated fault, and the id of the
-    conversation that it comes from, as a JSON string.
-    """
+    """The parts to write, and whether the connection stays open afterwards; the rest is for logs and tests."""
 
     parts: Iterable[Part]
     persistent: bool
-    status: int
+    status: int  # Or `ABORTED`.
     error: ApiError | None = None
-    fault: str | None = None
-    id: bytes | None = None
+    fault: str | None = None  # The simulated one.
+    id: bytes | None = None  # Of the conversation that it comes from, as a JSON string.
 
 
 _LONGEST_MISS = 2000  # bytes: aiohttp's clients refuse a header of more than 8,190
@@ -70,13 +63,10 @@ _LONGEST_PIECE = 4 * _WRITE_SIZE
 
 
 class AnswerWriter:
-    """Writes answers, each with an id of its own in `x-request-id`, which OpenAI's SDKs show as `_request_id`.
-
-    While `closing` is set, every answer asks its client to reconnect.
-    """
+    """Writes answers, each with an id of its own in `x-request-id`, which OpenAI's SDKs show as `_request_id`."""
 
     def __init__(self) -> None:
-        self.closing = False
+        self.closing = False  # If true, every answer asks its client to reconnect.
         self._run_id = secrets.token_hex(6).encode()
         self._written = 0
         self._now = 0

@@ -33,10 +33,7 @@ class Log(logging.Handler):
         self._dropped = 0
 
     def watch(self, answer: Answer, asked: float) -> Answer:
-        """Count an answer, and log it when it ends; `asked` is the moment of its request (`time.monotonic()`).
-
-        Without `each`, only answers with another status than 200 are counted here.
-        """
+        """Count an answer, and log it when it ends; `asked` is the moment of its request (`time.monotonic()`)."""
         error = answer.error
         is_miss = isinstance(error, NotRecorded)
         self._misses += is_miss

@@ -22,6 +22,7 @@ from mockchat.server.simulation import FAULT_HEADER
 MAX_HEAD_SIZE = 65536  # bytes
 MAX_KEPT_HEAD_SIZE = 4096  # bytes: what an idle connection may hold of its last request
 _READ_SIZE = 65536  # bytes
+_TOO_LARGE = f"The request head is larger than the {MAX_HEAD_SIZE} bytes that this server reads"
 _UNSEEN = 16384  # bytes of a head that began in one segment with the end of the request before
 
 
@@ -47,15 +48,11 @@ class Incoming:
 
 
 class RequestParser:
-    """Reads the requests of one connection.
-
-    `malformed` says why nothing more can be read. `known` is the cached head of the last request; while there is one,
-    the parser has nothing buffered.
-    """
+    """Reads the requests of one connection."""
 
     def __init__(self) -> None:
-        self.known: KnownHead | None = None
-        self.malformed: ApiError | None = None
+        self.malformed: ApiError | None = None  # Why nothing more can be read.
+        self.known: KnownHead | None = None  # That of the last request; while there is one, the parser buffers nothing.
         self._parser = HttpRequestParser(
             _NO_FLOW_CONTROL, asyncio.get_running_loop(), _READ_SIZE, auto_decompress=False
         )
@@ -112,7 +109,7 @@ class RequestParser:
             self._body = requests[-1].body
         self._head_size = head_size if is_in_head and not requests else 0
         if self._head_size > MAX_HEAD_SIZE and not self.malformed:
-            self.malformed = _too_large_head()
+            self.malformed = ApiError(431, _TOO_LARGE)
         return requests
 
     def is_between(self) -> bool:
@@ -127,14 +124,10 @@ _NO_FLOW_CONTROL: Any = SimpleNamespace(
 )
 
 
-def _too_large_head() -> ApiError:
-    return ApiError(431, f"The request head is larger than the {MAX_HEAD_SIZE} bytes that this server reads")
-
-
 def _read_head(message: RawRequestMessage) -> HttpRequest:
     size = len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)
     if size > MAX_HEAD_SIZE:
-        raise _too_large_head()
+        raise ApiError(431, _TOO_LARGE)
     is_http_1_1 = message.version >= HttpVersion11
     return HttpRequest(
         message.method,
@@ -150,13 +143,10 @@ def _read_head(message: RawRequestMessage) -> HttpRequest:
 
 
 class KnownHead(NamedTuple):
-    """A cached request head: clients send the same one with each request, but for the Content-Length.
+    """A cached request head: clients send the same one with each request, but for the Content-Length."""
 
-    `before` and `after` are its bytes on either side of the length's digits.
-    """
-
-    before: bytes
-    after: bytes
+    before: bytes  # Up to the digits of the length,
+    after: bytes  # and from their end.
     request: HttpRequest
 
     def match(self, data: bytes) -> tuple[int, int]:
@@ -174,7 +164,8 @@ class KnownHead(NamedTuple):
 def known_head(data: bytes, request: HttpRequest) -> KnownHead | None:
     """The head of a request that was read from these data; None if it is not safe to cache.
 
-    Safe is one whole request with one plain Content-Length, no `Expect` or `Upgrade`, and CR LF at each line's end.
+    Safe is one whole request with one plain Content-Length, CR LF at each line's end, and no `Expect` or `Upgrade`,
+    which concern the connection.
     """
     size = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
     head, headers = data[:size], request.headers
