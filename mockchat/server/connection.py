@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         Closing a socket with unread input resets the connection, and the answer is lost (RFC 9112, section 9.6).
         FIN is sent explicitly: closing the socket does not send it while a forked process has it open.
         """
-        is_sending = self._parser is not None and not (self._parser.is_between() and not self._requests)
+        is_sending = self._parser is not None and (bool(self._requests) or not self._parser.is_between())
         self._enter(State.LINGERING)
         with suppress(OSError, NotImplementedError):  # The client has disconnected, or it is TLS.
             self._transport.write_eof()
