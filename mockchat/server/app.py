@@ -40,11 +40,9 @@ class ChatServer:
         self._is_hurried = False
 
     def __call__(self) -> Connection:
-        """A new connection's protocol."""
         return Connection(self)
 
     def opened(self, connection: Connection, descriptor: int) -> None:
-        """Add a new connection; warn once if its file descriptor is the last one."""
         self.connections.add(connection)
         if descriptor + 1 >= self._descriptors:
             server_logger.warning(
@@ -87,13 +85,11 @@ class ChatServer:
             connection.finish()
 
     async def _drain(self, timeout: float) -> None:
-        """Wait for all connections and recordings to finish, for `timeout` seconds at most."""
         end = time.monotonic() + timeout
         while (self.connections or self.route.busy) and not self._is_hurried and time.monotonic() < end:
             await asyncio.sleep(_POLL)
 
     def abort(self) -> None:
-        """Cut every connection, and stop waiting."""
         self._is_hurried = True
         self.cut += len(self.connections)
         for connection in list(self.connections):
@@ -103,10 +99,7 @@ class ChatServer:
 async def serve(
     server: ChatServer, host: str, port: int, ready: Callable[[str], object], *, shutdown_timeout: float
 ) -> None:
-    """Serve until SIGINT or SIGTERM, and then stop within `shutdown_timeout` seconds; a second signal stops at once.
-
-    `ready` is called with the base URL once connections are accepted. Raises `ProgramError`.
-    """
+    """Serve as `listening` does until SIGINT or SIGTERM; a second one stops at once. `ready` gets the base URL."""
     stopped = asyncio.Event()
 
     def stop() -> None:

@@ -11,14 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import Enum, auto
-from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp.log import server_logger
 
 from mockchat.server.errors import ApiError
 from mockchat.server.http import UNREADABLE, Answer, Part, next_turn
-from mockchat.server.memory import too_much
+from mockchat.server.memory import NO_MEMORY
 from mockchat.server.parser import Incoming, RequestParser
 
 if TYPE_CHECKING:
@@ -74,7 +73,6 @@ class Connection(asyncio.Protocol):
         self._is_half_closed = False
 
     def _enter(self, state: State) -> None:
-        """Enter a state, note the time, and free what the last one held."""
         self._state, self._since = state, time.monotonic()
         self._unanswered = 0 if state is _IDLE or state in _DONE else min(self._unanswered, _LONGEST_READ)
         self._route.memory.held -= self._held
@@ -95,7 +93,6 @@ class Connection(asyncio.Protocol):
         return size <= _SMALL or not memory.is_full
 
     def watch(self, now: float) -> None:
-        """Enforce the time limits; `now` is the time."""
         unread = self._transport.get_write_buffer_size()
         if unread != self._unread[0]:
             self._unread = unread, now
@@ -104,7 +101,8 @@ class Connection(asyncio.Protocol):
                 self.abort()
         elif now - self._since > _TIME_LIMITS.get(self._state, math.inf):
             if self._state is State.RECEIVING:
-                self._refuse(ApiError(408, f"The request did not arrive whole within {REQUEST_TIMEOUT:g} s"))
+                late = ApiError(408, f"The request did not arrive whole within {REQUEST_TIMEOUT:g} s")
+                self._begin(self._refusal(late))
             else:
                 self._close()
 
@@ -114,22 +112,23 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def abort(self) -> None:
-        """Close the connection now."""
         self._enter(State.CLOSED)
         self._transport.abort()
 
     def _close(self) -> None:
-        """Close the connection once all is written.
+        """Close the connection once all is written, or linger while the client may still be sending.
 
+        Closing a socket with unread input resets the connection, and the answer is lost (RFC 9112, section 9.6).
         FIN is sent explicitly: closing the socket does not send it while a forked process has it open.
         """
-        self._end_writing()
-        self._transport.close()
-
-    def _end_writing(self) -> None:
-        if self._transport.can_write_eof():  # TLS can't.
-            with suppress(OSError):  # The client has disconnected.
-                self._transport.write_eof()
+        is_sending = self._parser is not None and (bool(self._requests) or not self._parser.is_between())
+        self._enter(State.LINGERING)
+        with suppress(OSError, NotImplementedError):  # The client has disconnected, or it is TLS.
+            self._transport.write_eof()
+        if is_sending and not self._is_half_closed:
+            self._transport.resume_reading()
+        else:
+            self._transport.close()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
@@ -150,9 +149,7 @@ class Connection(asyncio.Protocol):
                 return
         self._unanswered += len(data)
         self._requests += parser.feed(data)
-        # Empty lines begin no request (RFC 9112, section 2.2).
-        if self._state not in (_IDLE, State.NEW) or data.strip(b"\r\n"):
-            self._advance()
+        self._advance()
 
     def eof_received(self) -> bool:
         """Stay open until a client that only closed its half has its answer; TLS does not allow that."""
@@ -175,67 +172,57 @@ class Connection(asyncio.Protocol):
             if answered == _AT_ONCE and self._requests:  # Let other connections run.
                 self._parts, self._persistent = iter((next_turn(),)), True
                 self._write()
+            elif (answer := self._next_answer(self._parser)) is not None:
+                self._begin(answer)
+                answered += 1
+            else:
                 break
-            answer = self._next_answer(self._parser)
-            if answer is None:
-                break
-            self._begin(answer)
-            answered += 1
         if self._parser is not None:
             self._settle(self._parser, answered > 0)
 
     def _next_answer(self, parser: RequestParser) -> "Answer | asyncio.Future[Answer] | None":
-        """The answer to the first request in the queue; None if it is not complete."""
-        request = UNREADABLE
-        try:
-            if not self._requests:
-                if parser.malformed:
-                    raise parser.malformed
-                return None
-            first = self._requests[0]
-            if first.body.is_eof():
-                self._requests.popleft()
-                body = first.whole()
-                parser.ended(body)
-                return self._route.answer(first.request, body)
-            parser.check(first.body)
-            request = first.request
-            is_new = first.arrived is None
-            self._route.check(request, max(first.size, first.take()))  # A body is refused as soon as it is too large.
+        """The answer to the first request in the queue; None while that is incomplete."""
+        first = self._requests[0] if self._requests else None
+        if first and first.body.is_eof():
+            self._requests.popleft()
+            return self._route.answer(first.request, first.whole())
+        if parser.malformed:
+            return self._refusal(parser.malformed)
+        if first:
+            request, is_new = first.request, first.arrived is None
+            try:  # A body is refused as soon as it is too large.
+                self._route.check(request, max(first.size, first.take()))
+            except ApiError as error:
+                return self._refusal(error)
             if is_new and request.is_http_1_1 and request.headers.get("Expect", "").lower() == "100-continue":
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        except ApiError as error:
-            return self._route.refuse(request, error)
         return None
 
     def _settle(self, parser: RequestParser, has_answered: bool) -> None:
-        """Enter the state that follows after all complete requests are answered."""
-        has_more = bool(self._requests) or not parser.is_between()
+        is_between = parser.is_between() and not self._requests
         if self._parts is not None or self._cancel is not None:
-            if has_more:  # The rest is read once this is answered.
+            if is_between:
+                self._unanswered = 0
+            else:  # The rest is read once this is answered.
                 self._transport.pause_reading()
                 self._account()
-            else:
-                self._unanswered = 0
             return
         self._transport.resume_reading()
-        has_answered = has_answered or self._state is State.ANSWERING
-        if has_answered and not has_more:
+        if is_between:
             self._enter(State.IDLE)
             return
         if has_answered or self._state is not State.RECEIVING:
             self._enter(State.RECEIVING)
         if not self._account():
-            self._refuse(too_much())
+            self._begin(self._refusal(ApiError(503, NO_MEMORY)))
 
-    def _refuse(self, error: ApiError) -> None:
+    def _refusal(self, error: ApiError) -> Answer:
         """Refuse the request that is arriving, and close the connection."""
-        self._begin(self._route.refuse(self._requests[0].request if self._requests else UNREADABLE, error))
+        return self._route.refuse(self._requests[0].request if self._requests else UNREADABLE, error)
 
     # Writing
 
-    def _begin(self, answer: "Answer | asyncio.Future[Answer]", asked: float | None = None) -> None:
-        """Start writing an answer, now or once it is known; `asked` is when its request came, by default now."""
+    def _begin(self, answer: "Answer | asyncio.Future[Answer]") -> None:
         if not isinstance(answer, Answer):
             self._enter(State.ANSWERING)
             self._cancel = answer.cancel
@@ -244,7 +231,8 @@ class Connection(asyncio.Protocol):
         server = self._server
         server.requests_count += 1
         if server.log is not None and (server.log.each or answer.status != 200):
-            answer = server.log.watch(answer, asked or time.monotonic())
+            asked = self._since if self._state is State.ANSWERING else time.monotonic()
+            answer = server.log.watch(answer, asked)
         self._parts, self._persistent = iter(answer.parts), answer.persistent
         self._write()
 
@@ -255,7 +243,7 @@ class Connection(asyncio.Protocol):
         if future.cancelled():
             self.abort()
         else:
-            self._begin(future.result(), self._since)
+            self._begin(future.result())
             self._advance()
 
     def _write(self) -> None:
@@ -266,7 +254,7 @@ class Connection(asyncio.Protocol):
                 if isinstance(part, bytes):
                     self._transport.write(part)
                     if self._is_paused or self._transport.is_closing():
-                        self._wait()
+                        self._enter(State.ANSWERING)
                         if not self._account():
                             self.abort()
                         return
@@ -278,13 +266,9 @@ class Connection(asyncio.Protocol):
             return
         self._parts = None
         if not self._persistent or (not self._requests and (self._is_half_closed or self._route.writer.closing)):
-            self._leave()
+            self._close()
         elif self._state is _IDLE:
             self._since = time.monotonic()
-
-    def _wait(self) -> None:
-        if self._state is not State.ANSWERING:
-            self._enter(State.ANSWERING)
 
     def _wait_for(self, part: "float | asyncio.Future[object]") -> bool:
         """Wait for a moment or a future; False if there is nothing to wait for."""
@@ -300,11 +284,9 @@ class Connection(asyncio.Protocol):
                 return False
             self._cancel = asyncio.get_running_loop().call_later(early, self._wake).cancel
         else:
-            if part.done():
-                return False
             part.add_done_callback(self._wake)
-            self._cancel = partial(part.remove_done_callback, self._wake)
-        self._wait()
+            self._cancel = lambda: part.remove_done_callback(self._wake)
+        self._enter(State.ANSWERING)
         return True
 
     def _wake(self, future: "asyncio.Future[object] | None" = None) -> None:
@@ -312,20 +294,6 @@ class Connection(asyncio.Protocol):
         self._resume()
 
     def _resume(self) -> None:
-        """Continue the answer unless it still waits, then serve the queued requests."""
         if self._parts is not None and self._cancel is None and not self._is_paused:
             self._write()
             self._advance()
-
-    def _leave(self) -> None:
-        """Close the connection, or linger while the client may still be sending.
-
-        Closing a socket with unread input resets the connection, and the answer is lost (RFC 9112, section 9.6).
-        """
-        is_sending = bool(self._requests) or (self._parser is not None and not self._parser.is_between())
-        self._enter(State.LINGERING)
-        if self._is_half_closed or not is_sending:
-            self._close()
-        else:
-            self._transport.resume_reading()
-            self._end_writing()

@@ -1,60 +1,68 @@
-"""The errors of the API: https://platform.openai.com/docs/guides/error-codes.
+"""The errors of the API: https://platform.openai.com/docs/guides/error-codes; and what to do about an unknown path."""
 
-`type` is what clients such as LiteLLM tell errors by.
-"""
-
+import re
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache
 from http import HTTPStatus
 
 from mockchat.core import wire
 from mockchat.core.diagnosis import Diagnosis
 
+PATH = "/v1/chat/completions"  # The one route.
 UPSTREAM = "upstream"  # The code of an error that an upstream answered itself; only people see it.
 NOT_RECORDED = "No valid response exists for the given request"
 
+# Clients such as LiteLLM tell errors by their `type`.
 _ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
 class ApiError(Exception):
-    """An answer other than 200, as OpenAI's error object.
-
-    `param` names the parameter that is wrong, `code` is for programs; both may be None.
-    """
+    """An answer other than 200, as OpenAI's error object."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.param = param
-        self.code = code
+        self.param = param  # The parameter that is wrong.
+        self.code = code  # For programs.
 
     def body(self) -> bytes:
-        """The error object: `{"error": {"message", "type", "param", "code"}}`."""
         kind = _ERROR_TYPES.get(self.status) or ("server_error" if self.status >= 500 else "invalid_request_error")
-        fields = (wire.text(str(self)), wire.text(kind), _nullable(self.param), _nullable(self.code))
-        return b'{"error":{"message":%b,"type":%b,"param":%b,"code":%b}}' % fields
+        return wire.json_of({"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}})
 
 
 class NotRecorded(ApiError):
-    """404: no recording has this history, or none goes on with a reply. As an object it says where and how.
-
-    `diagnose` finds out; `history` is in wire form, as it is compared.
-    """
+    """404: no recording has this history, or none goes on with a reply. As an object it says where and how."""
 
     def __init__(self, diagnose: Callable[[], Diagnosis], history: bytes) -> None:
         super().__init__(HTTPStatus.NOT_FOUND, NOT_RECORDED, code="no_recorded_response")
-        self.history = history
-        self._diagnose = diagnose
-
-    @cached_property
-    def diagnosis(self) -> Diagnosis:
-        """Where and how the history left the recordings."""
-        return self._diagnose()
+        self.history = history  # In wire form, as it is compared.
+        self.diagnosis = cache(diagnose)
 
     def body(self) -> bytes:
-        found = self.diagnosis
+        found = self.diagnosis()
         return ApiError(self.status, f"{self}: {found.text}", param=found.param, code=self.code).body()
 
 
-def _nullable(value: str | None) -> bytes:
-    return b"null" if value is None else wire.text(value)
+def unknown_path(path: str) -> ApiError:
+    path = path[:200]  # More takes longer to compare.
+    cure = next((f"; {cure}" for pattern, cure in _CURES if re.fullmatch(pattern, path.rstrip("/") or "/")), "")
+    return ApiError(HTTPStatus.NOT_FOUND, f"Unknown path {path}: this server has one route, POST {PATH}{cure}")
+
+
+_BASE_URL = "the base URL ends in /v1"
+_CURES = (
+    (
+        r"(/v1)?/responses(/.*)?",
+        "this is the Responses API: ask for chat completions (Agents SDK: OpenAIChatCompletionsModel; Vercel AI SDK: "
+        "openai.chat(...); pydantic-ai: openai-chat:MODEL; mirascope: openai/MODEL:completions; "
+        "LangChain: use_responses_api=False)",
+    ),
+    (r"(/v1)?/chat/completions(/v1)?/(chat/completions|models|responses)", f"{_BASE_URL}, without /chat/completions"),
+    (r"/chat/completions|/", _BASE_URL),
+    (r"(/v1)+/chat/completions", f"{_BASE_URL} once"),
+    (r"/openai/.*", "this is Azure's path: use the client for OpenAI, not for Azure (OpenAI, not AzureOpenAI)"),
+    (r"(/v1)+/messages(/.*)?", "this is Anthropic's API: use a client of OpenAI's API"),
+    (r"/v1beta/.*|(/v1)?/models/[^:]*:.*", "this is Gemini's API: use a client of OpenAI's API"),
+    (r"/api/(chat|generate|tags)", "this is Ollama's API: use a client of OpenAI's API"),
+    (r"(/v1)?/completions", "legacy completions are not recorded: ask for chat completions"),
+)

@@ -6,7 +6,7 @@ Follows https://www.rfc-editor.org/rfc/rfc9110 and https://www.rfc-editor.org/rf
 import asyncio
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -18,29 +18,25 @@ from mockchat.server.errors import ApiError, NotRecorded
 
 LAST_CHUNK = b"0\r\n\r\n"
 CLOSE = b"Connection: close\r\n"
-JSON = b"application/json"
-PLAIN_TEXT = b"text/plain; charset=utf-8"
+_JSON = b"application/json"
+_PLAIN_TEXT = b"text/plain; charset=utf-8"
 _EVENT_STREAM = b"text/event-stream; charset=utf-8\r\nCache-Control: no-cache"
 
-
-# A part of an answer: bytes to write, or what to wait for before the next part. That is a moment of `time.monotonic()`
-# (`inf`: stall until the client disconnects), or the end of a future.
+# A part of an answer: bytes to write, or what to wait for before the next part: a moment of `time.monotonic()` (`inf`:
+# stall until the client disconnects), or the end of a future.
 Part = bytes | float | asyncio.Future[Any]
 
 
 class HttpRequest(NamedTuple):
-    """A request head. `path` is decoded, `query` is not; `is_http_1_1` is also true of later versions.
-
-    On a kept connection, `headers` may have the `Content-Length` of an earlier request with the same head.
-    """
+    """A request head."""
 
     method: str
-    path: str
-    headers: CIMultiDictProxy[str]
-    is_http_1_1: bool
+    path: str  # Decoded.
+    headers: CIMultiDictProxy[str]  # `Content-Length` may be that of an earlier request on the connection.
+    is_http_1_1: bool  # Or later.
     keep_alive: bool
     is_encoded: bool  # By a transfer coding (chunked) or a content coding.
-    query: str = ""
+    query: str = ""  # Not decoded.
     fault: str | None = None  # The value of the header `X-Mockchat-Fault`.
 
 
@@ -51,18 +47,14 @@ ABORTED = 0  # The status of an answer that a simulated fault leaves out, or bre
 
 
 class Answer(NamedTuple):
-    """The parts to write, and whether the connection stays open afterwards.
-
-    The rest is for logs and tests: the status (or `ABORTED`), the error if it is one, the fault that was simulated, and
-    the id of the conversation that it comes from, as a JSON string.
-    """
+    """The parts to write, and whether the connection stays open afterwards; the rest is for logs and tests."""
 
     parts: Iterable[Part]
     persistent: bool
-    status: int
+    status: int  # Or `ABORTED`.
     error: ApiError | None = None
-    fault: str | None = None
-    id: bytes | None = None
+    fault: str | None = None  # The simulated one.
+    id: bytes | None = None  # Of the conversation that it comes from, as a JSON string.
 
 
 _LONGEST_MISS = 2000  # bytes: aiohttp's clients refuse a header of more than 8,190
@@ -71,60 +63,40 @@ _LONGEST_PIECE = 4 * _WRITE_SIZE
 
 
 class AnswerWriter:
-    """Writes answers, each with an id of its own in `x-request-id`, which OpenAI's SDKs show as `_request_id`.
-
-    While `closing` is set, every answer asks its client to reconnect.
-    """
+    """Writes answers, each with an id of its own in `x-request-id`, which OpenAI's SDKs show as `_request_id`."""
 
     def __init__(self) -> None:
-        self.closing = False
+        self.closing = False  # If true, every answer asks its client to reconnect.
         self._run_id = secrets.token_hex(6).encode()
         self._written = 0
         self._now = 0
         self._date = b""
 
-    def whole(
-        self,
-        request: HttpRequest,
-        status: int,
-        *body: bytes | memoryview,
-        answer_id: bytes | None = None,
-        error: ApiError | None = None,
-        keep_alive: bool = True,
-        content_type: bytes = JSON,
-        headers: bytes = b"",
-    ) -> Answer:
-        """An answer of a known size; the body may be given in parts. `headers` are further lines of the head."""
-        keep_alive = keep_alive and request.keep_alive and not self.closing
-        size = len(body[0]) if len(body) == 1 else sum(map(len, body))
-        head = self._head(status, content_type, keep_alive, b"%bContent-Length: %d\r\n" % (headers, size))
-        if request.method == "HEAD":
-            body = ()
+    def whole(self, request: HttpRequest, body: Sequence[bytes | memoryview], answer_id: bytes) -> Answer:
+        keep_alive = request.keep_alive and not self.closing
+        head = self._head(200, _JSON, keep_alive, b"Content-Length: %d\r\n" % sum(map(len, body)))
         parts = (head + body[0],) if len(body) == 1 else in_blocks((head, *body))
-        return Answer(parts, keep_alive, status, error, None, answer_id)
+        return Answer(parts, keep_alive, 200, id=answer_id)
 
     def error(self, request: HttpRequest, error: ApiError, *, keep_alive: bool = True) -> Answer:
         """An error as OpenAI's object; a miss is plain text for a client that does not accept JSON.
 
-        A miss has its diagnosis in a header too: some clients show no body, but headers.
+        A miss has its diagnosis in a header too: some clients show headers, but no body.
         """
         error.__traceback__ = error.__context__ = None  # Their frames hold the request's body.
-        body, more = error.body(), {}
+        content_type, body, more = _JSON, error.body(), b""
         if isinstance(error, NotRecorded):
             accepted = request.headers.get("Accept", "").lower()
             if "json" not in accepted and "event-stream" not in accepted:
-                body, more["content_type"] = str(error).encode(), PLAIN_TEXT
-            why = excerpt(error.diagnosis.text).encode("ascii", "backslashreplace")
-            if len(why) > _LONGEST_MISS:
-                why = why[: _LONGEST_MISS - 3] + b"..."
-            more["headers"] = b"X-Mockchat-Miss: %b\r\n" % why
-        return self.whole(request, error.status, body, error=error, keep_alive=keep_alive, **more)
+                content_type, body = _PLAIN_TEXT, str(error).encode()
+            why = excerpt(error.diagnosis().text).encode("ascii", "backslashreplace")
+            more = b"X-Mockchat-Miss: %b\r\n" % why[:_LONGEST_MISS]
+        keep_alive = keep_alive and request.keep_alive and not self.closing
+        head = self._head(error.status, content_type, keep_alive, b"%bContent-Length: %d\r\n" % (more, len(body)))
+        return Answer((head if request.method == "HEAD" else head + body,), keep_alive, error.status, error)
 
     def stream(self, request: HttpRequest, blocks: Iterator[bytes], end: bytes, answer_id: bytes) -> Answer:
-        """Server-sent events, several in each block; the last block ends with `end`.
-
-        They are sent in chunks, or up to the connection's end to a client of HTTP/1.0.
-        """
+        """Server-sent events, several in each block; the last block ends with `end`. HTTP/1.0 has no chunks."""
         keep_alive = request.keep_alive and not self.closing
         coding = b"Transfer-Encoding: chunked\r\n" if request.is_http_1_1 else b""
         head = self._head(200, _EVENT_STREAM, keep_alive, coding)
@@ -139,10 +111,9 @@ class AnswerWriter:
                     yield before + block
                 before = b""
 
-        return Answer(parts(), keep_alive, 200, None, None, answer_id)
+        return Answer(parts(), keep_alive, 200, id=answer_id)
 
     def _head(self, status: int, content_type: bytes, keep_alive: bool, more: bytes) -> bytes:
-        """The status line and the headers; `more` are the last ones."""
         self._written += 1
         now = int(time.time())
         if now != self._now:
@@ -156,6 +127,11 @@ class AnswerWriter:
             self._written,
             more,
         )
+
+
+def chunk(block: bytes) -> bytes:
+    """A block, which is not empty, in the chunked coding."""
+    return b"%x\r\n%b\r\n" % (len(block), block)
 
 
 def in_blocks(parts: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
@@ -175,20 +151,12 @@ def in_blocks(parts: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes
 
 def next_turn() -> asyncio.Future[None]:
     """A future that ends in the next turn of the event loop: other connections run in between."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
-    loop.call_soon(future.set_result, None)
-    return future
-
-
-def chunk(block: bytes) -> bytes:
-    """A block, which is not empty, in the chunked coding."""
-    return b"%x\r\n%b\r\n" % (len(block), block)
+    return asyncio.create_task(asyncio.sleep(0))
 
 
 _PHRASES = dict.fromkeys(range(400, 600), "Unknown") | {status.value: status.phrase for status in HTTPStatus}
-_STATUS_LINES = {status: f"{status} {phrase}\r\n".encode() for status, phrase in _PHRASES.items()}
 # With the headers that a status asks for.
+_STATUS_LINES = {status: f"{status} {phrase}\r\n".encode() for status, phrase in _PHRASES.items()}
 _STATUS_LINES[401] += b"WWW-Authenticate: Bearer\r\n"
 _STATUS_LINES[405] += b"Allow: POST\r\n"
 _STATUS_LINES[429] += b"Retry-After: 1\r\n"

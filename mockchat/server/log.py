@@ -11,6 +11,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from datetime import datetime
 
 from mockchat.core.text import excerpt
 from mockchat.server.errors import UPSTREAM, ApiError, NotRecorded
@@ -32,10 +33,7 @@ class Log(logging.Handler):
         self._dropped = 0
 
     def watch(self, answer: Answer, asked: float) -> Answer:
-        """Count an answer, and log it when it ends; `asked` is the moment of its request (`time.monotonic()`).
-
-        Without `each`, only answers with another status than 200 are counted here.
-        """
+        """Count an answer, and log it when it ends; `asked` is the moment of its request (`time.monotonic()`)."""
         error = answer.error
         is_miss = isinstance(error, NotRecorded)
         self._misses += is_miss
@@ -45,31 +43,26 @@ class Log(logging.Handler):
         return answer._replace(parts=self._watched(answer, asked)) if self.each else answer
 
     def summary(self, requests: int) -> str:
-        """A line of totals."""
         answered = requests - self._misses - self._errors
         others = f"not recorded {self._misses:,}, other errors {self._errors:,}"
         return f"Requests: {requests:,}; answered {answered:,}, {others}"
 
     def tell(self, text: str) -> None:
-        """Print lines on stderr, now or once it is writable."""
-        for line in text.splitlines():
-            if len(self._queue) < _LONGEST_QUEUE:
-                self._queue.append(line)
-            else:
-                self._dropped += 1
+        lines = text.splitlines()
+        room = _LONGEST_QUEUE - len(self._queue)
+        self._queue += lines[:room]
+        self._dropped += len(lines[room:])
         self.flush()
 
     def flush(self) -> None:
-        """Print the queued lines while stderr is writable, then the number of dropped ones."""
         with contextlib.suppress(OSError):
-            while self._queue and is_writable(sys.stderr):
+            while (self._queue or self._dropped) and is_writable(sys.stderr):
+                if not self._queue:
+                    self._queue.append(f"Lines dropped, as stderr was not read: {self._dropped:,}")
+                    self._dropped = 0
                 print(self._queue.popleft()[:_LONGEST_LINE], file=sys.stderr, flush=True)
-            if self._dropped and not self._queue and is_writable(sys.stderr):
-                dropped, self._dropped = self._dropped, 0
-                print(f"Lines dropped, as stderr was not read: {dropped:,}", file=sys.stderr, flush=True)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record of `logging`."""
         self.tell(self.format(record))
 
     def _tell_first(self, error: ApiError) -> None:
@@ -86,11 +79,10 @@ class Log(logging.Handler):
             yield from answer.parts
             ended = ""
         finally:
-            now, took = time.time(), time.monotonic() - asked
-            clock = time.strftime("%H:%M:%S", time.localtime(now))
+            took = (time.monotonic() - asked) * 1000
+            clock = datetime.now().time().isoformat("milliseconds")
             what = excerpt(_why(answer.error) if answer.error else answer.id or "-")
-            status = answer.fault or answer.status
-            self.tell(f"{clock}.{int(now % 1 * 1000):03} {status} {what} {took * 1000:.1f} ms {ended}".rstrip())
+            self.tell(f"{clock} {answer.fault or answer.status} {what} {took:.1f} ms {ended}".rstrip())
 
 
 def is_writable(stream: object) -> bool:
@@ -103,4 +95,4 @@ def is_writable(stream: object) -> bool:
 
 
 def _why(error: ApiError) -> str:
-    return f"not recorded: {error.diagnosis.text}" if isinstance(error, NotRecorded) else str(error)
+    return f"not recorded: {error.diagnosis().text}" if isinstance(error, NotRecorded) else str(error)

@@ -7,9 +7,9 @@ and exchanges with an upstream. A request that arrives whole and is answered at 
 from aiohttp.log import server_logger
 
 from mockchat.client import MB
-from mockchat.server.errors import ApiError
 
 MAX_MEMORY_MB = 1024
+NO_MEMORY = "The server holds as much as it may of what clients send and do not read: try again"  # Of a 503.
 
 
 class Memory:
@@ -32,8 +32,3 @@ class Memory:
                 self._max_mb,
             )
         return full
-
-
-def too_much() -> ApiError:
-    """The error of a request for which there is no memory."""
-    return ApiError(503, "The server holds as much as it may of what clients send and do not read: try again")

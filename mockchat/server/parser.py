@@ -2,17 +2,17 @@
 
 What is used of aiohttp that its documentation does not promise (setup.cfg bounds its version for that reason):
 `HttpRequestParser` and `HttpProcessingError` (aiohttp.http), a parser in C that has seen more attacks than one of ours
-ever would. It asks of its protocol `connected`, `_reading_paused`, `pause_reading` and `resume_reading`;
-`set_upgraded(False)` makes it read on after an upgrade was declined. `StreamReader` (aiohttp) is made, and filled by
-`feed_data` and `feed_eof`, for a body that needs no parser.
+ever would, and what it asks of its protocol; `set_upgraded(False)` makes it read on after an upgrade was declined.
+`StreamReader` (aiohttp) is made, and filled by `feed_data` and `feed_eof`, for a body that needs no parser.
 """
 
 import asyncio
 import re
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp import EMPTY_PAYLOAD, HttpVersion11, StreamReader
 from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
 
 from mockchat.server.errors import ApiError
@@ -22,17 +22,18 @@ from mockchat.server.simulation import FAULT_HEADER
 MAX_HEAD_SIZE = 65536  # bytes
 MAX_KEPT_HEAD_SIZE = 4096  # bytes: what an idle connection may hold of its last request
 _READ_SIZE = 65536  # bytes
-_COMPARED = 32  # bytes
+_TOO_LARGE = f"The request head is larger than the {MAX_HEAD_SIZE} bytes that this server reads"
+_UNSEEN = 16384  # bytes of a head that began in one segment with the end of the request before
 
 
+@dataclass
 class Incoming:
     """A request whose body may still be arriving: `size` is as declared, `arrived` is None until some was taken."""
 
-    def __init__(self, request: HttpRequest, body: StreamReader, size: int) -> None:
-        self.request = request
-        self.body = body
-        self.size = size
-        self.arrived: bytearray | None = None
+    request: HttpRequest
+    body: StreamReader
+    size: int
+    arrived: bytearray | None = None
 
     def take(self) -> int:
         """Take what has arrived, and return the body's size so far."""
@@ -43,70 +44,54 @@ class Incoming:
 
     def whole(self) -> bytes:
         """The whole body, once it is at its end."""
-        if self.arrived is None:
-            return self.body.read_nowait()
-        self.take()
-        return bytes(self.arrived)
+        return bytes(self.arrived or b"") + self.body.read_nowait()
 
 
 class RequestParser:
-    """Reads the requests of one connection.
-
-    `malformed` says why nothing more can be read. `known` is the cached head of the last request; while there is one,
-    the parser has no part of another request buffered.
-    """
+    """Reads the requests of one connection."""
 
     def __init__(self) -> None:
-        self.known: KnownHead | None = None
-        self.malformed: ApiError | None = None
+        self.malformed: ApiError | None = None  # Why nothing more can be read.
+        self.known: KnownHead | None = None  # That of the last request; while there is one, the parser buffers nothing.
         self._parser = HttpRequestParser(
-            _NO_FLOW_CONTROL,
-            asyncio.get_running_loop(),
-            _READ_SIZE,
-            payload_exception=web.RequestPayloadError,
-            auto_decompress=False,
+            _NO_FLOW_CONTROL, asyncio.get_running_loop(), _READ_SIZE, auto_decompress=False
         )
         self._is_new = True
-        self._body: StreamReader | None = None  # That of the last request.
+        self._body = EMPTY_PAYLOAD  # That of the last request.
         self._left = 0  # Bytes that it lacks, if its head was known.
         self._head_size = 0  # Bytes of a head that is not complete.
-        self._received = b""  # The last bytes received,
-        self._request_end = b""  # and the last bytes of the last request.
 
     def feed(self, data: bytes) -> list[Incoming]:
         """The requests whose heads are complete with these bytes."""
-        if self._left:
-            rest = data[self._left :]
-            self._take(data[: self._left])
-            return self.feed(rest) if rest else []
+        if self._left:  # No parser is needed for the rest of this body.
+            body, data = data[: self._left], data[self._left :]
+            self._body.feed_data(body)
+            self._left -= len(body)
+            if not self._left:
+                self._body.feed_eof()
+            return self.feed(data) if data else []
         if self.known is not None:
             start, size = self.known.match(data)
-            if start and len(data) - start <= size:
+            if size and len(data) - start <= size:
                 self._body = StreamReader(_NO_FLOW_CONTROL, _READ_SIZE, loop=asyncio.get_running_loop())
                 self._left = size
-                self._take(data[start:])
-                return [Incoming(self.known.request, self._body, size)]
+                return [Incoming(self.known.request, self._body, size), *self.feed(data[start:])]
         is_certain = self._is_new or self.known is not None
         self._is_new, self.known = False, None
-        requests = self._parse(data)
+        requests: list[Incoming] = []
+        # The end is parsed apart: the parser does not say what it has buffered behind a whole request.
+        for part in (data[:-_UNSEEN], data[-_UNSEEN:]):
+            if part and not self.malformed:
+                requests += self._parse(part)
         if is_certain and len(requests) == 1 and requests[0].body.is_eof():
             self.known = known_head(data, requests[0].request)
         return requests
 
-    def _take(self, data: bytes) -> None:
-        """Take a part of a body behind a known head, for which no parser is needed."""
-        assert self._body is not None
-        self._note(data)
-        self._body.feed_data(data)
-        self._left -= len(data)
-        if not self._left:
-            self._body.feed_eof()
-
     def _parse(self, data: bytes) -> list[Incoming]:
-        self._note(data)
         requests: list[Incoming] = []
-        is_in_head = self._body is None or self._body.is_eof()
-        arrived, is_upgraded = len(data), True
+        is_in_head, is_upgraded = self._body.is_eof(), True
+        # Empty lines begin no request (RFC 9112, section 2.2).
+        head_size = self._head_size + len(data) if self._head_size or data.strip(b"\r\n") else 0
         try:
             while is_upgraded:  # An upgrade is declined, and what follows is read as HTTP.
                 messages, is_upgraded, data = self._parser.feed_data(data)
@@ -116,45 +101,20 @@ class RequestParser:
                 if is_upgraded:
                     self._parser.set_upgraded(False)
         except HttpProcessingError as error:
-            self._refuse(error.message)
+            reason = error.message.partition("\n")[0].partition(": b'")[0].rstrip(":")
+            self.malformed = ApiError(400, f"The request is not well-formed HTTP: {reason}")
         except ApiError as error:
             self.malformed = error
         if requests:
             self._body = requests[-1].body
-        self._head_size = self._head_size + arrived if is_in_head and not requests else 0
+        self._head_size = head_size if is_in_head and not requests else 0
         if self._head_size > MAX_HEAD_SIZE and not self.malformed:
-            self.malformed = _too_large_head()
+            self.malformed = ApiError(431, _TOO_LARGE)
         return requests
 
-    def _refuse(self, reason: str) -> None:
-        first_line = reason.partition("\n")[0].partition(": b'")[0].rstrip(":")
-        self.malformed = ApiError(400, f"The request is not well-formed HTTP: {first_line}")
-
-    def _note(self, data: bytes) -> None:
-        self._received = (self._received + data[-_COMPARED:])[-_COMPARED:]
-
-    def ended(self, body: bytes) -> None:
-        """Note how the last request ended: with this body."""
-        self._request_end = body[-_COMPARED:]
-
-    def check(self, body: StreamReader) -> None:
-        """Raise `ApiError` if the rest of a body can't be read."""
-        if not self.malformed and body.exception():
-            self._refuse("its body")
-        if self.malformed:
-            raise self.malformed
-
     def is_between(self) -> bool:
-        """False if a part of a request is buffered; true if the bytes received end as the last request does.
-
-        Empty lines between requests are no part of one (RFC 9112, section 2.2).
-        """
-        if self.malformed or not (self._body is None or self._body.is_eof()):
-            return False
-        if self.known is not None:
-            return True
-        received, end = self._received.rstrip(b"\r\n"), self._request_end.rstrip(b"\r\n")
-        return self._received.endswith(b"\r\n\r\n") or received[-len(end) :] == end[-len(received) :]
+        """Whether the last request has ended, and no head has begun, but for `_UNSEEN` bytes at most."""
+        return self._body.is_eof() and not self._head_size and self.malformed is None
 
 
 # What a body of aiohttp's asks of its protocol. It never pauses: bodies are taken from it as they arrive.
@@ -164,14 +124,10 @@ _NO_FLOW_CONTROL: Any = SimpleNamespace(
 )
 
 
-def _too_large_head() -> ApiError:
-    return ApiError(431, f"The request head is larger than the {MAX_HEAD_SIZE} bytes that this server reads")
-
-
 def _read_head(message: RawRequestMessage) -> HttpRequest:
     size = len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)
     if size > MAX_HEAD_SIZE:
-        raise _too_large_head()
+        raise ApiError(431, _TOO_LARGE)
     is_http_1_1 = message.version >= HttpVersion11
     return HttpRequest(
         message.method,
@@ -187,14 +143,10 @@ def _read_head(message: RawRequestMessage) -> HttpRequest:
 
 
 class KnownHead(NamedTuple):
-    """A cached request head, for requests that differ from it in their Content-Length alone.
+    """A cached request head: clients send the same one with each request, but for the Content-Length."""
 
-    Clients send the same head with each request on a connection: it is parsed once. `before` and `after` are its bytes
-    on either side of the length's digits.
-    """
-
-    before: bytes
-    after: bytes
+    before: bytes  # Up to the digits of the length,
+    after: bytes  # and from their end.
     request: HttpRequest
 
     def match(self, data: bytes) -> tuple[int, int]:
@@ -212,8 +164,8 @@ class KnownHead(NamedTuple):
 def known_head(data: bytes, request: HttpRequest) -> KnownHead | None:
     """The head of a request that was read from these data; None if it is not safe to cache.
 
-    The data must be one whole request. Its head must have one plain Content-Length, no `Expect` or `Upgrade`, which
-    concern the connection, and CR LF at the end of each line.
+    Safe is one whole request with one plain Content-Length, CR LF at each line's end, and no `Expect` or `Upgrade`,
+    which concern the connection.
     """
     size = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
     head, headers = data[:size], request.headers

@@ -11,11 +11,10 @@ from itertools import chain, islice
 from aiohttp.log import server_logger
 
 from mockchat.core.index import Reply, ResponseIndex
-from mockchat.server import completion, paths
-from mockchat.server.errors import ApiError, NotRecorded
+from mockchat.server import completion
+from mockchat.server.errors import PATH, ApiError, NotRecorded, unknown_path
 from mockchat.server.http import ABORTED, Answer, AnswerWriter, HttpRequest, Part, next_turn
 from mockchat.server.memory import MAX_MEMORY_MB, Memory
-from mockchat.server.paths import PATH
 from mockchat.server.request import LONG_BODY, ChatRequest, in_full, in_place, read_request
 from mockchat.server.simulation import DISCONNECT, FAULT_HEADER, FAULTS, STALL, Simulation, is_fault
 from mockchat.server.upstream import Upstream
@@ -68,7 +67,7 @@ class ChatCompletions:
         if self._api_keys:
             self._check_key(request.headers)
         if request.path != PATH:
-            raise ApiError(404, paths.unknown(request.path))
+            raise unknown_path(request.path)
         if request.method != "POST":
             raise ApiError(405, f"Method {request.method} is not allowed on {PATH}: use POST")
         if request.is_encoded:
@@ -157,7 +156,7 @@ class ChatCompletions:
             is_timed = self._simulation is not None and self._simulation.timed
             events = (completion.steps if is_timed else completion.stream)(asked, created, replies)
             return self.writer.stream(request, events, completion.STREAM_END, answer_id)
-        return self.writer.whole(request, 200, *completion.whole(asked, created, replies), answer_id=answer_id)
+        return self.writer.whole(request, completion.whole(asked, created, replies), answer_id)
 
     def _simulated(self, request: HttpRequest, asked: ChatRequest, simulation: Simulation, arrived: float) -> Answer:
         """The fault that is drawn or asked for; or the answer in time: a plain one when its stream would have ended."""

@@ -25,7 +25,7 @@ from mockchat.core.matching import matching
 from mockchat.server import recorder
 from mockchat.server.errors import UPSTREAM, ApiError, NotRecorded
 from mockchat.server.http import CLOSE, LAST_CHUNK, Answer, AnswerWriter, HttpRequest, Part, chunk, in_blocks
-from mockchat.server.memory import Memory, too_much
+from mockchat.server.memory import NO_MEMORY, Memory
 from mockchat.server.record_file import RecordFile
 
 TIMEOUT = 600.0  # seconds, as in OpenAI's SDKs
@@ -69,7 +69,7 @@ class _Exchange:
         self.received += block
         self._memory.held += len(block)
         if self._memory.is_full:
-            raise too_much()
+            raise ApiError(503, NO_MEMORY)
 
     def forward(self, ready: int) -> None:
         self.ready = ready

@@ -19,10 +19,9 @@ from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
 from mockchat.core.matching import matching
 from mockchat.core.text import around
-from mockchat.server.errors import ApiError, NotRecorded
+from mockchat.server.errors import PATH, ApiError, NotRecorded
 from mockchat.server.http import ABORTED, Answer, AnswerWriter, HttpRequest
 from mockchat.server.memory import Memory
-from mockchat.server.paths import PATH
 from mockchat.server.record_file import RecordFile
 from mockchat.server.request import ChatRequest, read_request, read_settings
 from mockchat.server.route import FAULT_TOLD, ChatCompletions
@@ -122,7 +121,7 @@ class WatchedChat(ChatCompletions):
         if answer.status == ABORTED:
             error = f"{FAULT_TOLD}: {answer.fault}"
         elif missed:
-            error = f"{missed}: {missed.diagnosis.text}"
+            error = f"{missed}: {missed.diagnosis().text}"
             if not self._index.recordings and missed.history:
                 last = wire.split(missed.history)[-1]
                 error += f"; asked was {around(wire.content_of(last), 0)} ({wire.role_of(last)})"

@@ -420,14 +420,25 @@ async def test_a_slow_sender_is_cut_off(
     assert "within 60 s" in json.loads(body)["error"]["message"]
 
 
-@pytest.mark.parametrize("sent", [post(GOOD) + b"P", post(GOOD) + HEAD + b"X: ", post(GOOD) * 3 + post(GOOD)[:-1]])
+@pytest.mark.parametrize(
+    ("sent", "then"),
+    [
+        (post(GOOD) + b"P", b"O"),  # A head is seen when more of it arrives,
+        (post(GOOD) + HEAD + b"X: ", b"y"),
+        (post(GOOD) + HEAD + b"X: %b\r\n" % (b"y" * 4000) * 5, b""),  # or if it is long;
+        (post(GOOD) * 3 + post(GOOD)[:-1], b""),  # a body at once.
+    ],
+    ids=lambda sent: repr(sent[-60:]),
+)
 async def test_a_part_of_a_request_behind_a_whole_one_is_not_waited_for_for_ever(
-    limited: Client, connect: Connect, clock: Clock, sent: bytes
+    limited: Client, connect: Connect, clock: Clock, sent: bytes, then: bytes
 ) -> None:
     raw: Raw = await connect(limited)
     await raw.send(sent)
-    for _ in range(len(sent) // len(post(GOOD))):
+    for _ in range(sent.count(GOOD)):
         assert (await raw.answer())[0] == 200
+    await raw.send(then)
+    await raw.arrived()
     await clock.passes(2 * LIMIT)
     assert (await raw.answer())[0] == 408
 
@@ -599,8 +610,10 @@ async def test_shutdown_answers_a_request_that_began_to_arrive_with_the_one_befo
     request = post(GOOD)
     await raw.send(request + request[:9])
     await raw.answer()
+    await raw.send(request[9:20])
+    await raw.arrived()
     client.server.chat_server.finish()  # type: ignore[attr-defined]
-    await raw.send(request[9:])
+    await raw.send(request[20:])
     assert (await raw.answer())[1]["connection"] == "close"
 
 

@@ -90,22 +90,24 @@ def sent(answer: Answer) -> bytes:
 def test_the_connection_header_says_when_it_closes(asked: bool, keep_alive: bool, closing: bool) -> None:
     writer = AnswerWriter()
     writer.closing = closing
-    answer = writer.whole(PLAIN._replace(keep_alive=asked), 200, b"body", keep_alive=keep_alive)
-    head, _, body = sent(answer).partition(b"\r\n\r\n")
+    answer = writer.error(PLAIN._replace(keep_alive=asked), ApiError(400, "why"), keep_alive=keep_alive)
+    head = sent(answer).partition(b"\r\n\r\n")[0]
     is_kept = asked and keep_alive and not closing
     assert (b"Connection: close" in head.split(b"\r\n")) is not is_kept
-    assert (answer.persistent, answer.status, body) == (is_kept, 200, b"body")
+    assert (answer.persistent, answer.status) == (is_kept, 400)
 
 
 def test_head_has_the_length_of_the_answer_to_post() -> None:
-    head = sent(AnswerWriter().whole(request(method="HEAD"), 405, b"12345"))
-    assert head.endswith(b"\r\nContent-Length: 5\r\n\r\n")
+    error = ApiError(405, "why")
+    head = sent(AnswerWriter().error(request(method="HEAD"), error))
+    assert head.endswith(b"\r\nContent-Length: %d\r\n\r\n" % len(error.body()))
 
 
-class _Diagnosed(NotRecorded):
-    def __init__(self, text: str) -> None:
-        ApiError.__init__(self, 404, "not recorded")
-        self._diagnose = lambda: Diagnosis("messages[0]", text)
+@pytest.mark.parametrize("parts", [[b"body"], [b"bo", memoryview(b"dy")]])
+def test_a_body_may_be_given_in_parts(parts: list[bytes | memoryview]) -> None:
+    head, _, body = sent(AnswerWriter().whole(PLAIN, parts, b'"id"')).partition(b"\r\n\r\n")
+    assert head.endswith(b"\r\nContent-Length: 4")
+    assert body == b"body"
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/plain"])
@@ -113,7 +115,8 @@ class _Diagnosed(NotRecorded):
     ("text", "size"), [("\U0001f600" * 5000, 2000), ("\r\nX: y" * 5000, 1342), ("x" * 1000, 1000), ("short", 5)]
 )
 def test_the_header_of_a_miss_has_2000_bytes_at_most(text: str, size: int, accept: str) -> None:
-    head = sent(AnswerWriter().error(request(("Accept", accept)), _Diagnosed(text))).split(b"\r\n\r\n")[0]
+    missed = NotRecorded(lambda: Diagnosis("messages[0]", text), b"")
+    head = sent(AnswerWriter().error(request(("Accept", accept)), missed)).split(b"\r\n\r\n")[0]
     (line,) = [line for line in head.split(b"\r\n") if line.startswith(b"X-")]
     assert line.startswith(b"X-Mockchat-Miss: ")
     assert len(line) - len(b"X-Mockchat-Miss: ") == size
@@ -134,7 +137,7 @@ def test_an_error_keeps_no_frame() -> None:
 
 def test_each_answer_has_an_id_of_its_own() -> None:
     writer = AnswerWriter()
-    ids = {sent(writer.whole(PLAIN, 200, b"")).split(b"x-request-id: ")[1][:24] for _ in range(100)}
+    ids = {sent(writer.whole(PLAIN, [b""], b'"id"')).split(b"x-request-id: ")[1][:24] for _ in range(100)}
     assert len(ids) == 100
 
 

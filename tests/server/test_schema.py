@@ -15,7 +15,7 @@ from mockchat.core.dataset import load
 from mockchat.core.index import ResponseIndex
 from mockchat.server import completion
 from mockchat.server.errors import ApiError
-from mockchat.server.memory import too_much
+from mockchat.server.memory import NO_MEMORY
 from mockchat.server.recorder import conversation
 from mockchat.server.request import ChatRequest, read_request
 from mockchat.server.route import PATH
@@ -167,7 +167,7 @@ async def test_requests_that_are_not_whole_or_no_http(
 
 
 def test_a_server_that_holds_too_much() -> None:
-    assert schema.error_problems(json.loads(too_much().body())) == []
+    assert schema.error_problems(json.loads(ApiError(503, NO_MEMORY).body())) == []
 
 
 @pytest.mark.parametrize(("said", "status"), [(b"", 502), (SILENCE, 504)])
