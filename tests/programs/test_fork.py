@@ -54,13 +54,13 @@ with serve([], ttft_ms=300) as server:
     port = int(server.base_url.split(":")[2].split("/")[0])
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.settimeout(30)
-        head = b"POST /v1/chat/completions HTTP/1.1\\r\\nHost: x\\r\\n"
-        client.sendall(head + b"Content-Length: 2\\r\\n\\r\\n{}")
+        head = b"POST /v1/chat/completions HTTP/1.1\\r\\nHost: x\\r\\nExpect: 100-continue\\r\\n"
+        client.sendall(head + b"X-Mockchat-Fault: disconnect\\r\\nContent-Length: 2\\r\\n\\r\\n")
         client.recv(1000)  # The server has accepted the connection, which the child then has open too.
         if not os.fork():
             time.sleep(60)
             os._exit(0)
-        client.sendall(head + b"X-Mockchat-Fault: disconnect\\r\\nContent-Length: 2\\r\\n\\r\\n{}")
+        client.sendall(b"{}")
         print("closed" if client.recv(1000) == b"" else "open", flush=True)
 os._exit(0)
 """

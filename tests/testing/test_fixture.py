@@ -417,7 +417,7 @@ def test_one(mockchat):
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "requests[[]0]: 404, *: nothing is recorded; asked was 'How warm is it?' (user)",
+            "requests[[]0]: 404, *: nothing is recorded; asked was 'How warm is it?'",
             "(Nothing is recorded in */tests/conversations.jsonl: record it with --mockchat-record=URL, or say what is "
             "answered with mockchat.reply(...))",
         ]
