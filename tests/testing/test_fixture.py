@@ -575,4 +575,4 @@ def test_the_marker_s_in_place_of_it(mockchat):
     run(project).assert_outcomes(passed=2)
     wrong = run(project, "-o", "mockchat_ignore=(")
     wrong.assert_outcomes(passed=1, errors=1)
-    wrong.stdout.fnmatch_lines(["mockchat_ignore: '(' is no regular expression*"])
+    wrong.stdout.fnmatch_lines(["mockchat: ignore: '(' is no regular expression*"])
