@@ -28,7 +28,6 @@ Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, 
 Recordings = Recording | Sequence[Recording]
 
 _FINISHING = 60.0  # seconds for answers that are still being recorded
-_POLL = 0.01  # seconds
 _NOT_STRICT = "where that is meant: mockchat.strict = False, or @pytest.mark.mockchat(strict=False)"
 
 
@@ -89,10 +88,7 @@ class MockServer:
         self.route.given.append(Given(f"reply_{len(self.route.given)}", arguments))
 
     def check(self) -> None:
-        """Raise `AssertionError` if a request missed or failed at the upstream, or a reply was not asked for.
-
-        With pytest, a test that passes ends with it.
-        """
+        """Raise `AssertionError` if a request missed or failed at the upstream, or a reply was not asked for."""
         problem = ""
         if self.expects_requests and not self.requests:
             problem = "nothing asked this server: did the program make its client before the test? Then it needs "
@@ -154,7 +150,7 @@ class Listener:
             await asyncio.sleep(0)  # What has been sent is read.
         end = time.monotonic() + _FINISHING
         while route.busy and time.monotonic() < end:
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(0.01)
         route.is_open = False
         await route.close()
 
