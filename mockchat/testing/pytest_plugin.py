@@ -9,6 +9,7 @@ from argparse import ArgumentTypeError
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext, suppress
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,9 @@ _ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 _RECORDED, _WARNING = "mockchat_recorded", "mockchat_warning"  # Properties of a test.
 _CURE = "record it with --mockchat-record=URL, or say what is answered with mockchat.reply(...)"
 
-# Of a run: the files that it records into, warnings about them, what listens.
+# Of a run: the files that it records into, and warnings about them.
 _FILES = pytest.StashKey["dict[Path, RecordFile]"]()
 _WARNINGS = pytest.StashKey[set[str]]()
-_LISTENER = pytest.StashKey["Listener"]()
 # Of a test: its server, and whether it has passed.
 _SERVER = pytest.StashKey["MockServer"]()
 _PASSED = pytest.StashKey[bool]()
@@ -83,14 +83,14 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
         terminalreporter.line(line)
 
 
+@cache
 def _listener(config: pytest.Config) -> "Listener":
     """What listens in this process, until pytest ends."""
-    if _LISTENER not in config.stash:
-        from mockchat.testing.server import Listener
+    from mockchat.testing.server import Listener
 
-        config.stash[_LISTENER] = Listener()
-        config.add_cleanup(config.stash[_LISTENER].close)
-    return config.stash[_LISTENER]
+    listener = Listener()
+    config.add_cleanup(listener.close)
+    return listener
 
 
 def _files(name: str, folder: Path) -> list[Path]:

@@ -156,7 +156,6 @@ class Listener:
 
 
 def _read(data: Any, stitch: bool) -> list[Conversation]:
-    """The conversations of recordings. Raises `DatasetError`."""
     conversations = []
     for number, recording in enumerate([data] if isinstance(data, str | os.PathLike | Mapping) else data):
         if isinstance(recording, str | os.PathLike):

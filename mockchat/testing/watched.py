@@ -179,7 +179,11 @@ class WatchedChat(ChatCompletions):
             answer = self.writer.error(request, error)
         if not (isinstance(answer, Answer) and answer.fault):
             self.times[self._source] += 1
-        self._keep(asked, answer)
+        if isinstance(answer, Answer):
+            self._finish(asked, answer)
+        else:
+            answer.add_done_callback(lambda done: done.cancelled() or self._finish(asked, done.result()))
+        self.requests.append(asked)
         return answer
 
     def check(self, request: HttpRequest, size: int) -> None:
@@ -190,7 +194,7 @@ class WatchedChat(ChatCompletions):
 
     def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
         answer = super().refuse(request, error)
-        self._keep(Request(request.path, request.headers), answer)
+        self.requests.append(self._finish(Request(request.path, request.headers), answer))
         return answer
 
     def _choose(self, asked: Request, body: bytes, index: ResponseIndex) -> ChatRequest:
@@ -215,27 +219,18 @@ class WatchedChat(ChatCompletions):
             raise NotRecorded(lambda: Diagnosis("messages", "its recorded replies were all given"), read.history)
         return read._replace(replies=[replies[min(times, len(replies) - 1)]])
 
-    def _keep(self, asked: Request, answer: "Answer | asyncio.Future[Answer]") -> None:
-        if isinstance(answer, Answer):
-            self._set_outcome(asked, answer)
-        else:
-            answer.add_done_callback(partial(self._complete, asked))
-        self.requests.append(asked)
-
-    def _complete(self, asked: Request, answered: "asyncio.Future[Answer]") -> None:
-        if not answered.cancelled():
-            self._set_outcome(asked, answered.result())
-
-    def _set_outcome(self, asked: Request, answer: Answer) -> None:
-        is_unknown = answer.status == HTTPStatus.NOT_FOUND and asked.path != PATH
-        asked.is_miss = is_unknown or isinstance(answer.error, NotRecorded | FunctionFailed)
-        asked.status = answer.status
-        asked.error = str(answer.error) if answer.error else None
-        if answer.status == ABORTED:
+    def _finish(self, asked: Request, answer: Answer) -> Request:
+        """Set the outcome of a request."""
+        status, error = answer.status, answer.error
+        is_unknown = status == HTTPStatus.NOT_FOUND and asked.path != PATH
+        asked.is_miss = is_unknown or isinstance(error, NotRecorded | FunctionFailed)
+        asked.status, asked.error = status, str(error) if error else None
+        if status == ABORTED:
             asked.error = f"{FAULT_TOLD}: {answer.fault}"
-        elif isinstance(answer.error, NotRecorded):
+        elif isinstance(error, NotRecorded):
             left = f"; replies were given, {len(self.given)} in all: none is left for it" if self.given else ""
-            asked.error = f"{answer.error}: {answer.error.diagnosis.text}{left}"
+            asked.error = f"{error}: {error.diagnosis.text}{left}"
+        return asked
 
 
 class WatchedUpstream(Upstream):

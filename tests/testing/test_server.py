@@ -196,3 +196,4 @@ def test_a_server_that_can_t_start_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(app, "listening", listening)
     with pytest.raises(ProgramError, match="no port is free"), serve(RECORDED):
         pass
+    assert not [thread for thread in threading.enumerate() if thread.name == "mockchat"]
