@@ -29,7 +29,8 @@ def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Di
     known = history[: index.recorded(history)]
     among, start = index.following(known), wire.next_start(known)
     if not index.recordings:
-        return Diagnosis("messages", "nothing is recorded")
+        asked = f"; asked was {shown(wire.split(history)[-1])}" if history else ""
+        return Diagnosis("messages", f"nothing is recorded{asked}")
     if known == history:
         return Diagnosis("messages", _no_reply(index, known, len(numbers), among))
     number = len(numbers) - history.count(wire.BETWEEN, start) - 1

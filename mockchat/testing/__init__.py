@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mockchat.testing.replies import Request
     from mockchat.testing.server import MockServer, serve
+    from mockchat.testing.watched import Request
 
 __all__ = ["MockServer", "Request", "serve"]
 

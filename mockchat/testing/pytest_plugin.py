@@ -5,9 +5,12 @@ Imports are local to functions, so that a run without the fixture costs nothing.
 
 import glob
 import os
+from argparse import ArgumentTypeError
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext, suppress
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +25,17 @@ _ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 _RECORDED, _WARNING = "mockchat_recorded", "mockchat_warning"  # Properties of a test.
 _CURE = "record it with --mockchat-record=URL, or say what is answered with mockchat.reply(...)"
 
-# Of a run: the files that it records into, warnings about them, what listens.
+# Of a run: the files that it records into, and warnings about them.
 _FILES = pytest.StashKey["dict[Path, RecordFile]"]()
 _WARNINGS = pytest.StashKey[set[str]]()
-_LISTENER = pytest.StashKey["Listener"]()
 # Of a test: its server, and whether it has passed.
 _SERVER = pytest.StashKey["MockServer"]()
 _PASSED = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare the options, and where the recordings are."""
     add = parser.addini
-    add("mockchat_data", f"files, folders and globs of recordings (default: {_DEFAULT}, if it is there)", "paths")
+    add("mockchat_data", f"files, folders and globs of recordings (default: {_DEFAULT})", "args", [_DEFAULT])
     add("mockchat_match", "parameters that must be as recorded, like model (default: messages alone count)", "args")
     add("mockchat_ignore", "patterns, a line each: what they match is not compared", "linelist")
     add("mockchat_env", "set OPENAI_BASE_URL and OPENAI_API_KEY before any conftest.py is imported", "bool")
@@ -44,7 +45,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Set the environment variables, if the configuration says so: a conftest.py may import the program."""
     if early_config.getini("mockchat_env"):
         environment = pytest.MonkeyPatch()
         early_config.add_cleanup(environment.undo)
@@ -57,8 +57,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "mockchat(**options): data, strict, and options of mockchat.testing.serve")
     config.stash[_FILES], config.stash[_WARNINGS] = {}, set()
     if (upstream := config.getoption("mockchat_record")) is not None:
-        from argparse import ArgumentTypeError
-
         from mockchat.core import arguments
         from mockchat.core.program import ProgramError
 
@@ -66,50 +64,56 @@ def pytest_configure(config: pytest.Config) -> None:
             if os.environ.get("CI", "").lower() not in ("", "0", "false", "no"):
                 raise ProgramError("is refused where CI is set: set CI=false if it is meant")
             arguments.upstream_url(upstream)
-            _record_file(config, _configured(config))
+            _record_file(config, config.getini("mockchat_data"), config.rootpath)
         except (ArgumentTypeError, ProgramError) as error:
             raise pytest.UsageError(f"--mockchat-record: {error}") from None
 
 
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
+    """Print what was recorded, by this process and those of pytest-xdist."""
+    if not config.stash[_FILES]:
+        return
+    reports = chain(*terminalreporter.stats.values())
+    properties = [each for report in reports for each in getattr(report, "user_properties", ())]
+    recorded = Counter(path for name, path in properties if name == _RECORDED)
+    terminalreporter.section("mockchat")
+    for path in recorded or [str(path) for path in config.stash[_FILES]]:
+        terminalreporter.line(f"Answers recorded into {path}: {recorded[path]:,}")
+    for line in sorted(config.stash[_WARNINGS].union(line for name, line in properties if name == _WARNING)):
+        terminalreporter.line(line)
+
+
+@cache
 def _listener(config: pytest.Config) -> "Listener":
     """What listens in this process, until pytest ends."""
-    if _LISTENER not in config.stash:
-        from mockchat.testing.server import Listener
+    from mockchat.testing.server import Listener
 
-        config.stash[_LISTENER] = Listener()
-        config.add_cleanup(config.stash[_LISTENER].close)
-    return config.stash[_LISTENER]
-
-
-# Files of recordings
+    listener = Listener()
+    config.add_cleanup(listener.close)
+    return listener
 
 
-def _configured(config: pytest.Config) -> list[Path]:
-    """The files, folders and globs that the configuration names."""
-    return config.getini("mockchat_data") or [config.rootpath / _DEFAULT]
-
-
-def _files(path: Path, root: Path) -> list[Path]:
-    """The files that are meant by a name in a project, without those that are missing or empty."""
+def _files(name: str, folder: Path) -> list[Path]:
+    """The files that a name in a folder means, without those that are missing or empty."""
+    path = folder / name
     if path.is_dir():
         found = [each for each in path.iterdir() if each.name.endswith(_ENDINGS)]
     else:
-        matching = glob.iglob(os.path.relpath(path, root), root_dir=root, recursive=True)
-        found = [path] if path.exists() else [root / each for each in matching]
+        matching = glob.iglob(name, root_dir=folder, recursive=True)
+        found = [path] if path.exists() else [folder / each for each in matching]
     return sorted(each for each in found if each.is_file() and each.stat().st_size)
 
 
-def _record_file(config: pytest.Config, named: list[Path]) -> "RecordFile | None":
+def _record_file(config: pytest.Config, names: list[str], folder: Path) -> "RecordFile | None":
     """The one file that is named, to record into; None if this run does not record. Raises `ProgramError`."""
     if config.getoption("mockchat_record") is None:
         return None
     from mockchat.core.program import ProgramError
     from mockchat.server.record_file import RecordFile
 
-    files, path = config.stash[_FILES], named[0]
-    if len(named) > 1 or (glob.has_magic(os.path.relpath(path, config.rootpath)) and not path.exists()):
-        names = ", ".join(each.name for each in named)
-        raise ProgramError(f"{names}: name one file to record into, as with -o mockchat_data=FILE")
+    if len(names) != 1 or (glob.has_magic(names[0]) and not (folder / names[0]).exists()):
+        raise ProgramError(f"{', '.join(names)}: name one file to record into, as with -o mockchat_data=FILE")
+    files, path = config.stash[_FILES], folder / names[0]
     if path.is_dir():
         path /= Path(_DEFAULT).name
     if path not in files:
@@ -119,30 +123,18 @@ def _record_file(config: pytest.Config, named: list[Path]) -> "RecordFile | None
     return files[path]
 
 
-# The report
+def _marked(item: pytest.Item) -> dict[str, Any]:
+    """The options of all markers of a test; the nearest one wins. Raises `ProgramError`."""
+    from mockchat.core.program import ProgramError
 
-
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say that this run records."""
-    asking = f"mockchat: asking {config.getoption('mockchat_record')} for what is not recorded"
-    return [f"{asking}, and recording it into {path}" for path in config.stash[_FILES]]
-
-
-def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
-    """Print what was recorded, by this process and those of pytest-xdist."""
-    if not config.stash[_FILES]:
-        return
-    reports = [report for reports in terminalreporter.stats.values() for report in reports]
-    done = [each for report in reports if getattr(report, "when", "") == "teardown" for each in report.user_properties]
-    recorded = Counter(path for name, path in done if name == _RECORDED)
-    terminalreporter.section("mockchat")
-    for path in recorded or [str(path) for path in config.stash[_FILES]]:
-        terminalreporter.line(f"Answers recorded into {path}: {recorded[path]:,}")
-    for line in sorted(config.stash[_WARNINGS].union(line for name, line in done if name == _WARNING)):
-        terminalreporter.line(line)
-
-
-# The fixtures
+    options: dict[str, Any] = {}
+    for marker in item.iter_markers("mockchat"):
+        if marker.args:
+            raise ProgramError(f"{marker.args[0]!r} has no name: name it, as in data='weather.jsonl' or ttft_ms=50")
+        options = {**marker.kwargs, **options}
+    if not isinstance(data := options.get("data", ""), str | os.PathLike):
+        raise ProgramError(f"data: give the name of a file, not {data!r}")
+    return options
 
 
 @pytest.fixture(scope="session")
@@ -162,18 +154,19 @@ def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
     from mockchat.testing.server import MockServer
 
     item, config = request.node, request.config
-    options = configured = {name: config.getini(f"mockchat_{name}") for name in ("ignore", "match")}
     try:
-        options = configured | _marked(item)
-        named = [item.path.parent / options.pop("data")] if "data" in options else _configured(config)
-        file = _record_file(config, named)
+        options = {name: config.getini(f"mockchat_{name}") for name in ("ignore", "match")} | _marked(item)
+        names, folder = config.getini("mockchat_data"), config.rootpath
+        if "data" in options:
+            names, folder = [os.fspath(options.pop("data"))], item.path.parent
+        file = _record_file(config, names, folder)
         with file.locked() if file else nullcontext():
-            recordings = [path for name in named for path in _files(name, config.rootpath)]
-            server = MockServer(recordings, (config.getoption("mockchat_record"), file) if file else None, **options)
+            found = {str(folder / name): _files(name, folder) for name in names}
+            record = (config.getoption("mockchat_record"), file) if file else None
+            server = MockServer(list(chain(*found.values())), record, **options)
     except ProgramError as error:
-        is_ini = any(str(error).startswith(f"{name}:") and options[name] is configured[name] for name in configured)
-        raise pytest.fail.Exception(f"mockchat{'_' if is_ini else ': '}{error}", pytrace=False) from None
-    if empty := [str(name) for name in named if not _files(name, config.rootpath)]:
+        raise pytest.fail.Exception(f"mockchat: {error}", pytrace=False) from None
+    if empty := [name for name, files in found.items() if not files]:
         server.hint = f"(Nothing is recorded in {', '.join(empty)}: {_CURE})"
     server.route.writer.closing = True  # A kept connection would belong to the event loop of another test.
     with _listener(config).serving(server):
@@ -182,7 +175,7 @@ def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
     if file and (upstream := server.route.upstream):
         item.user_properties += [(_RECORDED, str(file.path))] * upstream.recorded
         item.user_properties += [(_WARNING, line) for line in config.stash[_WARNINGS] | upstream.warnings]
-    if item.stash.get(_PASSED, False):  # For requests in the teardown of other fixtures.
+    if _PASSED in item.stash:  # For requests in the teardown of other fixtures.
         _check(item)
 
 
@@ -196,23 +189,6 @@ def mockchat_env(mockchat: "MockServer", monkeypatch: pytest.MonkeyPatch) -> "Mo
     monkeypatch.setenv("OPENAI_API_KEY", mockchat.api_key)
     mockchat.expects_requests = True
     return mockchat
-
-
-def _marked(item: pytest.Item) -> dict[str, Any]:
-    """The options of all markers of a test; the nearest one wins. Raises `ProgramError`."""
-    from mockchat.core.program import ProgramError
-
-    options: dict[str, Any] = {}
-    for marker in item.iter_markers("mockchat"):
-        if marker.args:
-            raise ProgramError(f"{marker.args[0]!r} has no name: name it, as in data='weather.jsonl' or ttft_ms=50")
-        options = {**marker.kwargs, **options}
-    if not isinstance(data := options.get("data", ""), str | os.PathLike):
-        raise ProgramError(f"data: give the name of a file, not {data!r}")
-    return options
-
-
-# The end of a test
 
 
 def _check(item: pytest.Item) -> None:

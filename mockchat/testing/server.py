@@ -7,9 +7,8 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,25 +21,20 @@ from mockchat.server import app, options
 from mockchat.server.errors import NOT_RECORDED
 from mockchat.server.record_file import RecordFile
 from mockchat.server.simulation import BY_HEADER, Fault
-from mockchat.testing.replies import Given, ReplyFunction, Request
-from mockchat.testing.watched import WatchedChat, WatchedUpstream
+from mockchat.testing.watched import Given, ReplyFunction, Request, WatchedChat, WatchedUpstream
 
 # A file of recordings; or one conversation, as a list of messages or as an entry of such a file has it.
 Recording = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any]
 Recordings = Recording | Sequence[Recording]
 
 _FINISHING = 60.0  # seconds for answers that are still being recorded
-_POLL = 0.01  # seconds
-_TURNS = 5  # of the loop, in which what has been sent is read
 _NOT_STRICT = "where that is meant: mockchat.strict = False, or @pytest.mark.mockchat(strict=False)"
 
 
 class MockServer:
     """A running server, made by `serve`. Clients need its `base_url`, and a key, such as `api_key`.
 
-    `requests` are those so far, in order. While `strict` is true, `check` fails for requests that missed or failed at
-    the upstream, and for replies that were not asked for; with pytest, so does the end of each test. Where it
-    `expects_requests`, it fails without any too. While `strict` is false, the upstream is not asked.
+    `requests` are those so far, in order. While `strict` is false, `check` passes and the upstream is not asked.
     """
 
     base_url: str
@@ -50,7 +44,7 @@ class MockServer:
         self, data: Recordings, record: tuple[str, RecordFile] | None = None, /, *, strict: bool = True, **given: object
     ) -> None:
         self.strict = strict
-        self.expects_requests = False
+        self.expects_requests = False  # If true, `check` fails where there were none.
         self.hint = ""  # Ends the report of misses.
         chosen = options.from_keywords(given, beside=["data", "strict"])
         chosen.fault.append(Fault(BY_HEADER))
@@ -64,7 +58,6 @@ class MockServer:
 
     @property
     def misses(self) -> list[Request]:
-        """The requests whose history was not recorded."""
         return [request for request in self.requests if request.is_miss]
 
     def load(self, data: Recordings) -> None:
@@ -85,10 +78,9 @@ class MockServer:
         """Queue an answer to the next request, recorded or not; replies are used up in order. Raises `ProgramError`.
 
         `tool_calls` are as the API has them, or `{"name": …, "arguments": …}` alone; their arguments are a string or a
-        dictionary, and they need no ids. With a `status` (400 to 599) the answer is an error with this text.
-
-        A function in place of the text is called with each request that no earlier reply answers, in the server's
-        thread. It returns a text, a dictionary of these arguments, or None where it has no answer.
+        dictionary, and they need no ids. With a `status` (400 to 599) the answer is an error with this text. A function
+        in place of the text is called with each request that no earlier reply answers, in the server's thread.
+        It returns a text, a dictionary of these arguments, or None where it has no answer.
         """
         said = {"text": text, "tool_calls": tool_calls, "refusal": refusal, "reasoning": reasoning}
         given = said | {"status": status, "finish_reason": finish_reason, "usage": usage}
@@ -96,7 +88,7 @@ class MockServer:
         self.route.given.append(Given(f"reply_{len(self.route.given)}", arguments))
 
     def check(self) -> None:
-        """Raise `AssertionError` where a request missed or a reply was not asked for, unless `strict` is false."""
+        """Raise `AssertionError` if a request missed or failed at the upstream, or a reply was not asked for."""
         problem = ""
         if self.expects_requests and not self.requests:
             problem = "nothing asked this server: did the program make its client before the test? Then it needs "
@@ -123,69 +115,56 @@ class Listener:
     def __init__(self) -> None:
         self._server = app.ChatServer(WatchedChat(ResponseIndex(())))
         self._server.route.writer.closing = True
-        self._loop: asyncio.AbstractEventLoop
-        self._closed = asyncio.Event()
-        started: Future[str] = Future()
-        self._thread = threading.Thread(target=self._run, args=(started,), name="mockchat", daemon=True)
+        self._loop = asyncio.new_event_loop()  # With uvloop, a process that the test forks would crash at its end.
+        self._thread = threading.Thread(target=self._loop.run_forever, name="mockchat", daemon=True)
         self._thread.start()
-        self.base_url = started.result()
+        self._listening = AsyncExitStack()
+        try:
+            listening = self._listening.enter_async_context(app.listening(self._server, "127.0.0.1", 0, 0))
+            self.base_url = asyncio.run_coroutine_threadsafe(listening, self._loop).result()
+        except ProgramError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Stop listening, and cut every connection."""
-        self._loop.call_soon_threadsafe(self._closed.set)
-        self._thread.join()
+        if self._thread.is_alive():  # It is not in a process that the test forked.
+            asyncio.run_coroutine_threadsafe(self._listening.aclose(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     @contextmanager
     def serving(self, server: MockServer) -> Iterator[MockServer]:
-        """Have a server answer while the context lasts."""
         server.base_url, server.loop = self.base_url, self._loop
         server.route.is_open = True
         self._server.route = server.route  # A connection keeps the one that it began with.
         try:
             yield server
         finally:
-            if self._thread.is_alive():  # It is not in a process that the test forked.
+            if self._thread.is_alive():
                 asyncio.run_coroutine_threadsafe(self._end(server.route), self._loop).result()
 
     async def _end(self, route: WatchedChat) -> None:
         """Finish what is being recorded. What is being answered goes on: a client that is cut off would ask again."""
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)  # What has been sent is read.
         end = time.monotonic() + _FINISHING
         while route.busy and time.monotonic() < end:
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(0.01)
         route.is_open = False
         await route.close()
 
-    def _run(self, started: "Future[str]") -> None:
-        async def main() -> None:
-            self._loop = asyncio.get_running_loop()
-            async with app.listening(self._server, "127.0.0.1", 0, 0) as base_url:
-                started.set_result(base_url)
-                await self._closed.wait()
-
-        try:
-            # With uvloop, a process that the test forks would crash at its end.
-            with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-                runner.run(main())
-        except ProgramError as error:  # It can't listen.
-            started.set_exception(error)
-
 
 def _read(data: Any, stitch: bool) -> list[Conversation]:
-    """The conversations of recordings. Raises `DatasetError`."""
-    is_one = isinstance(data, str | os.PathLike | Mapping) or not isinstance(data, Iterable)
-    given: Iterable[Any] = [data] if is_one else data
     conversations = []
-    for number, recording in enumerate(given):
+    for number, recording in enumerate([data] if isinstance(data, str | os.PathLike | Mapping) else data):
         if isinstance(recording, str | os.PathLike):
             path = recordings.named(recording)
             version = (path.stat().st_mtime_ns, path.stat().st_size) if os.path.exists(path) else None
             conversations += _load(path, stitch, version)
         elif isinstance(recording, Mapping) and "role" in recording:
             raise DatasetError(f"recording {number} is a message: give a list of conversations, each a list of them")
-        elif not isinstance(recording, Iterable):
-            raise DatasetError(f"recording {number} is {recording!r}: give a file or a list of messages")
         else:
             entry = recording if isinstance(recording, Mapping) else {"messages": list(recording)}
             conversations.append(entries.conversation(entry, f"recording {number}"))
@@ -199,13 +178,12 @@ def _load(path: Path, stitch: bool, version: object) -> list[Conversation]:
 
 @contextmanager
 def serve(data: Recordings = (), *, strict: bool = True, **options: object) -> Iterator[MockServer]:
-    """Serve recordings on a free port of this machine while the context lasts.
+    """Serve recordings on a free port of this machine while the context lasts; then cut what is being answered.
 
-    `data` is a file or several (in any form that the server reads), or recordings as they are: a list of conversations,
-    each a list of messages `{"role": …, "content": …}`. `options` are those of server.py that shape the answers, named
-    as there: `fault="503=first:2", ttft_ms=50, api_key=["a", "b"]`. A request may always name a fault in its header
-    `X-Mockchat-Fault`. `strict` is for `MockServer.check`, which you call yourself here. Requests that are open at the
-    end are cut off. Raises `DatasetError` for bad recordings, and `ProgramError` for bad options.
+    `data` is a file or several, or a list of conversations, each a list of messages `{"role": …, "content": …}`.
+    `options` are those of server.py that shape the answers, named as there: `fault="503=first:2", api_key=["a", "b"]`.
+    A request may always name a fault in its header `X-Mockchat-Fault`. Call `MockServer.check` yourself. Raises
+    `DatasetError` for bad recordings, and `ProgramError` for bad options.
     """
     server = MockServer(data, strict=strict, **options)
     with closing(Listener()) as listener, listener.serving(server):

@@ -87,8 +87,9 @@ def test_what_is_shown_is_printable_and_short() -> None:
 
 
 def test_nothing_recorded() -> None:
-    for history in ([], [wire.message("user", "hi")]):
-        assert explain(index_of(), history) == ("messages", "nothing is recorded")
+    assert explain(index_of(), []) == ("messages", "nothing is recorded")
+    history = [wire.message("user", "hi"), wire.message("assistant", "hello"), wire.message("user", "How warm is it?")]
+    assert explain(index_of(), history) == ("messages", "nothing is recorded; asked was 'How warm is it?'")
 
 
 @given(recordings(), histories)
