@@ -77,7 +77,7 @@ def _system_prompt(index: ResponseIndex, history: bytes, place: str) -> str | No
     rest = history[len(prompt) + len(wire.BETWEEN) :] if prompt else history
 
     def with_prompt(other: bytes) -> bytes:
-        return wire.before_next(wire.join([other] if other else [])) + rest
+        return wire.join([other]) + wire.NEXT + rest if other else rest
 
     def rank(other: bytes) -> tuple[int, int]:
         return index.recorded(with_prompt(other)[:_COMPARED]) - len(other), common_length(prompt, other)

@@ -39,16 +39,15 @@ class Reply(NamedTuple):
 
 
 class ResponseIndex:
-    """Finds the replies recorded after a history, which is given in wire form, as `wire.join` returns it.
+    """Finds the replies recorded after a history.
 
-    Messages are compared without what the patterns `ignore` match: then pass what `compared` returns of a history.
+    Messages are compared without what the patterns `ignore` match: look up what `compared` returns of a history.
     """
 
     def __init__(self, conversations: Iterable[Conversation], ignore: Sequence[str] = ()) -> None:
         self.ignore = ignore
         self._leave_out = LeavingOut(ignore)
         self.match: Sequence[str] = ()  # The parameters that must be the same: see `core/matching.py`.
-        self.in_place = not ignore  # Whether histories can be looked up as they stand in a request.
         given = list(conversations)
         compared = [self.compared(each.recording) for each in given]
         order = sorted(range(len(given)), key=compared.__getitem__)
@@ -62,7 +61,6 @@ class ResponseIndex:
         self.before: Callable[[bytes], int] = partial(bisect_left, self.recordings)
 
     def add(self, conversation: Conversation) -> None:
-        """Insert a conversation."""
         compared = self.compared(conversation.recording)
         position = bisect_right(self.recordings, compared)
         self.recordings.insert(position, compared)
@@ -72,17 +70,11 @@ class ResponseIndex:
         self.details.insert(position, conversation.details)
         self.numbers.insert(position, len(self.numbers))
 
-    def require(self, parameters: Sequence[str]) -> None:
-        """Have these parameters of a request count beside its messages."""
-        self.match = parameters
-        self.in_place = not self.ignore and not parameters
-
     def compared(self, joined: bytes) -> bytes:
         """The history after `ignore`."""
         return wire.join(map(self._leave_out, wire.split(joined))) if self.ignore else joined
 
     def replies(self, history: bytes) -> Sequence[Reply]:
-        """The replies recorded after a history, each with its conversation."""
         recordings = self.recordings
         first = self.before(history)
         if first == len(recordings) or not recordings[first].startswith(history):
@@ -94,7 +86,6 @@ class ResponseIndex:
         return Replies(self, history, range(self.before(key), self.before(_behind(key))))
 
     def reply(self, position: int, history: bytes) -> Reply:
-        """The reply after a history in the recording at this position."""
         said, details, reply_id = self.said[position], self.details[position], self.ids[position]
         if self.ignore:
             history = wire.join(wire.split(said)[: wire.count(history)])
@@ -121,16 +112,15 @@ class ResponseIndex:
 
     def following(self, history: bytes) -> range:
         """The positions of the recordings that continue after a history."""
-        key = wire.before_next(history)
-        if not key:
+        if not history:
             return range(self.before(b"\0"), len(self.recordings))
+        key = history + wire.NEXT
         return range(self.before(key), self.before(_behind(key)))
 
     def neighbours(self, among: range, start: int, message: bytes) -> list[tuple[bytes, int]]:
         """The one or two recorded messages closest to `message`, each with the position of its recording.
 
-        One of them shares the longest prefix with `message`. `among` is the result of `following` for a history, and
-        `start` is the size of what precedes the next message.
+        One of them shares the longest prefix with it. Of a history, `among` is `following`, `start` the `next_start`.
         """
         key = message + b"}"
         part = itemgetter(slice(start, start + len(key)))
@@ -140,8 +130,7 @@ class ResponseIndex:
 
     def conversation_id(self, position: int) -> str:
         """The id of the conversation at this position, as people are shown it."""
-        conversation_id: str = wire.loads(self.ids[position])
-        return excerpt(conversation_id)
+        return excerpt(wire.loads(self.ids[position]))
 
 
 def _id(conversation: Conversation) -> bytes:
@@ -155,7 +144,7 @@ def _behind(key: bytes) -> bytes:
 
 
 class Replies(Sequence[Reply]):
-    """The replies after a history, in the order of the index. Each is cut out of its recording when it is read."""
+    """The replies after a history, each cut out of its recording when it is read."""
 
     def __init__(self, index: ResponseIndex, history: bytes, positions: range) -> None:
         self._index = index
@@ -172,6 +161,5 @@ class Replies(Sequence[Reply]):
         return self._index.reply(self._positions[number], self._history)
 
     def in_file_order(self) -> list[Reply]:
-        """The replies in the order in which their conversations were given."""
         positions = sorted(self._positions, key=self._index.numbers.__getitem__)
         return [self._index.reply(position, self._history) for position in positions]

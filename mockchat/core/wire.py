@@ -9,8 +9,8 @@ recording, or a history, is the part between `[{"role":"` and `]`:
 Rules that hold here:
 
 - JSON escapes a quote inside a string. So `},{"role":"` occurs in no text, and always separates messages.
-- A text has one wire form. A lone surrogate, which UTF-8 can't express, is the escape that `JSON.stringify` writes
-  (`\\ud800`); a pair of them is the character that they encode.
+- A text has one wire form. A lone surrogate is the escape that `JSON.stringify` writes (`\\ud800`); a pair of them is
+  the character that they encode.
 - What a message says beside its text (see `core/message.py`) follows a zero byte, as JSON in a JSON string. So it has
   no separator in it, and equals no part of a request: JSON has no zero byte.
 
@@ -46,9 +46,6 @@ _BEFORE_TEXT = b'","content":'
 _BEFORE_MORE = b"\0"
 
 
-# JSON
-
-
 def loads(data: bytes) -> Any:
     """Parse JSON, or what `ujson.loads` accepts. Raises `ValueError`."""
     try:
@@ -69,12 +66,15 @@ def parse(data: bytes) -> Any:
         raise ValueError("is nested too deeply") from None
 
 
-def json_of(value: Any) -> bytes:
+def json_of(value: Any, sort_keys: bool = False) -> bytes:
     """A value as compact JSON, with null for NaN and infinity. Raises `ValueError` if it is nested too deeply."""
     try:
-        return orjson.dumps(value)
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else None)
     except TypeError:  # Lone surrogates, integers beyond 64 bits, or depth.
-        return _encoded(value)
+        finite = _finite(value, _MOST_LEVELS)
+    encoded = json.dumps(finite, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
+    joined = encoded.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return joined.encode("utf-8", "backslashreplace")
 
 
 text = json_of  # A text as a JSON string, with its quotes.
@@ -92,8 +92,8 @@ def canonical(value_as_json: str) -> bytes:
     try:
         if not _NOT_EXACT.search(data):
             with suppress(orjson.JSONDecodeError):
-                return _sorted(orjson.loads(data))
-        return _sorted(_DECODER.decode(value_as_json))
+                return json_of(orjson.loads(data), sort_keys=True)
+        return json_of(_DECODER.decode(value_as_json), sort_keys=True)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
 
@@ -103,27 +103,13 @@ def canonical_of(value: Any) -> bytes:
 
     Raises `ValueError` if it is nested too deeply.
     """
-    spelled = _sorted(value)
+    spelled = json_of(value, sort_keys=True)
     return canonical(spelled.decode()) if len(spelled) <= _LONG and _NOT_EXACT.search(spelled) else spelled
 
 
 def has_too_many_values(data: bytes) -> bool:
     """True if JSON has more than `MOST_VALUES` opening brackets, opening braces and commas, in texts or not."""
     return len(data) > MOST_VALUES and sum(map(data.count, (b"[", b"{", b","))) > MOST_VALUES
-
-
-def _sorted(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except TypeError:
-        return _encoded(value, sort_keys=True)
-
-
-def _encoded(value: Any, sort_keys: bool = False) -> bytes:
-    finite = _finite(value, _MOST_LEVELS)
-    encoded = json.dumps(finite, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
-    joined = encoded.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-    return joined.encode("utf-8", "backslashreplace")
 
 
 def _finite(value: Any, levels: int) -> Any:
@@ -187,27 +173,22 @@ def more_of(message: bytes) -> dict[str, Any]:
 
 
 def without_more(message: bytes) -> bytes:
-    """The message with nothing but its text."""
     return message.partition(_BEFORE_MORE)[0]
 
 
 def is_assistant(message: bytes) -> bool:
-    """True for a message of the assistant."""
     return message.startswith(ASSISTANT)
 
 
 def role_of(message: bytes) -> str:
-    """The role of a message."""
     return message[: message.index(b'"')].decode()
 
 
 def with_role(message: bytes, role: str) -> bytes:
-    """The same message with another role."""
     return role.encode() + message[message.index(b'"') :]
 
 
 def with_text(message: bytes, content: str) -> bytes:
-    """The same message with another text."""
     before, _, _ = message.partition(b":")
     return b"%b:%b%b" % (before, text(content), message[len(without_more(message)) :])
 
@@ -218,7 +199,6 @@ def text_of(message: bytes) -> bytes:
 
 
 def content_of(message: bytes) -> str:
-    """The content of a message, decoded."""
     content: str = loads(text_of(message))
     return content
 
@@ -236,32 +216,19 @@ def next_start(history: bytes) -> int:
     return len(history) + len(NEXT) if history else 0
 
 
-def before_next(history: bytes) -> bytes:
-    """All that precedes the next message after a history."""
-    return history + NEXT if history else history
-
-
 def join(messages: Iterable[bytes]) -> bytes:
-    """The messages as a history; empty if there are none."""
     joined = BETWEEN.join(messages)
     return joined + b"}" if joined else b""
 
 
 def split(joined: bytes) -> list[bytes]:
-    """The messages of a recording or a history."""
     return joined[:-1].split(BETWEEN) if joined else []
 
 
 def count(joined: bytes) -> int:
-    """The number of messages of a recording or a history."""
     return joined.count(BETWEEN) + 1 if joined else 0
 
 
 def array(joined: bytes) -> bytes:
     """The JSON array of a history, as a client sends it."""
     return b"%b%b%b" % (OPENING, joined, CLOSING) if joined else b"[]"
-
-
-def array_size(joined: bytes) -> int:
-    """The size in bytes of that array."""
-    return len(OPENING) + len(joined) + len(CLOSING) if joined else len(b"[]")
