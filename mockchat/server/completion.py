@@ -168,7 +168,7 @@ def _texts(reply: Reply) -> Iterator[tuple[bytes, bytes, bytes]]:
     if others:
         yield wire.json_of(others), b"", b""
     for number, call in enumerate(called):
-        kind, text_key = call.type.encode(), call.text_key.encode()
+        kind, text_key = call.type.encode(), calls.TEXT_KEYS[call.type].encode()
         without_text = wire.json_of(calls.Call(call.id, call.type, call.name, "").as_object())
         if call.type == calls.LEGACY:
             yield b'{"%b":%b}' % (kind, without_text), b"", b""
