@@ -30,21 +30,21 @@ def read_answer(body: bytes, streamed: bool) -> Completion:
     """
     try:
         completion = _read_stream(body) if streamed else answer.read(body)
-    except (answer.ErrorSent, answer.LaxJson):
+    except answer.Intact:
         raise NotRecordable(_OTHER) from None
-    if not completion.alone:
+    if completion.flaw == answer.NOT_ASKED_FOR:
         raise NotRecordable("answers with several choices")
     return completion
 
 
 def _read_stream(body: bytes) -> Completion:
-    stream = answer.read_stream(body + b"\n\n")  # Some servers leave out the last blank line.
-    is_finished = stream.completion.finish_reason is not None
-    if not (stream.whole or is_finished) and stream.completion.alone:
+    completion = answer.read_stream(body + b"\n\n")  # Some servers leave out the last blank line.
+    is_finished = completion.finish_reason is not None
+    if not (completion.whole or is_finished) and completion.flaw != answer.NOT_ASKED_FOR:
         raise answer.BadAnswer("a stream that broke off in the middle")
-    if not (stream.whole and is_finished):
+    if not (completion.whole and is_finished):
         raise NotRecordable("streams without a finish_reason and [DONE]")
-    return stream.completion
+    return completion
 
 
 def conversation(request: dict[str, Any], completion: Completion) -> Conversation:
