@@ -232,3 +232,7 @@ def count(joined: bytes) -> int:
 def array(joined: bytes) -> bytes:
     """The JSON array of a history, as a client sends it."""
     return b"%b%b%b" % (OPENING, joined, CLOSING) if joined else b"[]"
+
+
+def array_size(joined: bytes) -> int:
+    return len(OPENING) + len(joined) + len(CLOSING) if joined else len(b"[]")

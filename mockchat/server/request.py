@@ -122,7 +122,7 @@ def in_full(body: bytes, index: ResponseIndex) -> ChatRequest:
         raise NotRecorded(partial(diagnose, index, history, numbers), history)
     if index.match:
         replies = _matching(replies, parameters, index.match, history)
-    return ChatRequest(replies, history, len(wire.array(sent)), settings)
+    return ChatRequest(replies, history, wire.array_size(sent), settings)
 
 
 def _matching(

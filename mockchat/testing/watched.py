@@ -91,7 +91,7 @@ class WatchedChat(ChatCompletions):
         try:
             read = read_request(body, index)
         except NotRecorded as error:
-            missed, size = error, len(wire.array(error.history))
+            missed, size = error, wire.array_size(error.history)
             read = ChatRequest((), error.history, size, read_settings(asked.body))
         for given in self.given:
             self._source = given

@@ -70,6 +70,7 @@ def test_a_history_is_taken_apart_and_put_together(said: list[tuple[str, str]]) 
     messages = [wire.message(*each) for each in said]
     history = wire.join(messages)
     assert wire.split(history) == messages
+    assert wire.array_size(history) == len(wire.array(history))
     grown = b""
     for message in messages:
         assert wire.first(history, wire.next_start(grown)) == message
