@@ -20,7 +20,7 @@ from mockchat.core.text import excerpt
 # Replaces a content that has the bytes of a known text. Random: no server can send it.
 KNOWN = secrets.token_hex(16)
 _KNOWN_TEXT = b'"%b"' % KNOWN.encode()
-_CONTENT_KEY = b'"content":'
+_CONTENT_KEY = b'"content":'  # Always a key: inside a string its quotes would be escaped.
 NOT_ASKED_FOR = "a choice that was not asked for"
 ABOUT = ("usage", "model", "service_tier", "system_fingerprint")
 _IN_PIECES = {*TEXTS, *TEXT_KEYS.values()}  # The keys of the texts that a stream has in pieces.
@@ -91,10 +91,7 @@ def read(answer: bytes, known: bytes = b"") -> Completion:
 
 
 def _without(known: bytes, answer: bytes) -> bytes:
-    """Replace each content that has the bytes of a known text.
-
-    `"content":` is always a key: inside a string its quotes would be escaped.
-    """
+    """Replace each content that has the bytes of a known text."""
     parts: list[bytes] = []
     start = end = 0
     while (key := answer.find(_CONTENT_KEY, end)) >= 0:

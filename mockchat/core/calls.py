@@ -25,15 +25,12 @@ _SHORT = 1024  # characters
 
 
 class Call(NamedTuple):
-    """A call: its id, or an empty text; its type; the name of the tool; its arguments or input as text.
+    """A call of a tool."""
 
-    The type is `function`, `custom`, or `function_call` for the API's older key of that name.
-    """
-
-    id: str
-    type: str
+    id: str  # May be empty.
+    type: str  # `function_call` for the API's older key of that name.
     name: str
-    text: str
+    text: str  # The arguments or the input.
 
     def normal(self) -> bytes:
         """The JSON object by which calls are compared."""
@@ -53,10 +50,7 @@ class Call(NamedTuple):
 
 
 def read(message: dict[str, Any]) -> list[Call]:
-    """The calls in a message of the API's form.
-
-    Raises `ValueError`, which begins with the place of what is wrong: `tool_calls[0].function.name must be a string`.
-    """
+    """The calls of a message. Raises `ValueError` with a place: `tool_calls[0].function.name must be a string`."""
     calls = []
     if (given := message.get("tool_calls")) is not None:
         if not isinstance(given, list):

@@ -1,6 +1,5 @@
-"""The lookup: the recordings are a sorted list of byte strings, searched by bisection.
+"""The lookup: a sorted list of conversations in wire form (see `core/wire.py`), searched by bisection.
 
-- A recording is a conversation in wire form (see `core/wire.py`): its messages as in a client's request.
 - Recordings that begin with a history stand side by side. `bisect` with the history and `,{"role":"assistant"` behind
   it finds the first one that continues with a reply, and once more the end of their range.
 - No text has these bytes in it, so each recording of the range has a reply at this position, up to the next separator.
@@ -14,6 +13,7 @@ For example, the range of the history `a` is 1 to 2, with the replies `x` and `y
     3   b c
 """
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from mockchat.core import wire
 from mockchat.core.entries import Conversation, is_reply
-from mockchat.core.ignorable import LeavingOut
+from mockchat.core.ignorable import leave_out
 from mockchat.core.message import Details
 from mockchat.core.text import common_length, excerpt
 
@@ -39,14 +39,11 @@ class Reply(NamedTuple):
 
 
 class ResponseIndex:
-    """Finds the replies recorded after a history.
-
-    Messages are compared without what the patterns `ignore` match: look up what `compared` returns of a history.
-    """
+    """Finds the replies recorded after a history. With patterns to `ignore`, look up what `compared` makes of it."""
 
     def __init__(self, conversations: Iterable[Conversation], ignore: Sequence[str] = ()) -> None:
         self.ignore = ignore
-        self._leave_out = LeavingOut(ignore)
+        self._patterns = [re.compile(pattern) for pattern in ignore]
         self.match: Sequence[str] = ()  # The parameters that must be the same: see `core/matching.py`.
         given = list(conversations)
         compared = [self.compared(each.recording) for each in given]
@@ -72,7 +69,7 @@ class ResponseIndex:
 
     def compared(self, joined: bytes) -> bytes:
         """The history after `ignore`."""
-        return wire.join(map(self._leave_out, wire.split(joined))) if self.ignore else joined
+        return wire.join([leave_out(self._patterns, each) for each in wire.split(joined)]) if self.ignore else joined
 
     def replies(self, history: bytes) -> Sequence[Reply]:
         recordings = self.recordings
@@ -83,7 +80,7 @@ class ResponseIndex:
         if alone and recordings[first].startswith(_REPLY_FOLLOWS, len(history)) and not self.details[first]:
             return (self.reply(first, history),)
         key = history + _REPLY_FOLLOWS if history else wire.ASSISTANT
-        return Replies(self, history, range(self.before(key), self.before(_behind(key))))
+        return Replies(self, history, self._beginning_with(key))
 
     def reply(self, position: int, history: bytes) -> Reply:
         said, details, reply_id = self.said[position], self.details[position], self.ids[position]
@@ -114,8 +111,11 @@ class ResponseIndex:
         """The positions of the recordings that continue after a history."""
         if not history:
             return range(self.before(b"\0"), len(self.recordings))
-        key = history + wire.NEXT
-        return range(self.before(key), self.before(_behind(key)))
+        return self._beginning_with(history + wire.NEXT)
+
+    def _beginning_with(self, key: bytes) -> range:
+        """The positions of the recordings that begin with `key`, which ends with a quote."""
+        return range(self.before(key), self.before(key[:-1] + b"#"))  # The next byte after a quote.
 
     def neighbours(self, among: range, start: int, message: bytes) -> list[tuple[bytes, int]]:
         """The one or two recorded messages closest to `message`, each with the position of its recording.
@@ -136,11 +136,6 @@ class ResponseIndex:
 def _id(conversation: Conversation) -> bytes:
     """A conversation's id as JSON; a copy, because orjson's result occupies a kilobyte."""
     return b'"%b"' % wire.text(conversation.id)[1:-1]
-
-
-def _behind(key: bytes) -> bytes:
-    """The least byte string greater than all that begin with `key`, which ends with a quote."""
-    return key[:-1] + b"#"
 
 
 class Replies(Sequence[Reply]):

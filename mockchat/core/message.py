@@ -1,4 +1,4 @@
-"""What a message says, from the object that a file, a client or a model has for it.
+"""A message of a file, a client or a model → what is compared of it, and what is answered.
 
 Follows https://platform.openai.com/docs/api-reference/chat/create. Rules that hold here:
 
@@ -39,10 +39,7 @@ _NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 class Message(NamedTuple):
-    """A message: in wire form; its content as it is said, a list of parts or null included; the calls that it makes.
-
-    A tool's message has the id of the call that it answers, if it names one.
-    """
+    """A message: its wire form, its content as it is spelled, its calls, and the id of the call that a tool answers."""
 
     wire: bytes
     content: Any = ""

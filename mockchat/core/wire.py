@@ -13,9 +13,6 @@ Rules that hold here:
   the character that they encode.
 - What a message says beside its text (see `core/message.py`) follows a zero byte, as JSON in a JSON string. So it has
   no separator in it, and equals no part of a request: JSON has no zero byte.
-
-orjson reads and writes JSON, strictly by RFC 8259. ujson reads what orjson refuses and people have: lone surrogates,
-NaN, control characters in texts.
 """
 
 import json
@@ -47,7 +44,7 @@ _BEFORE_MORE = b"\0"
 
 
 def loads(data: bytes) -> Any:
-    """Parse JSON, or what `ujson.loads` accepts. Raises `ValueError`."""
+    """Parse JSON, and with ujson what people have: lone surrogates, NaN, control characters. Raises `ValueError`."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -81,10 +78,10 @@ text = json_of  # A text as a JSON string, with its quotes.
 
 
 def canonical(value_as_json: str) -> bytes:
-    """The same JSON value in canonical form: compact, keys sorted, whole numbers without a fraction.
+    """The same JSON value: compact, keys sorted, whole numbers without a fraction; integers exact up to 64 bits.
 
-    Integers are exact up to 64 bits, other numbers are doubles. Raises `ValueError` if it is not JSON, has a number
-    beyond the range of doubles, more than about 250 levels, or more than a megabyte.
+    Raises `ValueError` if it is not JSON, has a number that no double can express, more than about 250 levels, or more
+    than a megabyte.
     """
     if len(value_as_json) > _LONG:
         raise ValueError(f"has more than {_LONG:,} bytes")
@@ -99,10 +96,7 @@ def canonical(value_as_json: str) -> bytes:
 
 
 def canonical_of(value: Any) -> bytes:
-    """A parsed JSON value in canonical form; of more than a megabyte, numbers stay as they are spelled.
-
-    Raises `ValueError` if it is nested too deeply.
-    """
+    """A parsed value in canonical form; above a megabyte, numbers stay as spelled. Raises `ValueError` if too deep."""
     spelled = json_of(value, sort_keys=True)
     return canonical(spelled.decode()) if len(spelled) <= _LONG and _NOT_EXACT.search(spelled) else spelled
 
@@ -113,7 +107,6 @@ def has_too_many_values(data: bytes) -> bool:
 
 
 def _finite(value: Any, levels: int) -> Any:
-    """A value with null for NaN and infinity, as orjson has it."""
     if not levels:
         raise ValueError("is nested too deeply")
     if isinstance(value, dict):
@@ -165,7 +158,7 @@ def is_plain(message: bytes) -> bool:
 
 
 def more_of(message: bytes) -> dict[str, Any]:
-    """What a message says beside its text; empty if nothing."""
+    """What a message says beside its text."""
     more: dict[str, Any] = {}
     for each in message.split(_BEFORE_MORE)[1:]:
         more |= loads(loads(each).encode())
@@ -230,7 +223,6 @@ def count(joined: bytes) -> int:
 
 
 def array(joined: bytes) -> bytes:
-    """The JSON array of a history, as a client sends it."""
     return b"%b%b%b" % (OPENING, joined, CLOSING) if joined else b"[]"
 
 

@@ -112,9 +112,9 @@ def _compare(completion: Completion, expected: Iterable[Reply]) -> Problem | Non
     if problems:
         return problems[0]
     closest = max(expected, key=lambda reply: likeness(got.wire, reply.message))
-    found = differ(got.wire, closest.message, "got")
-    cause = "other calls" if "_call" in found.place else "another text"
-    return Problem(MISMATCHED, cause, f"{found.place.lstrip('.')} {found.text}".lstrip())
+    place, told = differ(got.wire, closest.message, "got")
+    cause = "other calls" if "_call" in place else "another text"
+    return Problem(MISMATCHED, cause, f"{place.lstrip('.')} {told}".lstrip())
 
 
 def _refused(status: int, body: bytes) -> Problem:
