@@ -46,20 +46,15 @@ class Intact(BadAnswer):
 
 
 class Completion(NamedTuple):
-    """The first choice of an answer: its message as the API's object, its finish_reason and logprobs.
+    """The first choice of an answer."""
 
-    `about` has those members of the answer that `ABOUT` names, and maybe others. `flaw` names a defect that does not
-    hide what the model said. A stream is `whole` if it ended with `[DONE]`; `arrivals` are the end positions of its
-    events that have a piece of the message.
-    """
-
-    message: dict[str, Any]
+    message: dict[str, Any]  # The API's object.
     finish_reason: Any = None
-    about: Mapping[Any, Any] = {}
-    flaw: str | None = None
+    about: Mapping[Any, Any] = {}  # The members of the answer that `ABOUT` names, and maybe others.
+    flaw: str | None = None  # A defect that does not hide what the model said.
     logprobs: Any = None
-    whole: bool = True
-    arrivals: Sequence[int] = ()
+    whole: bool = True  # False for a stream that did not end with `[DONE]`.
+    arrivals: Sequence[int] = ()  # The end positions of the stream's events that have a piece of the message.
 
     @property
     def content(self) -> str | None:
@@ -68,7 +63,6 @@ class Completion(NamedTuple):
 
 
 def endpoint(base_url: str) -> str:
-    """The URL for completions under an API's base URL (`…/v1`, with or without a final slash)."""
     return base_url.rstrip("/") + "/chat/completions"
 
 

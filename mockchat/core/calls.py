@@ -85,9 +85,8 @@ def _read(call: Any, place: str) -> Call:
 
 
 def read_text(text: str) -> list[Call]:
-    """The calls in the text of a ShareGPT message `function_call`; empty if it has another form.
+    """The calls in a ShareGPT text such as `{"name": "f", "arguments": {}}`, or a list of such; empty for another text.
 
-    It is one object or a list of them, `{"name": "get_weather", "arguments": {"city": "Zürich"}}`, as in LLaMA-Factory:
     https://llamafactory.readthedocs.io/en/latest/getting_started/data_preparation.html
     """
     try:

@@ -48,23 +48,18 @@ class Message(NamedTuple):
 
 
 class Details(NamedTuple):
-    """What the wire form of a message does not say.
+    """What the wire form of a message does not say, as JSON; `sent` and `answered` without `{"role":"` and `}`."""
 
-    `sent` is the message as clients send it in a history, `answered` (of a reply) as the model said it, both without
-    `{"role":"` and `}`. An assistant message that is no reply only belongs to the history of others. The rest is JSON
-    from the answer, and the parameters of the request (see `core/matching.py`).
-    """
-
-    sent: bytes
-    answered: bytes = b""
+    sent: bytes  # The message as clients send it in a history.
+    answered: bytes = b""  # A reply as the model said it.
     finish_reason: bytes = b'"stop"'
     usage: bytes | None = None
-    is_reply: bool = True
+    is_reply: bool = True  # False for an assistant message that only belongs to the history of others.
     logprobs: bytes | None = None
     model: bytes | None = None
     service_tier: bytes | None = None
     system_fingerprint: bytes | None = None
-    request: bytes | None = None
+    request: bytes | None = None  # The parameters of the request: see `core/matching.py`.
 
 
 NO_REFUSAL = b',"refusal":null'
@@ -93,9 +88,8 @@ def read(given: dict[str, Any], role_key: str = "role", text_key: str = "content
     """
     name = given.get(role_key)
     if not isinstance(name, str) or (role := ROLES.get(name.lower())) is None:
-        names = ", ".join(dict.fromkeys([*wire.API_ROLES, *ROLES]))
         but = f", not {name[:60]!r}" if isinstance(name, str) else ""
-        raise ValueError(f"{role_key} must be one of {names}{but}")
+        raise ValueError(f"{role_key} must be one of {', '.join({**_NAMES, **ROLES})}{but}")
     if text_key not in given and role not in ("assistant", "tool"):
         raise ValueError(f"{text_key} is missing")
     content = given.get(text_key)

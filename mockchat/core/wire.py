@@ -139,9 +139,6 @@ _STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse)
 _DECODER = json.JSONDecoder(parse_float=_number, parse_int=_integer, parse_constant=_refuse)
 
 
-# A message
-
-
 def message(role: str, content: str) -> bytes:
     """The wire form of a message; `role` is one of the API's names."""
     return role.encode() + _BEFORE_TEXT + text(content)
@@ -194,9 +191,6 @@ def text_of(message: bytes) -> bytes:
 def content_of(message: bytes) -> str:
     content: str = loads(text_of(message))
     return content
-
-
-# Several messages
 
 
 def first(joined: bytes, start: int = 0) -> bytes:
