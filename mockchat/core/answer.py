@@ -116,7 +116,9 @@ def read_stream(answer: bytes) -> Completion:
             continue
         if chunk.get("error"):
             raise Intact(f"{BROKE_OFF} with an error", error_message(data))
-        about |= {key: chunk[key] for key in ABOUT if chunk.get(key)}
+        for key in ABOUT:
+            if value := chunk.get(key):
+                about[key] = value
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if not isinstance(choice, dict) or choice.get("index") != 0:
