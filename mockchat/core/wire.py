@@ -19,7 +19,6 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -58,7 +57,7 @@ def parse(data: bytes) -> Any:
     except orjson.JSONDecodeError:  # It refuses lone surrogates, which are JSON.
         pass
     try:
-        return _STRICT_DECODER.decode(data.decode())
+        return _DECODER.decode(data.decode())
     except RecursionError:
         raise ValueError("is nested too deeply") from None
 
@@ -68,8 +67,8 @@ def json_of(value: Any, sort_keys: bool = False) -> bytes:
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else None)
     except TypeError:  # Lone surrogates, integers beyond 64 bits, or depth.
-        finite = _finite(value, _MOST_LEVELS)
-    encoded = json.dumps(finite, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
+        plain = _plain(value, _MOST_LEVELS)
+    encoded = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
     joined = encoded.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     return joined.encode("utf-8", "backslashreplace")
 
@@ -85,20 +84,17 @@ def canonical(value_as_json: str) -> bytes:
     """
     if len(value_as_json) > _LONG:
         raise ValueError(f"has more than {_LONG:,} bytes")
-    data = value_as_json.encode(errors="surrogatepass")
-    try:
-        if not _NOT_EXACT.search(data):
-            with suppress(orjson.JSONDecodeError):
-                return json_of(orjson.loads(data), sort_keys=True)
-        return json_of(_DECODER.decode(value_as_json), sort_keys=True)
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
+    return canonical_of(parse(value_as_json.encode(errors="surrogatepass")))
 
 
 def canonical_of(value: Any) -> bytes:
     """A parsed value in canonical form; above a megabyte, numbers stay as spelled. Raises `ValueError` if too deep."""
-    spelled = json_of(value, sort_keys=True)
-    return canonical(spelled.decode()) if len(spelled) <= _LONG and _NOT_EXACT.search(spelled) else spelled
+    try:
+        spelled = json_of(value, sort_keys=True)
+        is_exact = len(spelled) > _LONG or not _FRACTION.search(spelled)
+        return spelled if is_exact else json_of(_plain(value, _MOST_LEVELS), sort_keys=True)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
 
 
 def has_too_many_values(data: bytes) -> bool:
@@ -106,37 +102,34 @@ def has_too_many_values(data: bytes) -> bool:
     return len(data) > MOST_VALUES and sum(map(data.count, (b"[", b"{", b","))) > MOST_VALUES
 
 
-def _finite(value: Any, levels: int) -> Any:
+def _plain(value: Any, levels: int) -> Any:
+    """A value with integers for whole numbers, and null for NaN and infinity."""
     if not levels:
         raise ValueError("is nested too deeply")
     if isinstance(value, dict):
-        return {key: _finite(each, levels - 1) for key, each in value.items()}
+        return {key: _plain(each, levels - 1) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each, levels - 1) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_plain(each, levels - 1) for each in value]
+    if not isinstance(value, float):
+        return value
+    if value.is_integer() and -(2**63) <= value < 2**64:  # As orjson reads integers: others are doubles.
+        return int(value)
+    return value if math.isfinite(value) else None
 
 
-_NOT_EXACT = re.compile(rb"[0-9](?:[.eE]|[0-9]{18})")  # Perhaps a number that is not an exact integer.
-
-
-def _number(spelled: str) -> float | int:
+def _double(spelled: str) -> float:
     number = float(spelled)
     if math.isinf(number):
         raise ValueError(f"{spelled[:20]} is more than a double can express")
-    return int(number) if number.is_integer() else number
-
-
-def _integer(spelled: str) -> float | int:
-    exact = int(spelled)
-    return exact if -(2**63) <= exact < 2**64 else _number(spelled)
+    return number
 
 
 def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is not JSON")
 
 
-_STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse)
-_DECODER = json.JSONDecoder(parse_float=_number, parse_int=_integer, parse_constant=_refuse)
+_DECODER = json.JSONDecoder(parse_float=_double, parse_constant=_refuse)
+_FRACTION = re.compile(rb"[0-9][.e]")  # Perhaps a number that is not spelled as an integer.
 
 
 def message(role: str, content: str) -> bytes:
