@@ -129,7 +129,6 @@ class ResponseIndex:
         return [(wire.first(self.recordings[each], start), each) for each in around]
 
     def conversation_id(self, position: int) -> str:
-        """The id of the conversation at this position, as people are shown it."""
         return excerpt(wire.loads(self.ids[position]))
 
 

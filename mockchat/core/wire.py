@@ -119,16 +119,12 @@ def _plain(value: Any, levels: int) -> Any:
 
 def _double(spelled: str) -> float:
     number = float(spelled)
-    if math.isinf(number):
-        raise ValueError(f"{spelled[:20]} is more than a double can express")
+    if not math.isfinite(number):
+        raise ValueError(f"{spelled[:20]} is no finite number")
     return number
 
 
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_float=_double, parse_constant=_refuse)
+_DECODER = json.JSONDecoder(parse_float=_double, parse_constant=_double)
 _FRACTION = re.compile(rb"[0-9][.e]")  # Perhaps a number that is not spelled as an integer.
 
 

@@ -67,6 +67,12 @@ def test_what_is_no_answer(sent: bytes, told: str) -> None:
     assert not isinstance(caught.value, Intact)
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_json_that_only_lax_parsers_accept(number: str) -> None:
+    with pytest.raises(Intact, match=rf"not JSON: {{\"created\": {number}}} \({number} is no finite number\)"):
+        read(b'{"created": %b}' % number.encode())
+
+
 def test_an_error_in_place_of_an_answer() -> None:
     with pytest.raises(Intact, match="no credit left"):
         read(b'{"error": {"message": "no credit left"}}')
