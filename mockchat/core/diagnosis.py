@@ -105,7 +105,12 @@ def _prompts(index: ResponseIndex, sent: bytes) -> list[bytes]:
 
 def diagnose_parameters(replies: Sequence[Reply], parameters: Mapping[str, Any], names: Sequence[str]) -> Diagnosis:
     """Say which of the named parameters of a request differ from those of each reply to its messages, and how."""
-    closest = min(replies, key=lambda reply: len(matching.differing(reply, parameters, names)))
+
+    def unlike(reply: Reply) -> tuple[int, int]:
+        different = matching.differing(reply, parameters, names)
+        return len(different), len(set(different) - (matching.of_reply(reply) or {}).keys())
+
+    closest = min(replies, key=unlike)
     different = matching.differing(closest, parameters, names)
     known = matching.of_reply(closest) or {}
     found = [differ_values(parameters.get(name), known.get(name), place=name) for name in different]
