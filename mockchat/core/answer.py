@@ -7,7 +7,8 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-
 
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from io import StringIO
 from typing import Any, NamedTuple
 
@@ -19,8 +20,8 @@ from mockchat.core.text import excerpt
 # Replaces a content that has the bytes of a known text. Random: no server can send it.
 KNOWN = secrets.token_hex(16)
 _KNOWN_TEXT = b'"%b"' % KNOWN.encode()
-_CONTENT_KEY = b'"content":'
-_NOT_ASKED_FOR = "a choice that was not asked for"
+_CONTENT_KEY = b'"content":'  # Always a key: inside a string its quotes would be escaped.
+NOT_ASKED_FOR = "a choice that was not asked for"
 ABOUT = ("usage", "model", "service_tier", "system_fingerprint")
 _IN_PIECES = {*TEXTS, *TEXT_KEYS.values()}  # The keys of the texts that a stream has in pieces.
 IN_PLACE_OF_TEXT = ("tool_calls", "function_call", "refusal")
@@ -40,48 +41,28 @@ class BadAnswer(Exception):
         super().__init__(f"{cause}: {self.detail}" if self.detail else cause)
 
 
-class ErrorSent(BadAnswer):
-    """An error with status 200, in place of an answer or of the rest of a stream."""
-
-
-class LaxJson(BadAnswer):
-    """An answer that only lax parsers accept as JSON."""
+class Intact(BadAnswer):
+    """A bad answer that arrived whole: an error with status 200, or JSON that only lax parsers accept."""
 
 
 class Completion(NamedTuple):
-    """The first choice of an answer: its message as the API's object, its finish_reason and logprobs.
+    """The first choice of an answer."""
 
-    `about` has the members of the answer that `ABOUT` names, as far as it has them, and maybe others. `flaw` names a
-    defect that does not hide what the model said.
-    """
-
-    message: dict[str, Any]
-    finish_reason: Any
-    alone: bool  # True if there is no other choice.
-    about: Mapping[Any, Any] = {}
-    flaw: str | None = None
+    message: dict[str, Any]  # The API's object.
+    finish_reason: Any = None
+    about: Mapping[Any, Any] = {}  # The members of the answer that `ABOUT` names, and maybe others.
+    flaw: str | None = None  # A defect that does not hide what the model said.
     logprobs: Any = None
+    whole: bool = True  # False for a stream that did not end with `[DONE]`.
+    arrivals: Sequence[int] = ()  # The end positions of the stream's events that have a piece of the message.
 
     @property
     def content(self) -> str | None:
-        """The text of the message, if it has one."""
         content = self.message.get("content")
         return content if isinstance(content, str) else None
 
 
-class Stream(NamedTuple):
-    """The completion of a stream; `whole` is True if it ended with `[DONE]`.
-
-    `arrivals` are the end positions of the events that have a piece of the message.
-    """
-
-    completion: Completion
-    whole: bool
-    arrivals: list[int]
-
-
 def endpoint(base_url: str) -> str:
-    """The URL for completions under an API's base URL (`…/v1`, with or without a final slash)."""
     return base_url.rstrip("/") + "/chat/completions"
 
 
@@ -93,22 +74,18 @@ def read(answer: bytes, known: bytes = b"") -> Completion:
     parsed = _parse(_without(known, answer) if known else answer, answer)
     if isinstance(parsed, dict) and parsed.get("error"):
         beside = "beside" if "choices" in parsed or "message" in parsed else "in place of"
-        raise ErrorSent(f"an error {beside} a message", error_message(answer))
+        raise Intact(f"an error {beside} a message", error_message(answer))
     match parsed:
         case {"choices": [{"message": dict(message), **choice}, *others], **about}:
-            alone = not others and choice.get("index", 0) == 0
-            flaw = None if alone else _NOT_ASKED_FOR
-            return Completion(message, choice.get("finish_reason"), alone, about, flaw, choice.get("logprobs"))
+            flaw = NOT_ASKED_FOR if others or choice.get("index", 0) != 0 else None
+            return Completion(message, choice.get("finish_reason"), about, flaw, choice.get("logprobs"))
         case {"message": dict(message)}:
-            return Completion(message, None, alone=True)
+            return Completion(message)
     raise BadAnswer("an answer without choices[0].message", answer)
 
 
 def _without(known: bytes, answer: bytes) -> bytes:
-    """Replace each content that has the bytes of a known text.
-
-    `"content":` is always a key: inside a string its quotes would be escaped.
-    """
+    """Replace each content that has the bytes of a known text."""
     parts: list[bytes] = []
     start = end = 0
     while (key := answer.find(_CONTENT_KEY, end)) >= 0:
@@ -119,13 +96,13 @@ def _without(known: bytes, answer: bytes) -> bytes:
     return b"".join([*parts, answer[start:]])
 
 
-def read_stream(answer: bytes) -> Stream:
+def read_stream(answer: bytes) -> Completion:
     """Read a stream of `chat.completion.chunk` objects. What follows its end is a flaw. Raises `BadAnswer`."""
     message = _Message()
     arrivals: list[int] = []
     finish_reason = None
     about: dict[str, Any] = {}
-    logprobs: dict[str, Any] = {}
+    logprobs: dict[str, list[Any]] = {}
     alone, whole = True, False
     for end, name, data in events(answer):
         if whole:
@@ -138,7 +115,7 @@ def read_stream(answer: bytes) -> Stream:
         if not isinstance(chunk, dict):
             continue
         if chunk.get("error"):
-            raise ErrorSent(f"{BROKE_OFF} with an error", error_message(data))
+            raise Intact(f"{BROKE_OFF} with an error", error_message(data))
         for key in ABOUT:
             if value := chunk.get(key):
                 about[key] = value
@@ -153,19 +130,12 @@ def read_stream(answer: bytes) -> Stream:
             if finish_reason and (is_piece or reason != finish_reason):
                 message.flaw = "a stream that goes on after its finish_reason"
             finish_reason = reason
-            if isinstance(given := choice.get("logprobs"), dict):
-                _extend(logprobs, given)
-    flaw = message.flaw if alone else _NOT_ASKED_FOR
-    return Stream(Completion(message.whole(), finish_reason, alone, about, flaw, logprobs or None), whole, arrivals)
-
-
-def _extend(logprobs: dict[str, Any], given: dict[str, Any]) -> None:
-    """Append a chunk's logprobs: the API's are lists, or null."""
-    for key, value in given.items():
-        if isinstance(value, list) and isinstance(logprobs.get(key), list):
-            logprobs[key] += value
-        elif value is not None or key not in logprobs:
-            logprobs[key] = value
+            given = choice.get("logprobs")
+            for key, value in given.items() if isinstance(given, dict) else ():
+                logprobs.setdefault(key, []).extend(value if isinstance(value, list) else ())
+    flaw = message.flaw if alone else NOT_ASKED_FOR
+    joined = {key: value or None for key, value in logprobs.items()}
+    return Completion(message.whole(), finish_reason, about, flaw, joined or None, whole, arrivals)
 
 
 class _Message:
@@ -175,7 +145,7 @@ class _Message:
         self.flaw: str | None = None
         self._said: dict[str, Any] = {"role": "assistant"}
         self._calls: list[dict[str, Any]] = []
-        self._numbers: dict[Any, int] = {}  # By index: the number of the newest call that has it.
+        self._by_index: dict[int, dict[str, Any]] = {}  # The newest call that has it.
 
     def add(self, delta: dict[str, Any]) -> bool:
         """Add a delta; True if it has a piece of what the model says."""
@@ -190,25 +160,26 @@ class _Message:
     def _add_call(self, call: dict[str, Any]) -> None:
         """Add a call's delta to the call with its index. Without an index, an id begins a new call."""
         index, call_id = call.pop("index", None), call.get("id")
-        number = self._numbers.get(index, -1) if type(index) is int else -1
-        if type(index) is not int:
+        if type(index) is int:
+            known = self._by_index.get(index)
+            if known is not None and call_id not in (None, "", known.get("id")):
+                self.flaw = "two calls in a stream with the same index"
+                known = None
+        else:
             self.flaw = "a call in a stream without its index"
-            index = None
-            number = -1 if call_id else len(self._calls) - 1
-        elif number >= 0 and call_id not in (None, "", self._calls[number].get("id")):
-            self.flaw = "two calls in a stream with the same index"
-            number = -1
-        if number < 0:
-            number = len(self._calls)
-            self._calls.append({})
-        self._numbers[index] = number
-        _add(self._calls[number], call)
+            known = self._calls[-1] if self._calls and not call_id else None
+        if known is None:
+            known = {}
+            self._calls.append(known)
+        if type(index) is int:
+            self._by_index[index] = known
+        _add(known, call)
 
     def whole(self) -> dict[str, Any]:
         """The message. Its content is null if the stream has none, but something in place of it."""
-        message = {key: _joined(value) for key, value in self._said.items()}
+        message: dict[str, Any] = _joined(self._said)
         if self._calls:
-            message["tool_calls"] = [{key: _joined(value) for key, value in call.items()} for call in self._calls]
+            message["tool_calls"] = list(map(_joined, self._calls))
         if message.get("content") is None:
             message["content"] = None if any(map(message.get, IN_PLACE_OF_TEXT)) else ""
         return message
@@ -232,10 +203,10 @@ def _add(said: dict[str, Any], delta: dict[str, Any], is_called: bool = False) -
             said[key] = value
 
 
-def _joined(value: Any) -> Any:
-    """A value with texts in place of their pieces, at most one level down."""
-    if isinstance(value, dict):
-        return {key: part.getvalue() if isinstance(part, StringIO) else part for key, part in value.items()}
+def _joined(value: Any, levels: int = 2) -> Any:
+    """A value with texts in place of their pieces, which are at most two levels down."""
+    if isinstance(value, dict) and levels:
+        return {key: _joined(part, levels - 1) for key, part in value.items()}
     return value.getvalue() if isinstance(value, StringIO) else value
 
 
@@ -256,25 +227,22 @@ def events(answer: bytes) -> Iterator[tuple[int, bytes, bytes]]:
             yield start, name, b"\n".join(data)
 
 
-def _parse(data: bytes, sent: bytes) -> object:
+def _parse(data: bytes, sent: bytes) -> Any:
     try:
-        parsed: object = wire.parse(data)
-        return parsed
+        return wire.parse(data)
     except ValueError as error:
-        problem = str(error)
-    try:
+        problem = f"{excerpt(sent, size=200)} ({error})"
+    kind = BadAnswer
+    with suppress(ValueError):
         wire.loads(data)
-    except ValueError:
-        raise BadAnswer("an answer that is not JSON", sent) from None
-    raise LaxJson("an answer that is not JSON, to the letter of RFC 8259", problem)
+        kind = Intact
+    raise kind("an answer that is not JSON", problem)
 
 
 def error_message(answer: bytes) -> str:
     """The message of an OpenAI error object, or else an excerpt of the answer, on one printable line."""
-    try:
+    with suppress(ValueError):
         match wire.loads(answer):
             case {"error": {"message": str(message)}}:
                 return excerpt(message)
-    except ValueError:
-        pass
     return excerpt(answer)

@@ -20,50 +20,37 @@ FUNCTION, CUSTOM, LEGACY = "function", "custom", "function_call"
 # By type, the key of the arguments or the input.
 TEXT_KEYS = {FUNCTION: "arguments", CUSTOM: "input", LEGACY: "arguments"}
 
-
 _known = lru_cache(maxsize=4096)(wire.canonical)  # A client sends a call again with each message that follows.
 _SHORT = 1024  # characters
 
 
 class Call(NamedTuple):
-    """A call: its id, or an empty text; its type; the name of the tool; its arguments or input as text.
+    """A call of a tool."""
 
-    The type is `function`, `custom`, or `function_call` for the API's older key of that name.
-    """
-
-    id: str
-    type: str
+    id: str  # May be empty.
+    type: str  # `function_call` for the API's older key of that name.
     name: str
-    text: str
+    text: str  # The arguments or the input.
 
     def normal(self) -> bytes:
         """The JSON object by which calls are compared."""
-        name = wire.text(self.name)
+        called = b'{"%b":%b' % (self.type.encode(), wire.text(self.name))
         if self.type != CUSTOM:
             try:
-                arguments = (_known if len(self.text) < _SHORT else wire.canonical)(self.text) if self.text else b"{}"
-                return b'{"%b":%b,"arguments":%b}' % (self.type.encode(), name, arguments)
+                arguments = (_known if len(self.text) < _SHORT else wire.canonical)(self.text or "{}")
+                return b'%b,"arguments":%b}' % (called, arguments)
             except ValueError:
                 pass
-        return b'{"%b":%b,"text":%b}' % (self.type.encode(), name, wire.text(self.text))
-
-    @property
-    def text_key(self) -> str:
-        """The key of the arguments or the input."""
-        return TEXT_KEYS[self.type]
+        return b'%b,"text":%b}' % (called, wire.text(self.text))
 
     def as_object(self) -> dict[str, Any]:
         """The call as the API's object; of an older one, what stands under `function_call`."""
-        called = {"name": self.name, self.text_key: self.text}
+        called = {"name": self.name, TEXT_KEYS[self.type]: self.text}
         return called if self.type == LEGACY else {"id": self.id, "type": self.type, self.type: called}
 
 
 def read(message: dict[str, Any]) -> list[Call]:
-    """The calls in a message of the API's form.
-
-    Raises `ValueError`, whose text begins with the place of what is wrong: `tool_calls[0].function.name must be a
-    string`.
-    """
+    """The calls of a message. Raises `ValueError` with a place: `tool_calls[0].function.name must be a string`."""
     calls = []
     if (given := message.get("tool_calls")) is not None:
         if not isinstance(given, list):
@@ -98,9 +85,8 @@ def _read(call: Any, place: str) -> Call:
 
 
 def read_text(text: str) -> list[Call]:
-    """The calls in the text of a ShareGPT message `function_call`; empty if it has another form.
+    """The calls in a ShareGPT text such as `{"name": "f", "arguments": {}}`, or a list of such; empty for another text.
 
-    It is one object or a list of them, `{"name": "get_weather", "arguments": {"city": "Zürich"}}`, as in LLaMA-Factory:
     https://llamafactory.readthedocs.io/en/latest/getting_started/data_preparation.html
     """
     try:

@@ -1,6 +1,5 @@
-"""The lookup: the recordings are a sorted list of byte strings, searched by bisection.
+"""The lookup: a sorted list of conversations in wire form (see `core/wire.py`), searched by bisection.
 
-- A recording is a conversation in wire form (see `core/wire.py`): its messages as in a client's request.
 - Recordings that begin with a history stand side by side. `bisect` with the history and `,{"role":"assistant"` behind
   it finds the first one that continues with a reply, and once more the end of their range.
 - No text has these bytes in it, so each recording of the range has a reply at this position, up to the next separator.
@@ -14,6 +13,7 @@ For example, the range of the history `a` is 1 to 2, with the replies `x` and `y
     3   b c
 """
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from mockchat.core import wire
 from mockchat.core.entries import Conversation, is_reply
-from mockchat.core.ignorable import LeavingOut
+from mockchat.core.ignorable import leave_out
 from mockchat.core.message import Details
 from mockchat.core.text import common_length, excerpt
 
@@ -39,16 +39,12 @@ class Reply(NamedTuple):
 
 
 class ResponseIndex:
-    """Finds the replies recorded after a history, which is given in wire form, as `wire.join` returns it.
-
-    Messages are compared without what the patterns `ignore` match: then pass what `compared` returns of a history.
-    """
+    """Finds the replies recorded after a history. With patterns to `ignore`, look up what `compared` makes of it."""
 
     def __init__(self, conversations: Iterable[Conversation], ignore: Sequence[str] = ()) -> None:
         self.ignore = ignore
-        self._leave_out = LeavingOut(ignore)
+        self._patterns = [re.compile(pattern) for pattern in ignore]
         self.match: Sequence[str] = ()  # The parameters that must be the same: see `core/matching.py`.
-        self.in_place = not ignore  # Whether histories can be looked up as they stand in a request.
         given = list(conversations)
         compared = [self.compared(each.recording) for each in given]
         order = sorted(range(len(given)), key=compared.__getitem__)
@@ -62,7 +58,6 @@ class ResponseIndex:
         self.before: Callable[[bytes], int] = partial(bisect_left, self.recordings)
 
     def add(self, conversation: Conversation) -> None:
-        """Insert a conversation."""
         compared = self.compared(conversation.recording)
         position = bisect_right(self.recordings, compared)
         self.recordings.insert(position, compared)
@@ -72,17 +67,11 @@ class ResponseIndex:
         self.details.insert(position, conversation.details)
         self.numbers.insert(position, len(self.numbers))
 
-    def require(self, parameters: Sequence[str]) -> None:
-        """Have these parameters of a request count beside its messages."""
-        self.match = parameters
-        self.in_place = not self.ignore and not parameters
-
     def compared(self, joined: bytes) -> bytes:
         """The history after `ignore`."""
-        return wire.join(map(self._leave_out, wire.split(joined))) if self.ignore else joined
+        return wire.join([leave_out(self._patterns, each) for each in wire.split(joined)]) if self.ignore else joined
 
     def replies(self, history: bytes) -> Sequence[Reply]:
-        """The replies recorded after a history, each with its conversation."""
         recordings = self.recordings
         first = self.before(history)
         if first == len(recordings) or not recordings[first].startswith(history):
@@ -91,10 +80,9 @@ class ResponseIndex:
         if alone and recordings[first].startswith(_REPLY_FOLLOWS, len(history)) and not self.details[first]:
             return (self.reply(first, history),)
         key = history + _REPLY_FOLLOWS if history else wire.ASSISTANT
-        return Replies(self, history, range(self.before(key), self.before(_behind(key))))
+        return Replies(self, history, self._beginning_with(key))
 
     def reply(self, position: int, history: bytes) -> Reply:
-        """The reply after a history in the recording at this position."""
         said, details, reply_id = self.said[position], self.details[position], self.ids[position]
         if self.ignore:
             history = wire.join(wire.split(said)[: wire.count(history)])
@@ -121,16 +109,18 @@ class ResponseIndex:
 
     def following(self, history: bytes) -> range:
         """The positions of the recordings that continue after a history."""
-        key = wire.before_next(history)
-        if not key:
+        if not history:
             return range(self.before(b"\0"), len(self.recordings))
-        return range(self.before(key), self.before(_behind(key)))
+        return self._beginning_with(history + wire.NEXT)
+
+    def _beginning_with(self, key: bytes) -> range:
+        """The positions of the recordings that begin with `key`, which ends with a quote."""
+        return range(self.before(key), self.before(key[:-1] + b"#"))  # The next byte after a quote.
 
     def neighbours(self, among: range, start: int, message: bytes) -> list[tuple[bytes, int]]:
         """The one or two recorded messages closest to `message`, each with the position of its recording.
 
-        One of them shares the longest prefix with `message`. `among` is the result of `following` for a history, and
-        `start` is the size of what precedes the next message.
+        One of them shares the longest prefix with it. Of a history, `among` is `following`, `start` the `next_start`.
         """
         key = message + b"}"
         part = itemgetter(slice(start, start + len(key)))
@@ -139,9 +129,7 @@ class ResponseIndex:
         return [(wire.first(self.recordings[each], start), each) for each in around]
 
     def conversation_id(self, position: int) -> str:
-        """The id of the conversation at this position, as people are shown it."""
-        conversation_id: str = wire.loads(self.ids[position])
-        return excerpt(conversation_id)
+        return excerpt(wire.loads(self.ids[position]))
 
 
 def _id(conversation: Conversation) -> bytes:
@@ -149,13 +137,8 @@ def _id(conversation: Conversation) -> bytes:
     return b'"%b"' % wire.text(conversation.id)[1:-1]
 
 
-def _behind(key: bytes) -> bytes:
-    """The least byte string greater than all that begin with `key`, which ends with a quote."""
-    return key[:-1] + b"#"
-
-
 class Replies(Sequence[Reply]):
-    """The replies after a history, in the order of the index. Each is cut out of its recording when it is read."""
+    """The replies after a history, each cut out of its recording when it is read."""
 
     def __init__(self, index: ResponseIndex, history: bytes, positions: range) -> None:
         self._index = index
@@ -172,6 +155,5 @@ class Replies(Sequence[Reply]):
         return self._index.reply(self._positions[number], self._history)
 
     def in_file_order(self) -> list[Reply]:
-        """The replies in the order in which their conversations were given."""
         positions = sorted(self._positions, key=self._index.numbers.__getitem__)
         return [self._index.reply(position, self._history) for position in positions]

@@ -16,29 +16,25 @@ _HEAD = 256  # bytes
 
 
 class Mapped(Sequence[bytes]):
-    """Byte strings in a file. Call `map` before reading any."""
+    """Byte strings in a file. Set `memory`, the file's, before reading any."""
 
     def __init__(self, strings: Sequence[bytes], file: BinaryIO) -> None:
         self._starts = array("Q", [file.tell()])
-        self._memory: memoryview
+        self.memory: memoryview
         for string in strings:
             file.write(string)
             self._starts.append(file.tell())
         file.flush()
 
-    def map(self, memory: memoryview) -> None:
-        """Read from this memory, which is that of the file."""
-        self._memory = memory
-
     def __len__(self) -> int:
         return len(self._starts) - 1
 
     def __getitem__(self, number: Any) -> Any:
-        return self._memory[self._starts[number] : self._starts[number + 1]].tobytes()
+        return self.memory[self._starts[number] : self._starts[number + 1]].tobytes()
 
     def _head(self, number: int) -> bytes:
         start, end = self._starts[number], self._starts[number + 1]
-        return self._memory[start : min(end, start + _HEAD)].tobytes()
+        return self.memory[start : min(end, start + _HEAD)].tobytes()
 
     def before(self, key: bytes) -> int:
         """`bisect_left`: first by the first bytes, then by whole strings, each of which is copied to be compared."""
@@ -62,4 +58,4 @@ def map_file(index: ResponseIndex, file: BinaryIO) -> None:
     """Map the file of a shared index; forked processes inherit the mapping."""
     memory = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     for column in (index.recordings, index.said, index.ids):
-        column.map(memory)  # type: ignore[attr-defined]
+        column.memory = memory  # type: ignore[attr-defined]

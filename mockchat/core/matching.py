@@ -29,17 +29,15 @@ _NOT_RECORDED = re.compile(
 
 
 def is_recorded(name: str) -> bool:
-    """Whether the parameter of this name is recorded."""
     return not _NOT_RECORDED.fullmatch(name)
 
 
 def recorded(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a request that are recorded."""
     return {name: value for name, value in parameters.items() if value is not None and is_recorded(name)}
 
 
 def of_reply(reply: Reply) -> dict[str, Any] | None:
-    """The recorded parameters of the request that a reply answered; None if there are none."""
+    """The recorded parameters of the request that a reply answered."""
     if reply.details is None or reply.details.request is None:
         return None
     parameters: dict[str, Any] = wire.loads(reply.details.request)
@@ -47,21 +45,14 @@ def of_reply(reply: Reply) -> dict[str, Any] | None:
 
 
 def differing(reply: Reply, parameters: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """Those of the named parameters that differ from the recorded ones of a reply.
-
-    Raises `ValueError` for values that `wire.canonical_of` refuses.
-    """
+    """The named parameters that are not those of a reply. Raises `ValueError` as `wire.canonical_of` does."""
     known = of_reply(reply)
     if known is None:
         return []
-    canonical = wire.canonical_of
-    return [name for name in names if canonical(parameters.get(name)) != canonical(known.get(name))]
+    return [name for name in names if wire.canonical_of(parameters.get(name)) != wire.canonical_of(known.get(name))]
 
 
 def matching(replies: Sequence[Reply], parameters: Mapping[str, Any], names: Sequence[str]) -> list[Reply]:
-    """The replies whose recorded parameters are the same as these, as far as they are named, in the files' order.
-
-    Raises `ValueError` as `differing` does.
-    """
+    """The replies whose named parameters are these, in the files' order. Raises `ValueError` as `differing` does."""
     ordered = replies.in_file_order() if isinstance(replies, Replies) else replies
     return [reply for reply in ordered if not differing(reply, parameters, names)]

@@ -1,16 +1,17 @@
-"""What a message says, from the object that a file, a client or a model has for it.
+"""A message of a file, a client or a model → what is compared of it, and what is answered.
 
-Follows https://platform.openai.com/docs/api-reference/chat/create. The same rules hold for all of these:
+Follows https://platform.openai.com/docs/api-reference/chat/create. Rules that hold here:
 
-- What counts when messages are compared is in the wire form: role, text, calls (see `core/calls.py`), and parts of the
-  content that are no text. Nothing else does: not how a client spells it, and no refusal, reasoning, name or `index`.
-- Content that is null, empty or missing is the same, and so are a text and the text parts that it is made of.
+- The wire form has what is compared: role, text, calls (see `core/calls.py`), and parts of the content that are no
+  text. Refusal, reasoning, name, `index`, and how a client spells a message are not compared.
+- Null, empty and missing content is the same, and so are a text and the text parts that it is made of.
 - Other parts (images, audio, files) are compared whole as JSON values, in their order.
 - What the wire form does not say, and a client or a model does, is in the details: ids, arguments to the letter, null
   or empty content, all else that a model's message has.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import orjson
@@ -18,24 +19,17 @@ import orjson
 from mockchat.core import calls, wire
 from mockchat.core.calls import Call, Pairing
 
-# The names that recordings and requests use, and the API's own name of each role.
-ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "developer": "system",
-    "function": "function",
-    "tool": "tool",
-    "function_call": "assistant",
-    "observation": "tool",
+# The API's own roles, and further names that recordings and requests have for them.
+_NAMES = {
+    "user": ("human",),
+    "assistant": ("gpt", "chatgpt", "bing", "bard", "function_call"),
+    "system": ("developer",),
+    "function": (),
+    "tool": ("observation",),
 }
+ROLES = {name: role for role, names in _NAMES.items() for name in (role, *names)}
 # Those whose messages say no more than a text, if they have no further keys.
-TEXT_ROLES = {name: role for name, role in ROLES.items() if role != "tool" and name != "function_call"}
+_TEXT_ROLES = {name: role for name, role in ROLES.items() if role != "tool" and name != "function_call"}
 
 # The texts that a model's message may have, in the order in which they are streamed.
 TEXTS = ("reasoning_content", "reasoning", "content", "refusal")
@@ -45,10 +39,7 @@ _NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 class Message(NamedTuple):
-    """A message: in wire form; its content as it is said, a list of parts or null included; the calls that it makes.
-
-    A tool's message has the id of the call that it answers, if it names one.
-    """
+    """A message: its wire form, its content as it is spelled, its calls, and the id of the call that a tool answers."""
 
     wire: bytes
     content: Any = ""
@@ -57,23 +48,18 @@ class Message(NamedTuple):
 
 
 class Details(NamedTuple):
-    """What the wire form of a message does not say.
+    """What the wire form of a message does not say, as JSON; `sent` and `answered` without `{"role":"` and `}`."""
 
-    `sent` is the message as clients send it in a history, `answered` (of a reply) as the model said it, both without
-    `{"role":"` and `}`. An assistant message that is no reply only belongs to the history of others. The rest is JSON
-    from the answer, and the parameters of the request (see `core/matching.py`).
-    """
-
-    sent: bytes
-    answered: bytes = b""
+    sent: bytes  # The message as clients send it in a history.
+    answered: bytes = b""  # A reply as the model said it.
     finish_reason: bytes = b'"stop"'
     usage: bytes | None = None
-    is_reply: bool = True
+    is_reply: bool = True  # False for an assistant message that only belongs to the history of others.
     logprobs: bytes | None = None
     model: bytes | None = None
     service_tier: bytes | None = None
     system_fingerprint: bytes | None = None
-    request: bytes | None = None
+    request: bytes | None = None  # The parameters of the request: see `core/matching.py`.
 
 
 NO_REFUSAL = b',"refusal":null'
@@ -83,7 +69,7 @@ def join_texts(given: list[Any], role_key: str = "role", text_key: str = "conten
     """The messages as a history in wire form, where each of them is a role, a text and nothing else; None elsewhere."""
     try:
         said = [
-            {"role": TEXT_ROLES[each[role_key]], "content": text}
+            {"role": _TEXT_ROLES[each[role_key]], "content": text}
             for each in given
             if len(each) == 2 and type(text := each[text_key]) is str
         ]
@@ -95,17 +81,15 @@ def join_texts(given: list[Any], role_key: str = "role", text_key: str = "conten
 
 
 def read(given: dict[str, Any], role_key: str = "role", text_key: str = "content") -> Message:
-    """A message in any spelling that requests and recordings have.
+    """A message in any spelling that requests and recordings have; its role is any name in `ROLES`, in any case.
 
-    Its role may go by any of the names in `ROLES`, in any case. Its content may be missing where the assistant has said
-    nothing (it may have called a tool instead) or a tool has answered nothing. Raises `ValueError`, whose text begins
-    with the place of what is wrong: `content[1].text must be a string`.
+    The content of an assistant or a tool may be missing. Raises `ValueError`, whose text begins with the place of what
+    is wrong: `content[1].text must be a string`.
     """
     name = given.get(role_key)
     if not isinstance(name, str) or (role := ROLES.get(name.lower())) is None:
-        names = ", ".join(dict.fromkeys([*wire.API_ROLES, *ROLES]))
         but = f", not {name[:60]!r}" if isinstance(name, str) else ""
-        raise ValueError(f"{role_key} must be one of {names}{but}")
+        raise ValueError(f"{role_key} must be one of {', '.join({**_NAMES, **ROLES})}{but}")
     if text_key not in given and role not in ("assistant", "tool"):
         raise ValueError(f"{text_key} is missing")
     content = given.get(text_key)
@@ -132,14 +116,9 @@ def read(given: dict[str, Any], role_key: str = "role", text_key: str = "content
 
 
 def _read_content(content: Any) -> tuple[str, list[bytes]]:
-    """The text of a content; or, where it has other parts, no text and all parts as JSON, what is text between joined.
-
-    Raises `ValueError` as `read` does.
-    """
-    if isinstance(content, str):
-        return content, []
-    if content is None:
-        return "", []
+    """The text of a content; or, where it has other parts, no text and all parts as JSON, adjacent texts joined."""
+    if content is None or isinstance(content, str):
+        return content or "", []
     if not isinstance(content, list):
         raise ValueError("content must be a string, a list of parts, or null")
     texts: list[str] = []
@@ -168,30 +147,19 @@ def _joined(texts: list[str]) -> list[bytes]:
 
 
 def in_order(messages: Iterable[Message]) -> list[tuple[int, bytes, str | None]]:
-    """The messages of a history in the order in which they are compared, each in wire form behind its number.
-
-    Behind that is the id of the call that a tool's message answers, if it answers any.
-    """
+    """The messages in the order in which they are compared: number, wire form, and the id of the call answered."""
     ordered: list[tuple[int, bytes, str | None]] = []
     pairing = Pairing()
-    row: list[tuple[int, Message]] = []
-    for number, message in enumerate(messages):
-        if message.wire.startswith(wire.TOOL):
-            row.append((number, message))
-            continue
-        if row:
-            ordered += _ordered(row, pairing)
-            row = []
-        pairing.call([call.id for call in message.calls if call.type != calls.LEGACY])
-        ordered.append((number, message.wire, None))
-    return ordered + _ordered(row, pairing)
-
-
-def _ordered(row: list[tuple[int, Message]], pairing: Pairing) -> list[tuple[int, bytes, str | None]]:
-    ordered = []
-    for place, call_id, out_of_turn in pairing.answer([message.answers for _, message in row]):
-        number, message = row[place]
-        ordered.append((number, answering(message.wire, out_of_turn), call_id))
+    for are_answers, group in groupby(enumerate(messages), lambda each: each[1].wire.startswith(wire.TOOL)):
+        if are_answers:
+            row = list(group)
+            for place, call_id, out_of_turn in pairing.answer([message.answers for _, message in row]):
+                number, message = row[place]
+                ordered.append((number, answering(message.wire, out_of_turn), call_id))
+        else:
+            for number, message in group:
+                pairing.call([call.id for call in message.calls if call.type != calls.LEGACY])
+                ordered.append((number, message.wire, None))
     return ordered
 
 
@@ -202,29 +170,27 @@ def answering(in_wire_form: bytes, call: int | None) -> bytes:
 
 def sent(message: Message, answers: str | None = None) -> bytes:
     """The message as clients send it; `answers` is the id of the call that a tool's message answers."""
-    answering = {} if answers is None else {"tool_call_id": answers}
-    return spell({"role": wire.role_of(message.wire), "content": message.content, **answering, **_called(message)})
+    return _spelled(message, {} if answers is None else {"tool_call_id": answers}, {})
 
 
 def answered(message: Message, given: dict[str, Any]) -> bytes:
     """A model's message with all that it has: `given` is the object that it was read from."""
     others = {key: value for key, value in given.items() if key not in _READ and value not in _NOTHING}
-    said = {"role": wire.role_of(message.wire), "content": message.content, "refusal": given.get("refusal") or None}
-    return spell({**said, **_called(message), **others})
+    return _spelled(message, {"refusal": given.get("refusal") or None}, others)
 
 
-def _called(message: Message) -> dict[str, Any]:
-    members: dict[str, Any] = {}
+def _spelled(message: Message, before_calls: dict[str, Any], others: dict[str, Any]) -> bytes:
+    said = {"role": wire.role_of(message.wire), "content": message.content, **before_calls}
     for call in message.calls:
         if call.type == calls.LEGACY:
-            members[calls.LEGACY] = call.as_object()
+            said[calls.LEGACY] = call.as_object()
         else:
-            members.setdefault("tool_calls", []).append(call.as_object())
-    return members
+            said.setdefault("tool_calls", []).append(call.as_object())
+    return spell(said | others)
 
 
 def as_object(spelled: bytes) -> dict[str, Any]:
-    """A message as it is sent or answered, or a plain one in wire form, as the API's object."""
+    """A message without `{"role":"` and `}`, as it is sent, answered or in plain wire form, as the API's object."""
     said: dict[str, Any] = wire.loads(b'{"role":"%b}' % spelled)
     return said
 

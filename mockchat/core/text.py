@@ -5,29 +5,18 @@ Messages are given in wire form. Places are those of the API's objects: `.tool_c
 
 import json
 from itertools import zip_longest
-from typing import Any, AnyStr, NamedTuple
+from typing import Any, AnyStr
 
 from mockchat.core import wire
 from mockchat.core.calls import LEGACY, TEXT_KEYS
 
 AROUND = 30  # characters shown on either side of a position
-_EXCERPT = 1000  # characters
 _VALUE = 100  # characters
-
-
-class Difference(NamedTuple):
-    """A place in a message, empty for its text, and what is different there."""
-
-    place: str
-    text: str
 
 
 def common_length(one: AnyStr, other: AnyStr) -> int:
     """The length of the common prefix; it takes logarithmically many comparisons."""
-    low, high = 0, 32
-    while high < len(one) and other.startswith(one[low:high], low):
-        low, high = high, 2 * high
-    high = min(high, len(one))
+    low, high = 0, len(one)
     while low < high:
         middle = (low + high + 1) // 2
         if other.startswith(one[low:middle], low):
@@ -38,7 +27,7 @@ def common_length(one: AnyStr, other: AnyStr) -> int:
 
 
 def likeness(one: bytes, other: bytes) -> int:
-    """How far two messages begin alike, whatever their roles."""
+    """How many bytes two messages have in common, whatever their roles."""
     return common_length(one, wire.with_role(other, wire.role_of(one)))
 
 
@@ -48,7 +37,7 @@ def around(text: str, position: int) -> str:
     return f"{'…' if start else ''}{text[start:end]!r}{'…' if end < len(text) else ''}"
 
 
-def excerpt(text: str | bytes, size: int = _EXCERPT) -> str:
+def excerpt(text: str | bytes, size: int = 1000) -> str:
     """The beginning of a text on one printable line: as it is, or as a Python literal in ASCII."""
     if isinstance(text, bytes):
         text = text[: 2 * size].decode(errors="replace")
@@ -66,10 +55,7 @@ def shown(message: bytes) -> str:
 
 
 def difference(sent: str, recorded: str, verb: str = "sent") -> str:
-    """Say where two texts begin to differ, with an excerpt of both.
-
-    Invisible characters are escaped, and the two characters are named: some look alike.
-    """
+    """Say where two texts begin to differ. The characters there are named, for some are invisible or look alike."""
     position = common_length(sent, recorded)
     here, there = (_character(text, position) for text in (sent, recorded))
     return (
@@ -82,8 +68,8 @@ def _character(text: str, position: int) -> str:
     return f"U+{ord(text[position]):04X}" if position < len(text) else "its end"
 
 
-def differ_values(sent: Any, recorded: Any, verb: str = "sent", place: str = "") -> Difference:
-    """The first difference of two JSON values at a place. None stands for no value."""
+def differ_values(sent: Any, recorded: Any, verb: str = "sent", place: str = "") -> tuple[str, str]:
+    """The place of the first difference of two JSON values, and how they differ there. None stands for no value."""
     steps: list[tuple[str, Any, Any]] = []
     if isinstance(sent, dict) and isinstance(recorded, dict):
         steps = [(f".{key}", sent.get(key), recorded.get(key)) for key in {**recorded, **sent}]
@@ -94,28 +80,28 @@ def differ_values(sent: Any, recorded: Any, verb: str = "sent", place: str = "")
         if one != other or json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True):
             return differ_values(one, other, verb, place + step)
     if isinstance(sent, str) and isinstance(recorded, str):
-        return Difference(place, difference(sent, recorded, verb))
-    return Difference(place, f"differs: {verb} {_value(sent)}, recorded {_value(recorded)}")
+        return place, difference(sent, recorded, verb)
+    return place, f"differs: {verb} {_value(sent)}, recorded {_value(recorded)}"
 
 
 def _value(value: Any) -> str:
     return "nothing" if value is None else excerpt(json.dumps(value, ensure_ascii=False), _VALUE)
 
 
-def differ(sent: bytes, recorded: bytes, verb: str = "sent") -> Difference:
-    """How a message that was sent (or got, or whatever the verb says) differs from one that is recorded."""
+def differ(sent: bytes, recorded: bytes, verb: str = "sent") -> tuple[str, str]:
+    """The place, empty for the text, at which a message differs from a recorded one, and how it differs there."""
     one, other = _as_object(sent), _as_object(recorded)
     if one.keys() != other.keys() and [one["content"], other["content"]].count("") == 1:
-        return Difference("", f"differs: {verb} {shown(sent)}, recorded {shown(recorded)}")
-    found = differ_values(one, other, verb)
-    if not found.place:
+        return "", f"differs: {verb} {shown(sent)}, recorded {shown(recorded)}"
+    place, told = differ_values(one, other, verb)
+    if not place:
         answers = [wire.more_of(message).get("answers", "the next one") for message in (sent, recorded)]
-        return Difference(".tool_call_id", f"answers another call: {verb} {answers[0]}, recorded {answers[1]}")
-    return found._replace(place="") if found.place == ".content" else found
+        return ".tool_call_id", f"answers another call: {verb} {answers[0]}, recorded {answers[1]}"
+    return "" if place == ".content" else place, told
 
 
 def _as_object(message: bytes) -> dict[str, Any]:
-    """What a message says, as the API's object but with arguments as JSON values."""
+    """A message as the API's object, but with arguments as JSON values."""
     more = wire.more_of(message)
     said: dict[str, Any] = {"content": more.get("parts") or wire.content_of(message)}
     for call in more.get("calls", ()):

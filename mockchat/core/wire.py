@@ -9,20 +9,16 @@ recording, or a history, is the part between `[{"role":"` and `]`:
 Rules that hold here:
 
 - JSON escapes a quote inside a string. So `},{"role":"` occurs in no text, and always separates messages.
-- A text has one wire form. A lone surrogate, which UTF-8 can't express, is the escape that `JSON.stringify` writes
-  (`\\ud800`); a pair of them is the character that they encode.
+- A text has one wire form. A lone surrogate is the escape that `JSON.stringify` writes (`\\ud800`); a pair of them is
+  the character that they encode.
 - What a message says beside its text (see `core/message.py`) follows a zero byte, as JSON in a JSON string. So it has
   no separator in it, and equals no part of a request: JSON has no zero byte.
-
-orjson reads and writes JSON, strictly by RFC 8259. ujson reads what orjson refuses and people have: lone surrogates,
-NaN, control characters in texts.
 """
 
 import json
 import math
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -46,11 +42,8 @@ _BEFORE_TEXT = b'","content":'
 _BEFORE_MORE = b"\0"
 
 
-# JSON
-
-
 def loads(data: bytes) -> Any:
-    """Parse JSON, or what `ujson.loads` accepts. Raises `ValueError`."""
+    """Parse JSON, and with ujson what people have: lone surrogates, NaN, control characters. Raises `ValueError`."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -64,47 +57,44 @@ def parse(data: bytes) -> Any:
     except orjson.JSONDecodeError:  # It refuses lone surrogates, which are JSON.
         pass
     try:
-        return _STRICT_DECODER.decode(data.decode())
+        return _DECODER.decode(data.decode())
     except RecursionError:
         raise ValueError("is nested too deeply") from None
 
 
-def json_of(value: Any) -> bytes:
+def json_of(value: Any, sort_keys: bool = False) -> bytes:
     """A value as compact JSON, with null for NaN and infinity. Raises `ValueError` if it is nested too deeply."""
     try:
-        return orjson.dumps(value)
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else None)
     except TypeError:  # Lone surrogates, integers beyond 64 bits, or depth.
-        return _encoded(value)
+        plain = _plain(value, _MOST_LEVELS)
+    encoded = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
+    joined = encoded.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return joined.encode("utf-8", "backslashreplace")
 
 
 text = json_of  # A text as a JSON string, with its quotes.
 
 
 def canonical(value_as_json: str) -> bytes:
-    """The same JSON value in canonical form: compact, keys sorted, whole numbers without a fraction.
+    """The same JSON value: compact, keys sorted, whole numbers without a fraction; integers exact up to 64 bits.
 
-    Integers are exact up to 64 bits, other numbers are doubles. Raises `ValueError` if it is not JSON, has a number
-    beyond the range of doubles, more than about 250 levels, or more than a megabyte.
+    Raises `ValueError` if it is not JSON, has a number that no double can express, more than about 250 levels, or more
+    than a megabyte.
     """
     if len(value_as_json) > _LONG:
         raise ValueError(f"has more than {_LONG:,} bytes")
-    data = value_as_json.encode(errors="surrogatepass")
-    try:
-        if not _NOT_EXACT.search(data):
-            with suppress(orjson.JSONDecodeError):
-                return _sorted(orjson.loads(data))
-        return _sorted(_DECODER.decode(value_as_json))
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
+    return canonical_of(parse(value_as_json.encode(errors="surrogatepass")))
 
 
 def canonical_of(value: Any) -> bytes:
-    """A parsed JSON value in canonical form; of more than a megabyte, numbers stay as they are spelled.
-
-    Raises `ValueError` if it is nested too deeply.
-    """
-    spelled = _sorted(value)
-    return canonical(spelled.decode()) if len(spelled) <= _LONG and _NOT_EXACT.search(spelled) else spelled
+    """A parsed value in canonical form; above a megabyte, numbers stay as spelled. Raises `ValueError` if too deep."""
+    try:
+        spelled = json_of(value, sort_keys=True)
+        is_exact = len(spelled) > _LONG or not _FRACTION.search(spelled)
+        return spelled if is_exact else json_of(_plain(value, _MOST_LEVELS), sort_keys=True)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
 
 
 def has_too_many_values(data: bytes) -> bool:
@@ -112,55 +102,30 @@ def has_too_many_values(data: bytes) -> bool:
     return len(data) > MOST_VALUES and sum(map(data.count, (b"[", b"{", b","))) > MOST_VALUES
 
 
-def _sorted(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except TypeError:
-        return _encoded(value, sort_keys=True)
-
-
-def _encoded(value: Any, sort_keys: bool = False) -> bytes:
-    finite = _finite(value, _MOST_LEVELS)
-    encoded = json.dumps(finite, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
-    joined = encoded.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-    return joined.encode("utf-8", "backslashreplace")
-
-
-def _finite(value: Any, levels: int) -> Any:
-    """A value with null for NaN and infinity, as orjson has it."""
+def _plain(value: Any, levels: int) -> Any:
+    """A value with integers for whole numbers, and null for NaN and infinity."""
     if not levels:
         raise ValueError("is nested too deeply")
     if isinstance(value, dict):
-        return {key: _finite(each, levels - 1) for key, each in value.items()}
+        return {key: _plain(each, levels - 1) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each, levels - 1) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_plain(each, levels - 1) for each in value]
+    if not isinstance(value, float):
+        return value
+    if value.is_integer() and -(2**63) <= value < 2**64:  # As orjson reads integers: others are doubles.
+        return int(value)
+    return value if math.isfinite(value) else None
 
 
-_NOT_EXACT = re.compile(rb"[0-9](?:[.eE]|[0-9]{18})")  # Perhaps a number that is not an exact integer.
-
-
-def _number(spelled: str) -> float | int:
+def _double(spelled: str) -> float:
     number = float(spelled)
-    if math.isinf(number):
-        raise ValueError(f"{spelled[:20]} is more than a double can express")
-    return int(number) if number.is_integer() else number
+    if not math.isfinite(number):
+        raise ValueError(f"{spelled[:20]} is no finite number")
+    return number
 
 
-def _integer(spelled: str) -> float | int:
-    exact = int(spelled)
-    return exact if -(2**63) <= exact < 2**64 else _number(spelled)
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")
-
-
-_STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse)
-_DECODER = json.JSONDecoder(parse_float=_number, parse_int=_integer, parse_constant=_refuse)
-
-
-# A message
+_DECODER = json.JSONDecoder(parse_float=_double, parse_constant=_double)
+_FRACTION = re.compile(rb"[0-9][.e]")  # Perhaps a number that is not spelled as an integer.
 
 
 def message(role: str, content: str) -> bytes:
@@ -179,7 +144,7 @@ def is_plain(message: bytes) -> bool:
 
 
 def more_of(message: bytes) -> dict[str, Any]:
-    """What a message says beside its text; empty if nothing."""
+    """What a message says beside its text."""
     more: dict[str, Any] = {}
     for each in message.split(_BEFORE_MORE)[1:]:
         more |= loads(loads(each).encode())
@@ -187,27 +152,22 @@ def more_of(message: bytes) -> dict[str, Any]:
 
 
 def without_more(message: bytes) -> bytes:
-    """The message with nothing but its text."""
     return message.partition(_BEFORE_MORE)[0]
 
 
 def is_assistant(message: bytes) -> bool:
-    """True for a message of the assistant."""
     return message.startswith(ASSISTANT)
 
 
 def role_of(message: bytes) -> str:
-    """The role of a message."""
     return message[: message.index(b'"')].decode()
 
 
 def with_role(message: bytes, role: str) -> bytes:
-    """The same message with another role."""
     return role.encode() + message[message.index(b'"') :]
 
 
 def with_text(message: bytes, content: str) -> bytes:
-    """The same message with another text."""
     before, _, _ = message.partition(b":")
     return b"%b:%b%b" % (before, text(content), message[len(without_more(message)) :])
 
@@ -218,12 +178,8 @@ def text_of(message: bytes) -> bytes:
 
 
 def content_of(message: bytes) -> str:
-    """The content of a message, decoded."""
     content: str = loads(text_of(message))
     return content
-
-
-# Several messages
 
 
 def first(joined: bytes, start: int = 0) -> bytes:
@@ -236,32 +192,22 @@ def next_start(history: bytes) -> int:
     return len(history) + len(NEXT) if history else 0
 
 
-def before_next(history: bytes) -> bytes:
-    """All that precedes the next message after a history."""
-    return history + NEXT if history else history
-
-
 def join(messages: Iterable[bytes]) -> bytes:
-    """The messages as a history; empty if there are none."""
     joined = BETWEEN.join(messages)
     return joined + b"}" if joined else b""
 
 
 def split(joined: bytes) -> list[bytes]:
-    """The messages of a recording or a history."""
     return joined[:-1].split(BETWEEN) if joined else []
 
 
 def count(joined: bytes) -> int:
-    """The number of messages of a recording or a history."""
     return joined.count(BETWEEN) + 1 if joined else 0
 
 
 def array(joined: bytes) -> bytes:
-    """The JSON array of a history, as a client sends it."""
     return b"%b%b%b" % (OPENING, joined, CLOSING) if joined else b"[]"
 
 
 def array_size(joined: bytes) -> int:
-    """The size in bytes of that array."""
     return len(OPENING) + len(joined) + len(CLOSING) if joined else len(b"[]")

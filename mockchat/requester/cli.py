@@ -47,7 +47,7 @@ def _run(chosen: argparse.Namespace) -> int:
         count, unanswered = len(dataset.conversations), dataset.unanswered
         if unanswered and not quiet:
             print(f"{unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True)
-        index.require(chosen.match)
+        index.match = chosen.match
         load = _load_for(dataset.replies, chosen)
         asking = partial(replay, dataset.conversations, index, chosen.base_url, model=chosen.model, headers=headers)
         result = program.run_on_loop(_replay(asking, dataset.replies, load, quiet=quiet))

@@ -4,7 +4,7 @@ Whatever a server sent is one of the recorded replies, or a `Problem` says why n
 replies is at hand: the others are looked up if the answer differs from it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mockchat.client import explain
@@ -43,17 +43,17 @@ def verify(status: int, body: bytes, expected: Iterable[Reply]) -> Problem | Non
         return _not_an_answer(error)
 
 
-def verify_stream(status: int, body: bytes, expected: Iterable[Reply]) -> tuple[Problem | None, list[int]]:
+def verify_stream(status: int, body: bytes, expected: Iterable[Reply]) -> tuple[Problem | None, Sequence[int]]:
     """Compare a stream of server-sent events; returns also the end positions of the events that have a piece."""
     if status != 200:
         return _refused(status, body), []
     try:
-        stream = answer.read_stream(body)
-        finished = stream.completion.finish_reason is not None
-        if not (finished and stream.whole):
+        completion = answer.read_stream(body)
+        finished = completion.finish_reason is not None
+        if not (finished and completion.whole):
             missing = "[DONE]" if finished else "a finish_reason"
             raise BadAnswer(f"{answer.BROKE_OFF} before {missing}", body[-200:])
-        return _compare(stream.completion, expected), stream.arrivals
+        return _compare(completion, expected), completion.arrivals
     except (BadAnswer, ValueError, RecursionError) as error:
         return _not_an_answer(error), []
 
@@ -112,9 +112,9 @@ def _compare(completion: Completion, expected: Iterable[Reply]) -> Problem | Non
     if problems:
         return problems[0]
     closest = max(expected, key=lambda reply: likeness(got.wire, reply.message))
-    found = differ(got.wire, closest.message, "got")
-    cause = "other calls" if "_call" in found.place else "another text"
-    return Problem(MISMATCHED, cause, f"{found.place.lstrip('.')} {found.text}".lstrip())
+    place, told = differ(got.wire, closest.message, "got")
+    cause = "other calls" if "_call" in place else "another text"
+    return Problem(MISMATCHED, cause, f"{place.lstrip('.')} {told}".lstrip())
 
 
 def _refused(status: int, body: bytes) -> Problem:

@@ -153,7 +153,7 @@ def _texts(reply: Reply) -> Iterator[tuple[bytes, bytes, bytes]]:
         yield wire.json_of(others), b"", b""
     for number, call in enumerate(calls.read(said)):
         begun = call._replace(text="").as_object()
-        more: dict[str, Any] = {call.text_key: ""}
+        more: dict[str, Any] = {calls.TEXT_KEYS[call.type]: ""}
         if call.type == calls.LEGACY:
             begun, more = {call.type: begun}, {call.type: more}
         else:

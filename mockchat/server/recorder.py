@@ -29,15 +29,15 @@ def read_answer(body: bytes, streamed: bool) -> Completion:
     Raises `NotRecordable` where it can't be answered again, and `answer.BadAnswer` for a broken or cut-off answer.
     """
     try:
-        stream = answer.read_stream(body + b"\n\n") if streamed else None  # Some servers leave out the last blank line.
-        completion = stream.completion if stream else answer.read(body)
-    except (answer.ErrorSent, answer.LaxJson):
+        # Some servers leave out the last blank line of a stream.
+        completion = answer.read_stream(body + b"\n\n") if streamed else answer.read(body)
+    except answer.Intact:
         raise NotRecordable(_OTHER) from None
-    if not completion.alone:
+    if completion.flaw == answer.NOT_ASKED_FOR:
         raise NotRecordable("answers with several choices")
-    if stream and not (stream.whole or completion.finish_reason):
+    if streamed and not (completion.whole or completion.finish_reason):
         raise answer.BadAnswer("a stream that broke off in the middle")
-    if stream and not (stream.whole and completion.finish_reason):
+    if streamed and not (completion.whole and completion.finish_reason):
         raise NotRecordable("streams without a finish_reason and [DONE]")
     return completion
 

@@ -60,7 +60,7 @@ def read_request(body: bytes, index: ResponseIndex) -> ChatRequest:
 def in_place(body: bytes, index: ResponseIndex) -> ChatRequest | None:
     """Read a request in wire form for which a reply is recorded; None for any other, valid or not."""
     start = body.find(_KEY)
-    if not (body.startswith(_ARRAY, start) and index.in_place and len(body) <= _LONGEST_IN_PLACE):
+    if index.ignore or index.match or len(body) > _LONGEST_IN_PLACE or not body.startswith(_ARRAY, start):
         return None
     end = body.rfind(_LAST_END) + len(_LAST_END)
     history = body[start + len(_ARRAY) : end - len(wire.CLOSING)]

@@ -41,7 +41,7 @@ class ChatCompletions:
         self._is_reading = asyncio.Lock()
         self._answering: set[asyncio.Task[Answer]] = set()  # Those of long bodies.
         self._index = index
-        index.require(match)
+        index.match = match
         self._max_body_size = max_body_size
         self._api_keys = [key.encode() for key in api_keys]
         self._simulation = simulation

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mockchat.core import answer
-from mockchat.core.answer import BLANK_LINE, BadAnswer, ErrorSent, endpoint, events, read, read_stream
+from mockchat.core.answer import BLANK_LINE, BadAnswer, Intact, endpoint, events, read, read_stream
 
 MESSAGE = {"role": "assistant", "content": "hello", "refusal": None}
 
@@ -36,11 +36,11 @@ def test_a_whole_answer_has_its_first_choice_s_message_and_how_it_ended() -> Non
     calls = [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     completion = read(whole(MESSAGE | {"content": None, "tool_calls": calls}, "tool_calls"))
     assert completion.message == MESSAGE | {"content": None, "tool_calls": calls}
-    assert (completion.finish_reason, completion.alone, completion.content) == ("tool_calls", True, None)
+    assert (completion.finish_reason, completion.flaw, completion.content) == ("tool_calls", None, None)
     assert read(whole()).content == "hello"
     both = [{"message": {"content": "one"}}, {"message": {"content": "two"}}]
     completion = read(whole(choices=both))
-    assert (completion.content, completion.finish_reason, completion.alone) == ("one", None, False)
+    assert (completion.content, completion.finish_reason, completion.flaw) == ("one", None, answer.NOT_ASKED_FOR)
 
 
 def test_the_original_program_s_answer() -> None:
@@ -64,11 +64,17 @@ def test_what_is_no_answer(sent: bytes, told: str) -> None:
         read(sent)
     assert str(caught.value).startswith(told)
     assert str(caught.value).isprintable()
-    assert not isinstance(caught.value, ErrorSent)
+    assert not isinstance(caught.value, Intact)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_json_that_only_lax_parsers_accept(number: str) -> None:
+    with pytest.raises(Intact, match=rf"not JSON: {{\"created\": {number}}} \({number} is no finite number\)"):
+        read(b'{"created": %b}' % number.encode())
 
 
 def test_an_error_in_place_of_an_answer() -> None:
-    with pytest.raises(ErrorSent, match="no credit left"):
+    with pytest.raises(Intact, match="no credit left"):
         read(b'{"error": {"message": "no credit left"}}')
 
 
@@ -113,13 +119,13 @@ def test_a_stream_makes_one_message() -> None:
         {"choices": [], "usage": {"total_tokens": 3}},
     ]
     stream = read_stream(streamed(*chunks))
-    assert stream.completion.message == {
+    assert stream.message == {
         "role": "assistant",
         "content": "hello",
         "refusal": "I can't",
         "audio": {"id": "a"},
     }
-    assert (stream.completion.finish_reason, stream.completion.alone, stream.whole) == ("stop", True, True)
+    assert (stream.finish_reason, stream.flaw, stream.whole) == ("stop", None, True)
     ends = [len(streamed(*chunks[: number + 1], end="")) for number in range(len(chunks))]
     assert stream.arrivals == [ends[2], ends[3], ends[4]]
 
@@ -127,35 +133,31 @@ def test_a_stream_makes_one_message() -> None:
 def test_other_choices_of_a_stream_are_left_out() -> None:
     two = {"choices": [chunk({"content": "x"}, number=1)["choices"][0], chunk({"content": "lo"})["choices"][0]]}
     stream = read_stream(streamed(chunk({"content": "hel"}), chunk({"content": "y"}, "length", 1), two))
-    assert (stream.completion.content, stream.completion.finish_reason, stream.completion.alone) == (
-        "hello",
-        None,
-        False,
-    )
+    assert (stream.content, stream.finish_reason, stream.flaw) == ("hello", None, answer.NOT_ASKED_FOR)
 
 
 def test_nothing_after_done_is_read() -> None:
     stream = read_stream(streamed(chunk({"content": "hello"}, "stop")) + b"data: no JSON\n\n")
-    assert (stream.completion.content, stream.whole) == ("hello", True)
+    assert (stream.content, stream.whole) == ("hello", True)
 
 
 def test_a_stream_that_ends_early() -> None:
     sent = streamed(chunk({"content": "hello"}), chunk({}, "stop"))
     stream = read_stream(sent[:-1])
-    assert (stream.completion.finish_reason, stream.whole) == ("stop", False)
-    assert read_stream(b"").completion.message == {"role": "assistant", "content": ""}
+    assert (stream.finish_reason, stream.whole) == ("stop", False)
+    assert read_stream(b"").message == {"role": "assistant", "content": ""}
 
 
 def test_a_stream_that_is_none() -> None:
     with pytest.raises(BadAnswer, match="an answer that is not JSON: oops"):
         read_stream(streamed(chunk({"content": "hello"}), end="data: oops\n\n"))
-    with pytest.raises(ErrorSent, match="a stream that broke off with an error: overloaded"):
+    with pytest.raises(Intact, match="a stream that broke off with an error: overloaded"):
         read_stream(streamed(chunk({"content": "hello"}), {"error": {"message": "overloaded"}}))
 
 
 def test_a_byte_order_mark_costs_no_event() -> None:
     sent = b"\xef\xbb\xbf" + streamed(chunk({"content": "Do not "}), chunk({"content": "press the button."}, "stop"))
-    assert read_stream(sent).completion.content == "Do not press the button."
+    assert read_stream(sent).content == "Do not press the button."
 
 
 @pytest.mark.parametrize("kind", ["tool_calls", "function_call", "custom"])
@@ -183,7 +185,7 @@ def test_odd_pieces_of_calls() -> None:
         {"function": deep},
     ]
     stream = read_stream(streamed(*[chunk({"tool_calls": [{"index": 0} | delta]}) for delta in deltas]))
-    (call,) = stream.completion.message["tool_calls"]
+    (call,) = stream.message["tool_calls"]
     assert call["function"].pop("function") == deep["function"]
     assert call["function"] == {"name": "f", "arguments": "{}"}
     assert (call["id"], call["type"], call["extra"], call["arguments"]) == ("a", "function", {"b": 2}, "x")

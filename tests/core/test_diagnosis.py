@@ -113,20 +113,6 @@ def test_the_closest_recording_has_the_longest_beginning_in_common(texts: list[s
         assert f"differs at character {longest}: " in explain(index, [wire.message("user", sent)]).text
 
 
-def test_a_beginning_that_is_recorded_nowhere_is_not_compared_with_another() -> None:
-    index = index_of(conversation("moons", "How many moons does Mars have?", "Two."))
-    nowhere = explain(index, [wire.message("user", "Hello! What can you do?")])
-    assert nowhere.param == "messages[0]"
-    assert nowhere.text == (
-        "no recording begins with 'Hello! What can you do?', or nearly so: "
-        "the closest begins with 'How many moons does Mars have?', conversation moons"
-    )
-    near = explain(index, [wire.message("user", "How many miles to Babylon?")])
-    assert "differs at character 10: " in near.text
-    later = [wire.message("user", "How many moons does Mars have?"), wire.message("assistant", "Some other answer.")]
-    assert "differs at character 0: " in explain(index, later).text
-
-
 # What is recorded but is no text
 
 

@@ -77,7 +77,7 @@ def test_the_closest_neighbour_has_the_longest_beginning_in_common(
         following = {messages[number] for messages in going_on}
         among = index.following(wire.join(known))
         assert len(among) == len(going_on)
-        start = len(wire.before_next(wire.join(known)))
+        start = wire.next_start(wire.join(known))
         found = {neighbour for neighbour, _ in index.neighbours(among, start, message)}
         assert found <= following
         assert bool(found) == bool(following)

@@ -32,7 +32,7 @@ def test_it_answers_as_the_plain_index(conversations: list[Conversation], other:
                 assert shared.compared(wire.join(messages)) == history
                 assert list(shared.replies(history)) == list(plain.replies(history))
                 assert shared.recorded(history) == plain.recorded(history)
-                among, start = plain.following(history), len(wire.before_next(history))
+                among, start = plain.following(history), wire.next_start(history)
                 assert shared.following(history) == among
                 for message in messages:
                     assert shared.neighbours(among, start, message) == plain.neighbours(among, start, message)

@@ -73,8 +73,8 @@ def test_a_history_is_taken_apart_and_put_together(said: list[tuple[str, str]]) 
     assert wire.array_size(history) == len(wire.array(history))
     grown = b""
     for message in messages:
-        assert wire.first(history, len(wire.before_next(grown))) == message
-        grown = wire.before_next(grown) + message + b"}"
+        assert wire.first(history, wire.next_start(grown)) == message
+        grown += (wire.NEXT if grown else b"") + message + b"}"
     assert grown == history
 
 

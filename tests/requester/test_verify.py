@@ -281,12 +281,12 @@ HELLO = '"message": {"role": "assistant", "content": "hello"}, "finish_reason": 
 @pytest.mark.parametrize(
     ("answer", "cause"),
     [
-        (f'{{"choices": [{{"index": 0, {HELLO}, "logprobs": NaN}}]}}', "to the letter of RFC 8259"),
-        (f'{{"choices": [{{"index": 0, {HELLO}, "logprobs": -Infinity}}]}}', "to the letter of RFC 8259"),
-        (f'{{"choices": [{{"index": 0, {HELLO}}}], "created": 007}}', "to the letter of RFC 8259"),
-        (f'{{"choices": [{{"index": 0, {HELLO}}}], "model": "a\nb"}}', "to the letter of RFC 8259"),
-        (f'{{"choices": [{{"index": 0, {HELLO}}}], "model": "a\x01b"}}', "to the letter of RFC 8259"),
-        (f'{{"choices": [{{"index": 0, {HELLO}}}], "model": "\ud800"}}', "to the letter of RFC 8259"),
+        (f'{{"choices": [{{"index": 0, {HELLO}, "logprobs": NaN}}]}}', "an answer that is not JSON"),
+        (f'{{"choices": [{{"index": 0, {HELLO}, "logprobs": -Infinity}}]}}', "an answer that is not JSON"),
+        (f'{{"choices": [{{"index": 0, {HELLO}}}], "created": 007}}', "an answer that is not JSON"),
+        (f'{{"choices": [{{"index": 0, {HELLO}}}], "model": "a\nb"}}', "an answer that is not JSON"),
+        (f'{{"choices": [{{"index": 0, {HELLO}}}], "model": "a\x01b"}}', "an answer that is not JSON"),
+        (f'{{"choices": [{{"index": 0, {HELLO}}}], "model": "\ud800"}}', "an answer that is not JSON"),
         (f'{{"choices": [{{"index": 0, {HELLO}}}], "error": {{"message": "no"}}}}', "an error beside a message"),
         (f'{{"choices": [{{"index": 1, {HELLO}}}]}}', "a choice that was not asked for"),
         (f'{{"choices": [{{"index": 1, {HELLO}}}, {{"index": 0, {HELLO}}}]}}', "a choice that was not asked for"),
@@ -306,7 +306,7 @@ def test_the_right_text_in_a_bad_answer_is_a_failure(answer: str, cause: str) ->
     ("changed", "cause"),
     [
         ((b'"finish_reason": "stop"', b'"finish_reason": "length"'), "another finish_reason"),
-        ((b'"index": 0', b'"index": 0, "logprobs": [NaN]'), "to the letter of RFC 8259"),
+        ((b'"index": 0', b'"index": 0, "logprobs": [NaN]'), "an answer that is not JSON"),
         ((b'"content": "hello"', b'"content": "hello", "role": "user"'), "another role"),
         ((b'"content": "hello"', b'"content": "hello", "refusal": "no"'), "another refusal"),
         ((b"data: [DONE]", b'data: {"error": {"message": "no"}}'), "a stream that broke off with an error"),

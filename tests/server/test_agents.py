@@ -68,8 +68,7 @@ async def test_a_run_is_recorded_and_answered_without_the_upstream(recorder: Rec
                 plain = answer.read(b"".join(completion.whole(found, 1, completion.choose(found))))
                 assert as_said(plain) == exchange.message
                 assert plain.finish_reason == exchange.finish_reason
-                sent = b"".join(completion.stream(found, 1, completion.choose(found)))
-                both = answer.read_stream(sent).completion
+                both = answer.read_stream(b"".join(completion.stream(found, 1, completion.choose(found))))
                 assert as_said(both) == exchange.message
                 assert (both.finish_reason, both.flaw) == (exchange.finish_reason, None)
     assert len(recorder.asked) == len(run)

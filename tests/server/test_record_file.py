@@ -31,7 +31,7 @@ OTHER = [wire.message("assistant", "unasked")]
 def record(path: Path, messages: list[bytes]) -> Conversation:
     """Record a history and its reply, which are texts, given in wire form."""
     *history, said = [as_object(message) for message in messages]
-    made = conversation({"messages": history}, Completion(said, "stop", alone=True))
+    made = conversation({"messages": history}, Completion(said, "stop"))
     RecordFile(path, print).append(made)
     return made
 
@@ -91,7 +91,7 @@ def test_what_a_crash_cut_off_is_moved_away_and_told(tmp_path: Path) -> None:
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     made = [
         record(path, TWO[0]),
-        conversation({"messages": []}, Completion(message, "tool_calls", alone=True, about={"usage": usage})),
+        conversation({"messages": []}, Completion(message, "tool_calls", about={"usage": usage})),
     ]
     RecordFile(path, print).append(made[1])
     content = path.read_bytes()
@@ -269,7 +269,7 @@ for number in range(100):
     for name in ("same", sys.argv[1]):
         text = name + str(number) + "x" * 10_000
         asked = {{"messages": [{{"role": "user", "content": text}}]}}
-        file.append(conversation(asked, Completion({{"content": "hello"}}, "stop", alone=True)))
+        file.append(conversation(asked, Completion({{"content": "hello"}}, "stop")))
 """
     processes = [subprocess.Popen([sys.executable, "-c", program, name]) for name in ("one", "two")]
     assert [process.wait(60) for process in processes] == [0, 0]

@@ -186,7 +186,7 @@ async def test_a_refused_stream_has_the_content_that_it_had(recorder: Recorder, 
     deltas = [{"role": "assistant", "content": content}, {"refusal": "I "}, {"refusal": "can't"}]
     recorder.handler = says(streamed(*deltas), **{"Content-Type": "text/event-stream"})
     asked = request_body(("user", "new"), stream=True)
-    sent = [read_stream((await recorder.ask(asked))[1]).completion.message for _ in range(2)]
+    sent = [read_stream((await recorder.ask(asked))[1]).message for _ in range(2)]
     assert sent == [{"role": "assistant", "content": content, "refusal": "I can't"}] * 2
     assert len(recorder.asked) == 1
 
