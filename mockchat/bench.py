@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mockchat.core import arguments, program
 from mockchat.core.program import ProgramError
 from mockchat.programs import REPLAY, SERVE, environment, running_server
-from mockchat.requester import options as of_requester
+from mockchat.requester import cli as of_requester
 from mockchat.server import options as of_server
 
 

@@ -33,9 +33,8 @@ def _seconds() -> "array[float]":
 class Result:
     """The result of a run. Times are in seconds, sizes in bytes of bodies, latencies those of verified answers.
 
-    `due` has the moment, from the start, at which each latency begins. Of streams, `first_tokens` has the time to the
-    first token of each answer, `gaps` the times between tokens that did not arrive together. `attempts` are requests by
-    their number of attempts.
+    Of streams, `first_tokens` has the time to the first token of each answer, `gaps` the times between tokens that did
+    not arrive together. `attempts` are requests by their number of attempts.
 
     `elapsed` is the whole time, `sending` that in which requests were sent (see `Schedule.sending`). `in_flight` is the
     sum of the times that requests were in flight, `most_in_flight` the most at once. `cpu` is the CPU time of all
@@ -47,7 +46,6 @@ class Result:
     attempts: Counter[int] = field(default_factory=Counter)
     bytes_sent: int = 0
     bytes_received: int = 0
-    due: "array[float]" = field(default_factory=_seconds)
     latencies: "array[float]" = field(default_factory=_seconds)
     first_tokens: "array[float]" = field(default_factory=_seconds)
     gaps: "array[float]" = field(default_factory=_seconds)

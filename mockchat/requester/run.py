@@ -206,7 +206,6 @@ class _Run:
         else:
             problem = verify(answer.status, answer.body, question.expected)
         if problem is None:
-            result.due.append(due - self._schedule.started)
             result.latencies.append(end - due)
         return problem
 
