@@ -25,10 +25,6 @@ def place(conversation_id: str, message_index: int) -> str:
     return f"conversation {excerpt(conversation_id)}, message {message_index}"
 
 
-def _seconds() -> "array[float]":
-    return array("d")
-
-
 @dataclass(slots=True)
 class Result:
     """The result of a run. Times are in seconds, sizes in bytes of bodies, latencies those of verified answers.
@@ -46,9 +42,9 @@ class Result:
     attempts: Counter[int] = field(default_factory=Counter)
     bytes_sent: int = 0
     bytes_received: int = 0
-    latencies: "array[float]" = field(default_factory=_seconds)
-    first_tokens: "array[float]" = field(default_factory=_seconds)
-    gaps: "array[float]" = field(default_factory=_seconds)
+    latencies: "array[float]" = field(default_factory=lambda: array("d"))
+    first_tokens: "array[float]" = field(default_factory=lambda: array("d"))
+    gaps: "array[float]" = field(default_factory=lambda: array("d"))
     elapsed: float = 0.0
     sending: float = 0.0
     in_flight: float = 0.0
@@ -59,7 +55,6 @@ class Result:
 
     @property
     def requests(self) -> int:
-        """The number of requests that ended."""
         return self.passed + len(self.failures)
 
     @property
@@ -79,7 +74,6 @@ class Result:
 
     @property
     def mean_in_flight(self) -> float:
-        """The average number of requests in flight, over the whole time."""
         return min(self.in_flight / self.elapsed, self.most_in_flight) if self.elapsed else 0.0
 
 
