@@ -31,7 +31,6 @@ class Place(NamedTuple):
 
     @property
     def reply(self) -> Reply:
-        """The reply."""
         message = wire.first(self.conversation.recording, self.start)
         return Reply(message, b"", self.conversation.details.get(self.number))
 
@@ -47,7 +46,7 @@ class Expected:
     def __iter__(self) -> Iterator[Reply]:
         yield self.place.reply
         index = self.index
-        others: Sequence[Reply] = index.replies(index.compared(self.place.history))
+        others = index.replies(index.compared(self.place.history))
         yield from matching.matching(others, self.parameters, index.match) if index.match else others
 
 
@@ -110,20 +109,17 @@ def questions(asked: Iterator[Place], index: ResponseIndex, model: str | None, s
             matched = {} if recorded is None else {name: recorded.get(name) for name in index.match}
             parameters = {"model": model, **matched}
             after = _after_messages(parameters, stream)
-        closing = wire.CLOSING + after
         conversation, number, start = place
-        if not start:
-            body = b'{"messages":[]%b' % after
-        elif conversation.details:
-            body = b"".join((opening, wire.join(conversation.history(number)), closing))
+        history: bytes | memoryview
+        if conversation.details:
+            history = wire.join(conversation.history(number))
         else:  # Bodies are long: this copies each of their bytes once.
             history = memoryview(conversation.recording)[: start - len(wire.NEXT)]
-            body = b"".join((opening, history, closing))
+        body = b"".join((opening, history, wire.CLOSING, after)) if start else b'{"messages":[]%b' % after
         yield Question(place, body, Expected(place, index, parameters))
 
 
 def _after_messages(parameters: Mapping[str, Any], stream: bool) -> bytes:
-    """What follows the messages in a request."""
     sent = {**parameters, "stream": stream or None}
     members = [b",%b:%b" % (wire.text(name), wire.json_of(value)) for name, value in sent.items() if value is not None]
     return b"".join(members) + b"}"
@@ -146,21 +142,19 @@ class Schedule:
         self.is_over = False  # No request is left, or no time.
 
     def due(self) -> float:
-        """The moment at which the next request is due."""
         return self.started + self._number / self._rate if self._rate else self.started
 
     def take(self, now: float) -> tuple[Question, float] | None:
         """The next question, and the moment from which its latency counts; None if none is due."""
-        question = self._next
         due = self.due() if self._rate else now
-        if question is None or max(due, now) >= self.started + self._duration:
+        if self._next is None or max(due, now) >= self.started + self._duration:
             self.is_over = True
-        if question is None or self.is_over or due > now:
-            return None
-        self._next = next(self._asked, None)
-        self._number += self._step
-        self._last_sent = now
-        return question, due
+        elif due <= now:
+            question, self._next = self._next, next(self._asked, None)
+            self._number += self._step
+            self._last_sent = now
+            return question, due
+        return None
 
     def sending(self, elapsed: float) -> float:
         """Seconds spent sending, of `elapsed`.

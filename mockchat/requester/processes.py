@@ -65,10 +65,10 @@ async def replay(ask: Replay, load: Load, progress: Progress) -> Result:
             for number, (pipe, process) in list(running.items()):
                 if pipe.poll():
                     del running[number]
-                    with contextlib.suppress(EOFError, OSError):
+                    try:
                         results.append(pipe.recv())
-                        continue
-                    lost.append(f"process {number + 1} of {load.processes} {_how_it_ended(process)}")
+                    except (EOFError, OSError):
+                        lost.append(f"process {number + 1} of {load.processes} {_how_it_ended(process)}")
             interrupted = progress(sum(shared.requests), sum(shared.failed)) or interrupted
             await asyncio.sleep(_POLL)
     whole = merged(results)
@@ -77,7 +77,7 @@ async def replay(ask: Replay, load: Load, progress: Progress) -> Result:
 
 
 def _start(ask: Replay, load: Load, number: int, shared: _Shared) -> tuple[Connection, BaseProcess]:
-    """Start a process; returns the pipe for its result, and the process."""
+    """Start a process; returns also the pipe for its result."""
     try:
         pipe, theirs = _FORK.Pipe(duplex=False)
         process = _FORK.Process(target=_work, args=(ask, load, number, shared, theirs))
@@ -95,7 +95,7 @@ def _how_it_ended(process: BaseProcess) -> str:
 
 
 def _work(ask: Replay, load: Load, number: int, shared: _Shared, pipe: Connection) -> None:
-    """Run in a process: replay its part and send the result."""
+    """Replay one process's part and send the result."""
     for stop_signal in STOP_SIGNALS:
         signal.signal(stop_signal, signal.SIG_IGN)
 
