@@ -6,11 +6,9 @@ knows about names, TLS, limits and errors.
 
 These parts of aiohttp are used without a promise in its documentation, and only in this file:
 
-- `BaseConnector.connect`: a session does not hand out connections. It takes a `ClientRequest`, which also knows the
-  headers that aiohttp adds.
-- `ResponseHandler`, the connection's protocol (`set_response_params`, `read`, `should_close`, `data_received`,
-  `connection_lost`): its parser needs no request.
-- `http_writer._serialize_headers`: it refuses header injection.
+- `BaseConnector.connect`, for a session hands out no connections, and `ClientRequest`, with the headers that aiohttp adds;
+- `ResponseHandler`, the connection's protocol, whose parser needs no request;
+- `http_writer._serialize_headers`, which refuses header injection.
 """
 
 import asyncio
@@ -56,7 +54,7 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """Makes connections to one URL. Requests have the session's headers, and a user in the URL as credentials.
+    """Makes connections to one URL. A user in the URL counts as credentials.
 
     `timed` answers have `blocks`, so aiohttp parses all of them.
     """
@@ -109,15 +107,14 @@ class Slot(asyncio.Protocol):
         self._waiter: asyncio.Future[bytes | None]  # None: the handler has the answer.
         self._is_new = False  # Until the second request.
         self._reads = False  # False while the handler gets the bytes.
-        # The answer so far: its segments, where its body begins, and how many bytes are missing.
-        self._parts: list[bytes] = []
-        self._start = self._missing = 0
+        self._parts: list[bytes] = []  # The segments of the answer so far.
+        self._start = self._missing = 0  # Where its body begins, and how many bytes are missing.
 
     async def ask(self, body: bytes) -> Answer:
-        """Send a body and read the answer.
+        """Send a body and read the answer. Any error closes the connection.
 
         Raises `OSError` or an error of aiohttp without an answer, `BadAnswer` for one above `MAX_ANSWER_MB`, and
-        `ValueError` for a request that can't be sent. Any error closes the connection.
+        `ValueError` for a request that can't be sent.
         """
         try:
             head = b"%b%d\r\n\r\n" % (self._client.head, len(body))
@@ -152,7 +149,6 @@ class Slot(asyncio.Protocol):
         return self._reads or not self._handler.should_close
 
     async def _read(self) -> Answer:
-        """The answer as aiohttp parses it."""
         message, content = await self._handler.read()
         while 100 <= message.code <= 199 and message.code != 101:  # An interim answer: the final one follows.
             message, content = await self._handler.read()
@@ -162,14 +158,12 @@ class Slot(asyncio.Protocol):
         return Answer(message.code, message.headers, b"".join([block for _, block in blocks]), blocks)
 
     def close(self) -> None:
-        """Close the connection, and with it a request in flight."""
         if self._connection is not None:
             self._transport.set_protocol(self._handler)
             self._connection.close()
             self._connection = None
 
     def data_received(self, data: bytes) -> None:
-        """Add a segment of the answer; called by the transport."""
         if not self._reads:
             self._handler.data_received(data)
             return
@@ -192,7 +186,6 @@ class Slot(asyncio.Protocol):
             self._waiter.set_result(b"".join(parts)[self._start :])
 
     def _give_up(self) -> None:
-        """Let aiohttp parse the answer."""
         parts, self._parts = self._parts, []
         self._reads = False
         self._handler.set_response_params(read_until_eof=True, auto_decompress=False)
@@ -201,7 +194,6 @@ class Slot(asyncio.Protocol):
         self._waiter.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let aiohttp raise the error; called by the transport."""
         if self._reads and not self._waiter.done():
-            self._give_up()
+            self._give_up()  # aiohttp's handler raises the error.
         self._handler.connection_lost(exc)

@@ -63,7 +63,6 @@ class Load:
     """The load: by default everything once, in order, as fast as `concurrency` requests in flight allow.
 
     `rate` is in requests a second, `duration` (repeating everything) and `timeout` (of an attempt) in seconds.
-    `retries` are the further attempts of a request. `processes` share all of it.
     """
 
     concurrency: int

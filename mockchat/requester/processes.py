@@ -1,7 +1,6 @@
 """A replay by several processes, forked once the recordings are read.
 
-- Of n processes, each asks for every n-th reply. All share a few numbers in memory: when to begin, whether to stop, and
-  the progress of each. A process sends its `Result` through a pipe and ends.
+- Of n processes, each asks for every n-th reply, sends its `Result` through a pipe and ends.
 - A pipe that closes without a result is a process that died. A process whose parent died stops by itself.
 - The parent alone handles signals: a terminal sends them to all.
 """
@@ -30,7 +29,7 @@ _POLL = 0.02  # seconds
 
 
 class _Shared:
-    """The numbers that all processes share."""
+    """The numbers that all processes share: when to begin, whether to stop, and the progress of each."""
 
     def __init__(self, processes: int) -> None:
         self.begin = _FORK.RawValue("d", math.inf)  # A moment of `time.perf_counter`.

@@ -81,13 +81,11 @@ def verdict(result: Result, load: Load) -> str:
 
 
 def first_failure(failure: Failure) -> str:
-    """A failure in a line."""
     kind, cause, detail = failure.problem
     return f"{kind}: {cause}, first in {place(*failure[:2])}: {detail}"
 
 
 def as_json(result: Result, conversations: int, load: Load) -> dict[str, Any]:
-    """The run as JSON data."""
     report = {
         "version": VERSION,
         "requests": result.requests,
@@ -166,7 +164,7 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
 
 def latency_ms(latencies: Iterable[float]) -> dict[str, float]:
-    """The reported figures in milliseconds, to the nanosecond, of latencies in seconds; none without any latency."""
+    """The figures in milliseconds, to the nanosecond, of latencies in seconds; none without any latency."""
     ordered = sorted(latencies)
     if not ordered:
         return {}
