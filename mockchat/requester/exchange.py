@@ -6,7 +6,7 @@ knows about names, TLS, limits and errors.
 
 These parts of aiohttp are used without a promise in its documentation, and only in this file:
 
-- `BaseConnector.connect`, for a session hands out no connections, and `ClientRequest`, with the headers that aiohttp adds;
+- `BaseConnector.connect`, as a session hands out no connections: it takes a `ClientRequest`, which makes all headers;
 - `ResponseHandler`, the connection's protocol, whose parser needs no request;
 - `http_writer._serialize_headers`, which refuses header injection.
 """
@@ -53,22 +53,32 @@ class Answer(NamedTuple):
         return [self.blocks[number][0] for number in numbers]
 
 
-class Client:
-    """Makes connections to one URL. A user in the URL counts as credentials.
+class Slot(asyncio.Protocol):
+    """A reusable connection: one request at a time.
 
-    `timed` answers have `blocks`, so aiohttp parses all of them.
+    Requests have the session's headers, and a user in the URL as credentials. `timed` answers have `blocks`, so aiohttp
+    parses all of them.
+
+    1. It is the transport's protocol until the connection is closed.
+    2. If the answer has a plain head, it collects the bytes of its length.
+    3. If not (another head, a head in two segments, too many bytes, a lost connection), aiohttp's handler gets all
+       bytes of the answer, from the first, and parses it.
+    4. Bytes without a request abort the connection.
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str, *, timed: bool = False) -> None:
         self._session = session
         self._url = URL(url)
-        self.timed = timed
-
-    async def connect(self) -> Connection:
-        """A new connection. Raises aiohttp's errors, and `ValueError` for a URL or header."""
-        connector = self._session.connector
-        assert connector is not None
-        return await connector.connect(self._request, traces=[], timeout=self._session.timeout)
+        self._timed = timed
+        self._loop = asyncio.get_running_loop()
+        self._connection: Connection | None = None
+        self._handler: ResponseHandler
+        self._transport: asyncio.Transport
+        self._waiter: asyncio.Future[bytes | None]  # None: the handler has the answer.
+        self._is_new = False  # Until the second request.
+        self._reads = False  # False while the handler gets the bytes.
+        self._parts: list[bytes] = []  # The segments of the answer so far.
+        self._start = self._missing = 0  # Where its body begins, and how many bytes are missing.
 
     @cached_property
     def _request(self) -> aiohttp.ClientRequest:
@@ -82,33 +92,10 @@ class Client:
         return request
 
     @cached_property
-    def head(self) -> bytes:
-        """The request head up to the size of the body. Raises `ValueError` for a URL or header."""
+    def _head(self) -> bytes:
+        """The request head up to the size of the body."""
         head = _serialize_headers(f"POST {self._url.raw_path_qs} HTTP/1.1", self._request.headers)
         return head.removesuffix(b"\r\n") + b"Content-Length: "
-
-
-class Slot(asyncio.Protocol):
-    """A reusable connection: one request at a time.
-
-    1. It is the transport's protocol until the connection is closed.
-    2. If the answer has a plain head, it collects the bytes of its length.
-    3. If not (another head, a head in two segments, too many bytes, a lost connection), aiohttp's handler gets all
-       bytes of the answer, from the first, and parses it.
-    4. Bytes without a request abort the connection.
-    """
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._loop = asyncio.get_running_loop()
-        self._connection: Connection | None = None
-        self._handler: ResponseHandler
-        self._transport: asyncio.Transport
-        self._waiter: asyncio.Future[bytes | None]  # None: the handler has the answer.
-        self._is_new = False  # Until the second request.
-        self._reads = False  # False while the handler gets the bytes.
-        self._parts: list[bytes] = []  # The segments of the answer so far.
-        self._start = self._missing = 0  # Where its body begins, and how many bytes are missing.
 
     async def ask(self, body: bytes) -> Answer:
         """Send a body and read the answer. Any error closes the connection.
@@ -117,7 +104,7 @@ class Slot(asyncio.Protocol):
         `ValueError` for a request that can't be sent.
         """
         try:
-            head = b"%b%d\r\n\r\n" % (self._client.head, len(body))
+            head = b"%b%d\r\n\r\n" % (self._head, len(body))
             if self._is_new:
                 await asyncio.sleep(0)  # Notice a server that has closed it without `Connection: close`.
                 self._is_new = False
@@ -134,7 +121,9 @@ class Slot(asyncio.Protocol):
 
     async def _connect(self) -> None:
         self.close()
-        self._connection = connection = await self._client.connect()
+        connector = self._session.connector
+        assert connector is not None
+        self._connection = connection = await connector.connect(self._request, traces=[], timeout=self._session.timeout)
         assert connection.protocol is not None
         assert connection.transport is not None
         self._handler, self._transport = connection.protocol, connection.transport
@@ -172,7 +161,7 @@ class Slot(asyncio.Protocol):
             return
         self._parts.append(data)
         if len(self._parts) == 1:
-            head = None if self._client.timed else _PLAIN_HEAD.match(data)
+            head = None if self._timed else _PLAIN_HEAD.match(data)
             if head is None or head.end() > _LONGEST_HEAD or int(head[1]) > MAX_ANSWER_MB * MB:
                 self._give_up()
                 return

@@ -1,4 +1,4 @@
-"""The requests of a run: their bodies, their order, when each is due, and the part of each process. No I/O.
+"""The requests of a run: their bodies, their order, and when each is due. No I/O.
 
 Requests follow https://platform.openai.com/docs/api-reference/chat/create.
 """
@@ -6,8 +6,7 @@ Requests follow https://platform.openai.com/docs/api-reference/chat/create.
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mockchat.core import matching, wire
@@ -85,11 +84,11 @@ def places(conversations: Sequence[Conversation]) -> Iterator[Place]:
             yield Place(conversation, number, start)
 
 
-def rounds(conversations: Sequence[Conversation], load: Load, process: int = 0) -> Iterator[Place]:
-    """The places that this process asks for: once, or endlessly to fill a duration. Of n processes, every n-th."""
-    chance = random.Random(None if load.random_seed is None else load.random_seed + process)
+def rounds(conversations: Sequence[Conversation], load: Load) -> Iterator[Place]:
+    """The places in the order in which they are asked for: once, or endlessly to fill a duration."""
+    chance = random.Random(load.random_seed)
     while True:
-        asked: Iterable[Place] = islice(places(conversations), process, None, load.processes)
+        asked: Iterable[Place] = places(conversations)
         if load.shuffle:
             asked = list(asked)
             chance.shuffle(asked)
@@ -167,12 +166,3 @@ class Schedule:
         if self.is_over and self._next is None:
             sending = self._last_sent - self.started
         return max(sending, (self._number - self._step + 1) / self._rate)
-
-
-def part_of(load: Load, process: int) -> Load:
-    """A process's part of the load: of the requests in flight, and of the limit."""
-
-    def part(whole: int) -> int:
-        return len(range(process, whole, load.processes))
-
-    return replace(load, concurrency=part(load.concurrency), limit=load.limit and part(load.limit))

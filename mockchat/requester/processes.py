@@ -10,16 +10,18 @@ import contextlib
 import math
 import multiprocessing
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from mockchat.core import program
 from mockchat.core.program import STOP_SIGNALS, ProgramError
-from mockchat.requester.plan import Load, part_of
+from mockchat.requester.plan import Load
 from mockchat.requester.result import Result, merged
 from mockchat.requester.run import Progress
 
@@ -46,6 +48,8 @@ async def replay(ask: Replay, load: Load, progress: Progress) -> Result:
     Once `progress` returns True, it returns the results so far, as interrupted. A process that dies loses its results;
     `lost` names it. Raises `ProgramError` if a process can't be started.
     """
+    if load.random_seed is None:  # All shuffle alike.
+        load = replace(load, random_seed=random.getrandbits(32))
     shared = _Shared(load.processes)
     running: dict[int, tuple[Connection, BaseProcess]] = {}
     results: list[Result] = []
@@ -108,7 +112,8 @@ def _work(ask: Replay, load: Load, number: int, shared: _Shared, pipe: Connectio
             time.sleep(min(left, _POLL))
         return float(min(shared.begin.value, time.perf_counter()))
 
-    result = program.run_on_loop(ask(load=part_of(load, number), process=number, begin=begin, progress=progress))
+    load = replace(load, concurrency=len(range(number, load.concurrency, load.processes)))
+    result = program.run_on_loop(ask(load=load, process=number, begin=begin, progress=progress))
     progress(result.requests, len(result.failures))
     with contextlib.suppress(OSError):  # The parent is gone.
         pipe.send(result)

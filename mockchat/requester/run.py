@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import count, islice, pairwise
 from typing import Any
 
@@ -21,7 +22,7 @@ from mockchat.client import ACCEPTED
 from mockchat.core.answer import BROKE_OFF, endpoint
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
-from mockchat.requester.exchange import Answer, Client, Slot
+from mockchat.requester.exchange import Answer, Slot
 from mockchat.requester.plan import Load, Question, Schedule, questions, rounds
 from mockchat.requester.result import Failure, Result
 from mockchat.requester.verify import Problem, no_answer, verify, verify_stream
@@ -49,7 +50,7 @@ async def replay(
     `progress` is called every `TICK`; once it returns True, the result so far is returned, as interrupted. `begin`
     returns the start (of `time.perf_counter`), and may wait for it. `process` is this process's number of several.
     """
-    asked = islice(questions(rounds(conversations, load, process), index, model, load.stream), load.limit)
+    asked = islice(rounds(conversations, load), process, load.limit, load.processes)
     all_headers = CIMultiDict(headers or {})
     for name in ("Content-Type", "Accept"):
         all_headers.setdefault(name, "application/json")
@@ -60,15 +61,16 @@ async def replay(
         timeout=aiohttp.ClientTimeout(),  # `_Run` has one timer for all attempts.
         headers=all_headers,
     ) as session:
-        client = Client(session, endpoint(base_url), timed=load.stream)
-        return await _Run(client, Schedule(asked, load, begin, process), load).run(progress)
+        new_slot = partial(Slot, session, endpoint(base_url), timed=load.stream)
+        schedule = Schedule(questions(asked, index, model, load.stream), load, begin, process)
+        return await _Run(new_slot, schedule, load).run(progress)
 
 
 class _Run:
     """The state of a run."""
 
-    def __init__(self, client: Client, schedule: Schedule, load: Load) -> None:
-        self._client = client
+    def __init__(self, new_slot: Callable[[], Slot], schedule: Schedule, load: Load) -> None:
+        self._new_slot = new_slot
         self._schedule = schedule
         self._load = load
         self._result = Result()
@@ -112,7 +114,7 @@ class _Run:
                     await asyncio.sleep(min(max(0.0, schedule.due() - clock()), TICK))
                 if taken:
                     if not self._idle:
-                        self._idle = [Slot(self._client)]
+                        self._idle = [self._new_slot()]
                         self._slots += self._idle
                     group.create_task(self._ask_in_turn(self._idle.pop(), *taken))
 
@@ -205,8 +207,7 @@ def wait_to_retry(attempts: int, ended: Answer | Exception, problem: Problem) ->
         of_network = (aiohttp.ClientError, HttpProcessingError, OSError)
         passing = isinstance(ended, of_network) and not isinstance(ended, ValueError)
     else:
-        broke_off = problem.cause.startswith(BROKE_OFF)
-        passing = broke_off or ended.status in (408, 409, 429) or ended.status >= 500
+        passing = problem.cause.startswith(BROKE_OFF) or ended.status in (408, 409, 429) or ended.status >= 500
         with suppress(LookupError, ValueError):
             if passing and 0 < (asked := float(ended.headers["Retry-After"])) <= LONGEST_ASKED:
                 return asked

@@ -12,12 +12,13 @@ from mockchat.core.answer import BadAnswer, Completion
 from mockchat.core.index import Reply
 from mockchat.core.text import differ, difference, excerpt, likeness
 
+_CALLS = ("tool_calls", "function_call")
 _ASSISTANT = ("assistant", "Assistant", None)  # The second is the original program's.
-NOT_FOUND, MISMATCHED, ERROR = KINDS = ("not_found", "mismatched", "error")
+NOT_FOUND, MISMATCHED, ERROR = "not_found", "mismatched", "error"
 
 
 class Problem(NamedTuple):
-    """What is wrong: `kind` is one of `KINDS`, `cause` groups equal failures, `detail` is for people."""
+    """What is wrong: `kind` is one of the three above, `cause` groups equal failures, `detail` is for people."""
 
     kind: str
     cause: str
@@ -32,12 +33,13 @@ def verify(status: int, body: bytes, expected: Iterable[Reply]) -> Problem | Non
     try:
         completion = answer.read(body, wire.text_of(first.message))
         if completion.content == answer.KNOWN:
-            if _is_alike(completion, first):
+            is_text = wire.is_plain(first.message) and not any(map(completion.message.get, _CALLS))
+            if is_text and completion.flaw is None and _beside_the_message(completion, first) is None:
                 return None
             completion = answer.read(body)
-        elif completion.content is None and not any(map(completion.message.get, answer.IN_PLACE_OF_TEXT)):
-            if not any(reply.details for reply in expected):
-                raise BadAnswer("an answer without choices[0].message.content", body)
+        says_something = completion.content is not None or any(map(completion.message.get, answer.IN_PLACE_OF_TEXT))
+        if not (says_something or any(reply.details for reply in expected)):
+            raise BadAnswer("an answer without choices[0].message.content", body)
         return _compare(completion, expected)
     except (BadAnswer, ValueError, RecursionError) as error:
         return _not_an_answer(error)
@@ -56,12 +58,6 @@ def verify_stream(status: int, body: bytes, expected: Iterable[Reply]) -> tuple[
         return _compare(stream.completion, expected), stream.arrivals
     except (BadAnswer, ValueError, RecursionError) as error:
         return _not_an_answer(error), []
-
-
-def _is_alike(completion: Completion, reply: Reply) -> bool:
-    """True if a completion with the text of a reply equals it in all else."""
-    is_text = wire.is_plain(reply.message) and not any(map(completion.message.get, ("tool_calls", "function_call")))
-    return is_text and completion.flaw is None and _beside_the_message(completion, reply) is None
 
 
 def _beside_the_message(completion: Completion, reply: Reply) -> Problem | None:

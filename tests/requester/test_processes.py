@@ -127,6 +127,16 @@ def test_all_begin_at_one_moment_once_each_is_ready(dies: bool) -> None:
     assert (whole.passed, len(whole.lost), len(set(whole.latencies))) == ((2, 1, 1) if dies else (3, 0, 1))
 
 
+def test_each_has_its_part_of_the_requests_in_flight_and_all_shuffle_alike() -> None:
+    async def ask(*, load: Load, process: int, begin: Callable[[], float], **_: Any) -> Result:
+        begin()
+        assert load.random_seed is not None
+        return Result(passed=load.concurrency, latencies=array("d", [load.random_seed]))
+
+    whole = program.run_on_loop(processes.replay(ask, Load(concurrency=5, processes=2, shuffle=True), unwatched))
+    assert (whole.passed, len(whole.latencies), len(set(whole.latencies))) == (5, 2, 1)
+
+
 def test_no_more_processes_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> int:
         raise OSError(11, "Resource temporarily unavailable")
