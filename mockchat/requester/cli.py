@@ -19,11 +19,10 @@ from mockchat.core import arguments, program, recordings
 from mockchat.core.arguments import option
 from mockchat.core.program import ProgramError
 from mockchat.requester import processes, report
-from mockchat.requester.plan import ATTEMPT_TIMEOUT, Load
+from mockchat.requester.plan import Load
 from mockchat.requester.result import Result
 from mockchat.requester.run import replay
 
-MODEL = "mockchat"  # Some gateways refuse requests without a model.
 IN_FLIGHT_AT_A_RATE = 1000
 STANDARD_OUTPUT = Path("-")
 
@@ -44,7 +43,6 @@ def parse(given: Sequence[str] | None) -> Namespace:
 
 
 def parser() -> ArgumentParser:
-    """The parser of the options."""
     parser = arguments.new_parser("Ask for every recorded reply and verify every answer.")
     arguments.add_recordings(parser)
     parser.add_argument("--ignore", **arguments.IGNORE)
@@ -53,7 +51,8 @@ def parser() -> ArgumentParser:
     add = parser.add_argument_group("the server").add_argument
     base_url, key = "http://127.0.0.1:8000/v1", os.environ.get("OPENAI_API_KEY") or None
     add("--base-url", **option(arguments.base_url, "URL", "(default %(default)s)", default=base_url))
-    add("--model", **option(str, "NAME", "the model to ask for (default %(default)s)", default=MODEL))
+    # Some gateways refuse requests without a model.
+    add("--model", **option(str, "NAME", "the model to ask for (default %(default)s)", default="mockchat"))
     add("--api-key", **option(arguments.api_key, "KEY", "sent as bearer token (default: OPENAI_API_KEY)", default=key))
     add("--header", **option(_header, "'K: V'", "send this header; repeatable", action="append", default=[]))
 
@@ -67,8 +66,8 @@ def parser() -> ArgumentParser:
     add("--shuffle", action="store_true", help="in random order")
     add("--random-seed", **option(int, "N", "shuffle, in the same order each time"))
     add("--stream", action="store_true", help="ask for streams, and measure their tokens")
-    add("--timeout", **option(seconds, "S", "seconds for each attempt (default %(default)g)", default=ATTEMPT_TIMEOUT))
-    add("--retries", **option(arguments.whole_number, "N", "retry a request up to N times (default 0)", default=0))
+    add("--timeout", **option(seconds, "S", "seconds for each attempt (default 60)"))
+    add("--retries", **option(arguments.whole_number, "N", "retry a request up to N times (default 0)"))
     add("--processes", **option(count, "N", "share all this among N processes (default 1)", default=1))
     add("--keep-going", action="store_true", help="count failures instead of stopping at the first")
 
@@ -87,7 +86,7 @@ def _header(value: str) -> tuple[str, str]:
 
 def _run(chosen: Namespace) -> int:
     data, quiet = chosen.data or [recordings.default()], chosen.quiet
-    if chosen.json:
+    if chosen.json not in (None, STANDARD_OUTPUT):
         check(chosen.json, data)
     headers = CIMultiDict(chosen.header)
     if chosen.api_key:
@@ -103,7 +102,8 @@ def _run(chosen: Namespace) -> int:
         requests = min(dataset.replies, chosen.limit or dataset.replies)
         chosen.processes = min(chosen.processes, requests)
         chosen.concurrency = max(chosen.concurrency, chosen.processes)
-        load = Load(**{field.name: getattr(chosen, field.name) for field in fields(Load)})
+        given = {field.name: getattr(chosen, field.name) for field in fields(Load)}
+        load = Load(**{name: value for name, value in given.items() if value is not None})
         asking = partial(replay, dataset.conversations, index, chosen.base_url, model=chosen.model, headers=headers)
         result = program.run_on_loop(_replay(asking, None if load.duration else requests, load, quiet=quiet))
         _print(result, count, load, quiet=quiet)
@@ -119,8 +119,6 @@ def check(path: Path, data: Iterable[Path]) -> None:
 
     Nothing is opened or made: until there are results, what is there stays.
     """
-    if path == STANDARD_OUTPUT:
-        return
     name = os.path.realpath(path)
     folder = os.path.dirname(name)
     if name in map(os.path.realpath, data):
@@ -132,7 +130,6 @@ def check(path: Path, data: Iterable[Path]) -> None:
 
 
 async def _replay(asking: processes.Replay, total: int | None, load: Load, *, quiet: bool) -> Result:
-    """Replay with a progress bar, until a signal stops it."""
     stopped = asyncio.Event()
     program.on_stop_signals(stopped.set, once=True)
     no_bar = quiet or not sys.stderr.isatty()

@@ -6,7 +6,7 @@ knows about names, TLS, limits and errors.
 
 These parts of aiohttp are used without a promise in its documentation, and only in this file:
 
-- `BaseConnector.connect`, as a session hands out no connections: it takes a `ClientRequest`, which makes all headers;
+- `BaseConnector.connect`, as a session hands out no connections: it takes a `ClientRequest`, which adds more headers;
 - `ResponseHandler`, the connection's protocol, whose parser needs no request;
 - `http_writer._serialize_headers`, which refuses header injection.
 """
@@ -93,7 +93,6 @@ class Slot(asyncio.Protocol):
 
     @cached_property
     def _head(self) -> bytes:
-        """The request head up to the size of the body."""
         head = _serialize_headers(f"POST {self._url.raw_path_qs} HTTP/1.1", self._request.headers)
         return head.removesuffix(b"\r\n") + b"Content-Length: "
 
@@ -124,8 +123,7 @@ class Slot(asyncio.Protocol):
         connector = self._session.connector
         assert connector is not None
         self._connection = connection = await connector.connect(self._request, traces=[], timeout=self._session.timeout)
-        assert connection.protocol is not None
-        assert connection.transport is not None
+        assert connection.protocol is not None and connection.transport is not None
         self._handler, self._transport = connection.protocol, connection.transport
         self._parts = []
         self._is_new = True

@@ -6,14 +6,12 @@ Requests follow https://platform.openai.com/docs/api-reference/chat/create.
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mockchat.core import matching, wire
 from mockchat.core.entries import Conversation
 from mockchat.core.index import Reply, ResponseIndex
-
-ATTEMPT_TIMEOUT = 60.0  # seconds
 
 
 class Place(NamedTuple):
@@ -59,26 +57,22 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
-    """The load: by default everything once, in order, as fast as `concurrency` requests in flight allow.
-
-    `rate` is in requests a second, `duration` (repeating everything) and `timeout` (of an attempt) in seconds.
-    """
+    """The load: by default everything once, in order, as fast as `concurrency` requests in flight allow."""
 
     concurrency: int
     keep_going: bool = False
     stream: bool = False
     limit: int | None = None
-    rate: float | None = None
-    duration: float | None = None
+    rate: float | None = None  # requests a second
+    duration: float | None = None  # seconds, in which everything is repeated
     shuffle: bool = False
-    random_seed: int | None = None
-    timeout: float = ATTEMPT_TIMEOUT
+    random_seed: int = field(default_factory=lambda: random.getrandbits(32))  # The same for all processes.
+    timeout: float = 60.0  # seconds, of an attempt
     retries: int = 0
     processes: int = 1
 
 
 def places(conversations: Sequence[Conversation]) -> Iterator[Place]:
-    """The place of every reply, in order."""
     for conversation in conversations:
         for number, start in conversation.places():
             yield Place(conversation, number, start)
@@ -118,9 +112,8 @@ def questions(asked: Iterator[Place], index: ResponseIndex, model: str | None, s
 
 
 def _after_messages(parameters: Mapping[str, Any], stream: bool) -> bytes:
-    sent = {**parameters, "stream": stream or None}
-    members = [b",%b:%b" % (wire.text(name), wire.json_of(value)) for name, value in sent.items() if value is not None]
-    return b"".join(members) + b"}"
+    sent = {name: value for name, value in {**parameters, "stream": stream or None}.items() if value is not None}
+    return b"," + wire.json_of(sent)[1:] if sent else b"}"
 
 
 class Schedule:

@@ -10,7 +10,6 @@ import contextlib
 import math
 import multiprocessing
 import os
-import random
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -48,8 +47,6 @@ async def replay(ask: Replay, load: Load, progress: Progress) -> Result:
     Once `progress` returns True, it returns the results so far, as interrupted. A process that dies loses its results;
     `lost` names it. Raises `ProgramError` if a process can't be started.
     """
-    if load.random_seed is None:  # All shuffle alike.
-        load = replace(load, random_seed=random.getrandbits(32))
     shared = _Shared(load.processes)
     running: dict[int, tuple[Connection, BaseProcess]] = {}
     results: list[Result] = []
@@ -80,7 +77,6 @@ async def replay(ask: Replay, load: Load, progress: Progress) -> Result:
 
 
 def _start(ask: Replay, load: Load, number: int, shared: _Shared) -> tuple[Connection, BaseProcess]:
-    """Start a process; returns also the pipe for its result."""
     try:
         pipe, theirs = _FORK.Pipe(duplex=False)
         process = _FORK.Process(target=_work, args=(ask, load, number, shared, theirs))
@@ -98,7 +94,6 @@ def _how_it_ended(process: BaseProcess) -> str:
 
 
 def _work(ask: Replay, load: Load, number: int, shared: _Shared, pipe: Connection) -> None:
-    """Replay one process's part and send the result."""
     for stop_signal in STOP_SIGNALS:
         signal.signal(stop_signal, signal.SIG_IGN)
 

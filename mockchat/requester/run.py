@@ -57,7 +57,6 @@ async def replay(
     all_headers.setdefault("Accept-Encoding", ACCEPTED)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=load.concurrency),
-        cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(),  # `_Run` has one timer for all attempts.
         headers=all_headers,
     ) as session:
@@ -139,7 +138,6 @@ class _Run:
             worker.cancel()
 
     async def _ask(self, slot: Slot, question: Question, due: float) -> None:
-        """Make a request, in as many attempts as it needs and may have, and count the result."""
         for attempts in count(1):
             ended: Answer | Exception
             try:

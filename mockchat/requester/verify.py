@@ -12,7 +12,6 @@ from mockchat.core.answer import BadAnswer, Completion
 from mockchat.core.index import Reply
 from mockchat.core.text import differ, difference, excerpt, likeness
 
-_CALLS = ("tool_calls", "function_call")
 _ASSISTANT = ("assistant", "Assistant", None)  # The second is the original program's.
 NOT_FOUND, MISMATCHED, ERROR = "not_found", "mismatched", "error"
 
@@ -32,13 +31,13 @@ def verify(status: int, body: bytes, expected: Iterable[Reply]) -> Problem | Non
     first = next(iter(expected))
     try:
         completion = answer.read(body, wire.text_of(first.message))
+        says_more = any(map(completion.message.get, answer.IN_PLACE_OF_TEXT))
         if completion.content == answer.KNOWN:
-            is_text = wire.is_plain(first.message) and not any(map(completion.message.get, _CALLS))
+            is_text = wire.is_plain(first.message) and not says_more
             if is_text and completion.flaw is None and _beside_the_message(completion, first) is None:
                 return None
             completion = answer.read(body)
-        says_something = completion.content is not None or any(map(completion.message.get, answer.IN_PLACE_OF_TEXT))
-        if not (says_something or any(reply.details for reply in expected)):
+        elif completion.content is None and not (says_more or any(reply.details for reply in expected)):
             raise BadAnswer("an answer without choices[0].message.content", body)
         return _compare(completion, expected)
     except (BadAnswer, ValueError, RecursionError) as error:
@@ -76,7 +75,6 @@ def _beside_the_message(completion: Completion, reply: Reply) -> Problem | None:
 
 
 def no_answer(error: Exception) -> Problem:
-    """The problem of a request that got no answer."""
     return Problem(ERROR, *explain(error))
 
 
