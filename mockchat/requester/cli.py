@@ -95,9 +95,8 @@ def _run(chosen: Namespace) -> int:
         dataset, index = recordings.load(data, stitch=not chosen.no_stitch, ignore=chosen.ignore, quiet=quiet)
         count = len(dataset.conversations)
         if dataset.unanswered and not quiet:
-            print(
-                f"{dataset.unanswered:,} conversations have no assistant message: nothing is asked of them", flush=True
-            )
+            told = f"{dataset.unanswered:,} conversations have no assistant message: nothing is asked of them"
+            print(told, flush=True)
         index.require(chosen.match)
         requests = min(dataset.replies, chosen.limit or dataset.replies)
         chosen.processes = min(chosen.processes, requests)
@@ -132,8 +131,7 @@ def check(path: Path, data: Iterable[Path]) -> None:
 async def _replay(asking: processes.Replay, total: int | None, load: Load, *, quiet: bool) -> Result:
     stopped = asyncio.Event()
     program.on_stop_signals(stopped.set, once=True)
-    no_bar = quiet or not sys.stderr.isatty()
-    with tqdm(total=total, unit=" requests", leave=False, disable=no_bar, miniters=0) as bar:
+    with tqdm(total=total, unit=" requests", leave=False, disable=quiet or not sys.stderr.isatty(), miniters=0) as bar:
 
         def progress(requests: int, failed: int) -> bool:
             bar.set_postfix(failed=failed, refresh=False)

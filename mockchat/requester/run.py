@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count, islice, pairwise
-from typing import Any
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -76,7 +75,7 @@ class _Run:
         self._semaphore = asyncio.Semaphore(load.concurrency)
         self._slots: list[Slot] = []
         self._idle: list[Slot] = []  # Those of no worker.
-        self._began: dict[asyncio.Task[Any], float] = {}  # When the attempt of each worker began.
+        self._began: dict[asyncio.Task[None], float] = {}  # When the attempt of each worker began.
         self._working: asyncio.Task[None]
 
     async def run(self, progress: Progress) -> Result:
@@ -170,7 +169,7 @@ class _Run:
         try:
             answer = await slot.ask(body)
         except asyncio.CancelledError:
-            if worker in self._began or worker.uncancel():  # The run has ended.
+            if worker in self._began or worker.uncancel():  # Not by `_end_slow_attempts` alone: the run has ended.
                 raise
             raise TimeoutError(f"none within {self._load.timeout:g} s") from None
         finally:
