@@ -31,7 +31,7 @@ GUNICORN := --worker-class mockchat.server.workers.Worker --preload --workers $(
 help: ## say what there is (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) $(EXTRAS:%=$(VENV)/with-%) ## make .venv, anew when setup.cfg has changed (EXTRAS="locust plot": these of setup.cfg too)
+install: $(INSTALLED) $(EXTRAS:%=$(VENV)/with-%) ## make .venv, anew when setup.cfg has changed (EXTRAS="gunicorn perf": these of setup.cfg too)
 
 # A .venv that another PYTHON has made is made anew, but only where PYTHON is given.
 ifneq ($(PYTHON),)

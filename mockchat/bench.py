@@ -15,7 +15,7 @@ from typing import Any
 
 from mockchat.core import arguments, program
 from mockchat.core.program import ProgramError
-from mockchat.requester import options as of_requester
+from mockchat.requester import cli as of_requester
 from mockchat.server import options as of_server
 
 SERVE = (sys.executable, "-m", "mockchat", "serve", "--port", "0")

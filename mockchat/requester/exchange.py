@@ -6,11 +6,9 @@ knows about names, TLS, limits and errors.
 
 These parts of aiohttp are used without a promise in its documentation, and only in this file:
 
-- `BaseConnector.connect`: a session does not hand out connections. It takes a `ClientRequest`, which also knows the
-  headers that aiohttp adds.
-- `ResponseHandler`, the connection's protocol (`set_response_params`, `read`, `should_close`, `data_received`,
-  `connection_lost`): its parser needs no request.
-- `http_writer._serialize_headers`: it refuses header injection.
+- `BaseConnector.connect`, as a session hands out no connections: it takes a `ClientRequest`, which adds more headers;
+- `ResponseHandler`, the connection's protocol, whose parser needs no request;
+- `http_writer._serialize_headers`, which refuses header injection.
 """
 
 import asyncio
@@ -55,22 +53,32 @@ class Answer(NamedTuple):
         return [self.blocks[number][0] for number in numbers]
 
 
-class Client:
-    """Makes connections to one URL. Requests have the session's headers, and a user in the URL as credentials.
+class Slot(asyncio.Protocol):
+    """A reusable connection: one request at a time.
 
-    `timed` answers have `blocks`, so aiohttp parses all of them.
+    Requests have the session's headers, and a user in the URL as credentials. `timed` answers have `blocks`, so aiohttp
+    parses all of them.
+
+    1. It is the transport's protocol until the connection is closed.
+    2. If the answer has a plain head, it collects the bytes of its length.
+    3. If not (another head, a head in two segments, too many bytes, a lost connection), aiohttp's handler gets all
+       bytes of the answer, from the first, and parses it.
+    4. Bytes without a request abort the connection.
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str, *, timed: bool = False) -> None:
         self._session = session
         self._url = URL(url)
-        self.timed = timed
-
-    async def connect(self) -> Connection:
-        """A new connection. Raises aiohttp's errors, and `ValueError` for a URL or header."""
-        connector = self._session.connector
-        assert connector is not None
-        return await connector.connect(self._request, traces=[], timeout=self._session.timeout)
+        self._timed = timed
+        self._loop = asyncio.get_running_loop()
+        self._connection: Connection | None = None
+        self._handler: ResponseHandler
+        self._transport: asyncio.Transport
+        self._waiter: asyncio.Future[bytes | None]  # None: the handler has the answer.
+        self._is_new = False  # Until the second request.
+        self._reads = False  # False while the handler gets the bytes.
+        self._parts: list[bytes] = []  # The segments of the answer so far.
+        self._start = self._missing = 0  # Where its body begins, and how many bytes are missing.
 
     @cached_property
     def _request(self) -> aiohttp.ClientRequest:
@@ -84,43 +92,18 @@ class Client:
         return request
 
     @cached_property
-    def head(self) -> bytes:
-        """The request head up to the size of the body. Raises `ValueError` for a URL or header."""
+    def _head(self) -> bytes:
         head = _serialize_headers(f"POST {self._url.raw_path_qs} HTTP/1.1", self._request.headers)
         return head.removesuffix(b"\r\n") + b"Content-Length: "
 
-
-class Slot(asyncio.Protocol):
-    """A reusable connection: one request at a time.
-
-    1. It is the transport's protocol until the connection is closed.
-    2. If the answer has a plain head, it collects the bytes of its length.
-    3. If not (another head, a head in two segments, too many bytes, a lost connection), aiohttp's handler gets all
-       bytes of the answer, from the first, and parses it.
-    4. Bytes without a request abort the connection.
-    """
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._loop = asyncio.get_running_loop()
-        self._connection: Connection | None = None
-        self._handler: ResponseHandler
-        self._transport: asyncio.Transport
-        self._waiter: asyncio.Future[bytes | None]  # None: the handler has the answer.
-        self._is_new = False  # Until the second request.
-        self._reads = False  # False while the handler gets the bytes.
-        # The answer so far: its segments, where its body begins, and how many bytes are missing.
-        self._parts: list[bytes] = []
-        self._start = self._missing = 0
-
     async def ask(self, body: bytes) -> Answer:
-        """Send a body and read the answer.
+        """Send a body and read the answer. Any error closes the connection.
 
         Raises `OSError` or an error of aiohttp without an answer, `BadAnswer` for one above `MAX_ANSWER_MB`, and
-        `ValueError` for a request that can't be sent. Any error closes the connection.
+        `ValueError` for a request that can't be sent.
         """
         try:
-            head = b"%b%d\r\n\r\n" % (self._client.head, len(body))
+            head = b"%b%d\r\n\r\n" % (self._head, len(body))
             if self._is_new:
                 await asyncio.sleep(0)  # Notice a server that has closed it without `Connection: close`.
                 self._is_new = False
@@ -137,9 +120,10 @@ class Slot(asyncio.Protocol):
 
     async def _connect(self) -> None:
         self.close()
-        self._connection = connection = await self._client.connect()
-        assert connection.protocol is not None
-        assert connection.transport is not None
+        connector = self._session.connector
+        assert connector is not None
+        self._connection = connection = await connector.connect(self._request, traces=[], timeout=self._session.timeout)
+        assert connection.protocol is not None and connection.transport is not None
         self._handler, self._transport = connection.protocol, connection.transport
         self._parts = []
         self._is_new = True
@@ -152,7 +136,6 @@ class Slot(asyncio.Protocol):
         return self._reads or not self._handler.should_close
 
     async def _read(self) -> Answer:
-        """The answer as aiohttp parses it."""
         message, content = await self._handler.read()
         while 100 <= message.code <= 199 and message.code != 101:  # An interim answer: the final one follows.
             message, content = await self._handler.read()
@@ -160,14 +143,12 @@ class Slot(asyncio.Protocol):
         return Answer(message.code, message.headers, b"".join([block for _, block in blocks]), blocks)
 
     def close(self) -> None:
-        """Close the connection, and with it a request in flight."""
         if self._connection is not None:
             self._transport.set_protocol(self._handler)
             self._connection.close()
             self._connection = None
 
     def data_received(self, data: bytes) -> None:
-        """Add a segment of the answer; called by the transport."""
         if not self._reads:
             self._handler.data_received(data)
             return
@@ -176,7 +157,7 @@ class Slot(asyncio.Protocol):
             return
         self._parts.append(data)
         if len(self._parts) == 1:
-            head = None if self._client.timed else _PLAIN_HEAD.match(data)
+            head = None if self._timed else _PLAIN_HEAD.match(data)
             if head is None or head.end() > _LONGEST_HEAD or int(head[1]) > MAX_ANSWER_MB * MB:
                 self._give_up()
                 return
@@ -190,7 +171,6 @@ class Slot(asyncio.Protocol):
             self._waiter.set_result(b"".join(parts)[self._start :])
 
     def _give_up(self) -> None:
-        """Let aiohttp parse the answer."""
         parts, self._parts = self._parts, []
         self._reads = False
         self._handler.set_response_params(read_until_eof=True, auto_decompress=False)
@@ -199,7 +179,6 @@ class Slot(asyncio.Protocol):
         self._waiter.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let aiohttp raise the error; called by the transport."""
         if self._reads and not self._waiter.done():
-            self._give_up()
+            self._give_up()  # aiohttp's handler raises the error.
         self._handler.connection_lost(exc)

@@ -1,4 +1,4 @@
-"""The requests of a run: their bodies, their order, when each is due, and the part of each process. No I/O.
+"""The requests of a run: their bodies, their order, and when each is due. No I/O.
 
 Requests follow https://platform.openai.com/docs/api-reference/chat/create.
 """
@@ -6,15 +6,12 @@ Requests follow https://platform.openai.com/docs/api-reference/chat/create.
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mockchat.core import matching, wire
 from mockchat.core.entries import Conversation
 from mockchat.core.index import Reply, ResponseIndex
-
-ATTEMPT_TIMEOUT = 60.0  # seconds
 
 
 class Place(NamedTuple):
@@ -31,7 +28,6 @@ class Place(NamedTuple):
 
     @property
     def reply(self) -> Reply:
-        """The reply."""
         message = wire.first(self.conversation.recording, self.start)
         return Reply(message, b"", self.conversation.details.get(self.number))
 
@@ -47,7 +43,7 @@ class Expected:
     def __iter__(self) -> Iterator[Reply]:
         yield self.place.reply
         index = self.index
-        others: Sequence[Reply] = index.replies(index.compared(self.place.history))
+        others = index.replies(index.compared(self.place.history))
         yield from matching.matching(others, self.parameters, index.match) if index.match else others
 
 
@@ -61,37 +57,32 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
-    """The load: by default everything once, in order, as fast as `concurrency` requests in flight allow.
-
-    `rate` is in requests a second, `duration` (repeating everything) and `timeout` (of an attempt) in seconds.
-    `retries` are the further attempts of a request. `processes` share all of it.
-    """
+    """The load: by default everything once, in order, as fast as `concurrency` requests in flight allow."""
 
     concurrency: int
     keep_going: bool = False
     stream: bool = False
     limit: int | None = None
-    rate: float | None = None
-    duration: float | None = None
+    rate: float | None = None  # requests a second
+    duration: float | None = None  # seconds, in which everything is repeated
     shuffle: bool = False
-    random_seed: int | None = None
-    timeout: float = ATTEMPT_TIMEOUT
+    random_seed: int = field(default_factory=lambda: random.getrandbits(32))  # The same for all processes.
+    timeout: float = 60.0  # seconds, of an attempt
     retries: int = 0
     processes: int = 1
 
 
 def places(conversations: Sequence[Conversation]) -> Iterator[Place]:
-    """The place of every reply, in order."""
     for conversation in conversations:
         for number, start in conversation.places():
             yield Place(conversation, number, start)
 
 
-def rounds(conversations: Sequence[Conversation], load: Load, process: int = 0) -> Iterator[Place]:
-    """The places that this process asks for: once, or endlessly to fill a duration. Of n processes, every n-th."""
-    chance = random.Random(None if load.random_seed is None else load.random_seed + process)
+def rounds(conversations: Sequence[Conversation], load: Load) -> Iterator[Place]:
+    """The places in the order in which they are asked for: once, or endlessly to fill a duration."""
+    chance = random.Random(load.random_seed)
     while True:
-        asked: Iterable[Place] = islice(places(conversations), process, None, load.processes)
+        asked: Iterable[Place] = places(conversations)
         if load.shuffle:
             asked = list(asked)
             chance.shuffle(asked)
@@ -110,23 +101,19 @@ def questions(asked: Iterator[Place], index: ResponseIndex, model: str | None, s
             matched = {} if recorded is None else {name: recorded.get(name) for name in index.match}
             parameters = {"model": model, **matched}
             after = _after_messages(parameters, stream)
-        closing = wire.CLOSING + after
         conversation, number, start = place
-        if not start:
-            body = b'{"messages":[]%b' % after
-        elif conversation.details:
-            body = b"".join((opening, wire.join(conversation.history(number)), closing))
+        history: bytes | memoryview
+        if conversation.details:
+            history = wire.join(conversation.history(number))
         else:  # Bodies are long: this copies each of their bytes once.
             history = memoryview(conversation.recording)[: start - len(wire.NEXT)]
-            body = b"".join((opening, history, closing))
+        body = b"".join((opening, history, wire.CLOSING, after)) if start else b'{"messages":[]%b' % after
         yield Question(place, body, Expected(place, index, parameters))
 
 
 def _after_messages(parameters: Mapping[str, Any], stream: bool) -> bytes:
-    """What follows the messages in a request."""
-    sent = {**parameters, "stream": stream or None}
-    members = [b",%b:%b" % (wire.text(name), wire.json_of(value)) for name, value in sent.items() if value is not None]
-    return b"".join(members) + b"}"
+    sent = {name: value for name, value in {**parameters, "stream": stream or None}.items() if value is not None}
+    return b"," + wire.json_of(sent)[1:] if sent else b"}"
 
 
 class Schedule:
@@ -146,21 +133,19 @@ class Schedule:
         self.is_over = False  # No request is left, or no time.
 
     def due(self) -> float:
-        """The moment at which the next request is due."""
         return self.started + self._number / self._rate if self._rate else self.started
 
     def take(self, now: float) -> tuple[Question, float] | None:
         """The next question, and the moment from which its latency counts; None if none is due."""
-        question = self._next
         due = self.due() if self._rate else now
-        if question is None or max(due, now) >= self.started + self._duration:
+        if self._next is None or max(due, now) >= self.started + self._duration:
             self.is_over = True
-        if question is None or self.is_over or due > now:
-            return None
-        self._next = next(self._asked, None)
-        self._number += self._step
-        self._last_sent = now
-        return question, due
+        elif due <= now:
+            question, self._next = self._next, next(self._asked, None)
+            self._number += self._step
+            self._last_sent = now
+            return question, due
+        return None
 
     def sending(self, elapsed: float) -> float:
         """Seconds spent sending, of `elapsed`.
@@ -174,12 +159,3 @@ class Schedule:
         if self.is_over and self._next is None:
             sending = self._last_sent - self.started
         return max(sending, (self._number - self._step + 1) / self._rate)
-
-
-def part_of(load: Load, process: int) -> Load:
-    """A process's part of the load: of the requests in flight, and of the limit."""
-
-    def part(whole: int) -> int:
-        return len(range(process, whole, load.processes))
-
-    return replace(load, concurrency=part(load.concurrency), limit=load.limit and part(load.limit))

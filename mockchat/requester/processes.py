@@ -1,7 +1,6 @@
 """A replay by several processes, forked once the recordings are read.
 
-- Of n processes, each asks for every n-th reply. All share a few numbers in memory: when to begin, whether to stop, and
-  the progress of each. A process sends its `Result` through a pipe and ends.
+- Of n processes, each asks for every n-th reply, sends its `Result` through a pipe and ends.
 - A pipe that closes without a result is a process that died. A process whose parent died stops by itself.
 - The parent alone handles signals: a terminal sends them to all.
 """
@@ -14,13 +13,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from mockchat.core import program
 from mockchat.core.program import STOP_SIGNALS, ProgramError
-from mockchat.requester.plan import Load, part_of
+from mockchat.requester.plan import Load
 from mockchat.requester.result import Result, merged
 from mockchat.requester.run import Progress
 
@@ -30,7 +30,7 @@ _POLL = 0.02  # seconds
 
 
 class _Shared:
-    """The numbers that all processes share."""
+    """The numbers that all processes share: when to begin, whether to stop, and the progress of each."""
 
     def __init__(self, processes: int) -> None:
         self.begin = _FORK.RawValue("d", math.inf)  # A moment of `time.perf_counter`.
@@ -65,10 +65,10 @@ async def replay(ask: Replay, load: Load, progress: Progress) -> Result:
             for number, (pipe, process) in list(running.items()):
                 if pipe.poll():
                     del running[number]
-                    with contextlib.suppress(EOFError, OSError):
+                    try:
                         results.append(pipe.recv())
-                        continue
-                    lost.append(f"process {number + 1} of {load.processes} {_how_it_ended(process)}")
+                    except (EOFError, OSError):
+                        lost.append(f"process {number + 1} of {load.processes} {_how_it_ended(process)}")
             interrupted = progress(sum(shared.requests), sum(shared.failed)) or interrupted
             await asyncio.sleep(_POLL)
     whole = merged(results)
@@ -77,7 +77,6 @@ async def replay(ask: Replay, load: Load, progress: Progress) -> Result:
 
 
 def _start(ask: Replay, load: Load, number: int, shared: _Shared) -> tuple[Connection, BaseProcess]:
-    """Start a process; returns the pipe for its result, and the process."""
     try:
         pipe, theirs = _FORK.Pipe(duplex=False)
         process = _FORK.Process(target=_work, args=(ask, load, number, shared, theirs))
@@ -95,7 +94,6 @@ def _how_it_ended(process: BaseProcess) -> str:
 
 
 def _work(ask: Replay, load: Load, number: int, shared: _Shared, pipe: Connection) -> None:
-    """Run in a process: replay its part and send the result."""
     for stop_signal in STOP_SIGNALS:
         signal.signal(stop_signal, signal.SIG_IGN)
 
@@ -109,7 +107,8 @@ def _work(ask: Replay, load: Load, number: int, shared: _Shared, pipe: Connectio
             time.sleep(min(left, _POLL))
         return float(min(shared.begin.value, time.perf_counter()))
 
-    result = program.run_on_loop(ask(load=part_of(load, number), process=number, begin=begin, progress=progress))
+    load = replace(load, concurrency=len(range(number, load.concurrency, load.processes)))
+    result = program.run_on_loop(ask(load=load, process=number, begin=begin, progress=progress))
     progress(result.requests, len(result.failures))
     with contextlib.suppress(OSError):  # The parent is gone.
         pipe.send(result)

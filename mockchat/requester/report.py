@@ -1,7 +1,4 @@
-"""What a run reports: a summary and a verdict for people, the same as JSON, and the figures of both.
-
-JSON times have the unit that their names end with; sizes are in bytes.
-"""
+"""What a run reports: a summary and a verdict for people, and the same as JSON."""
 
 import math
 import os
@@ -18,14 +15,9 @@ from mockchat.requester.plan import Load
 from mockchat.requester.result import Failure, Result, place
 from mockchat.requester.verify import ERROR, MISMATCHED, NOT_FOUND
 
-VERSION = 2  # Of the JSON: it grows when a key goes or changes its meaning.
 MS = 1000  # of a second
-WIDTH = 79  # characters of a line
 BINS = 10  # of a histogram, without the last one
 BAR_WIDTH = 40  # characters
-BUSY = 0.9  # The CPU share above which the requester was the limit.
-LONG_DRAIN = 0.01  # The share of the elapsed time above which the drain is shown.
-KEPT = 0.99  # The share of the rate asked for above which it was kept.
 
 
 def summary(result: Result, conversations: int, load: Load) -> str:
@@ -43,7 +35,7 @@ def summary(result: Result, conversations: int, load: Load) -> str:
         "Mismatched": f"{result.counts[MISMATCHED]:,}",
         "Errors": f"{result.counts[ERROR]:,}",
     }
-    if result.drain > LONG_DRAIN * result.elapsed:
+    if result.drain > 0.01 * result.elapsed:
         rows["Elapsed"] += f", of which {significant(result.drain)} s for the last answers"
     if load.rate:
         rows["Requests/s"] += f" of {load.rate:,.10g} asked for"
@@ -57,10 +49,10 @@ def summary(result: Result, conversations: int, load: Load) -> str:
     lines += _distribution("Inter-token latency", result.gaps)
     lines += _failures(result.failures)
     busy = result.cpu / result.elapsed / min(load.processes, os.cpu_count() or 1) if result.elapsed > 1 else 0.0
-    if busy > BUSY and result.passed:
+    if busy > 0.9 and result.passed:
         share = f"The requester computed {min(busy, 1):.0%} of the time: it was the limit, not the server."
         lines += ["", f"{share} Give it more processes, as far as there are cores, or more machines."]
-    return "\n".join(fill(line, WIDTH, subsequent_indent="  ") for line in lines)
+    return "\n".join(fill(line, 79, subsequent_indent="  ") for line in lines)
 
 
 def verdict(result: Result, load: Load) -> str:
@@ -73,7 +65,7 @@ def verdict(result: Result, load: Load) -> str:
         told = f"Interrupted: the {result.passed:,} answers so far are verified."
     else:
         told = f"All {result.passed:,} replies verified." if result.passed else "Nothing was asked."
-    if load.rate and result.rate < KEPT * load.rate and result.most_in_flight >= load.concurrency:
+    if load.rate and result.rate < 0.99 * load.rate and result.most_in_flight >= load.concurrency:
         # Little's law: so many requests in flight make that rate.
         needed = max(load.concurrency + 1, math.ceil(load.rate * result.in_flight / max(1, result.requests)))
         told += f" --concurrency kept the rate down to {significant(result.rate)} a second: give {needed:,} or more."
@@ -81,15 +73,13 @@ def verdict(result: Result, load: Load) -> str:
 
 
 def first_failure(failure: Failure) -> str:
-    """A failure in a line."""
     kind, cause, detail = failure.problem
     return f"{kind}: {cause}, first in {place(*failure[:2])}: {detail}"
 
 
 def as_json(result: Result, conversations: int, load: Load) -> dict[str, Any]:
-    """The run as JSON data."""
     report = {
-        "version": VERSION,
+        "version": 2,  # It grows when a key goes or changes its meaning.
         "requests": result.requests,
         "conversations": conversations,
         "passed": result.passed,
@@ -159,14 +149,13 @@ def _failures(failures: Iterable[Failure]) -> Iterator[str]:
         yield f"  {first.problem.detail}"
 
 
-def percentile(ordered: Sequence[float], percent: float) -> float:
+def percentile(ordered: Sequence[float], percent: int) -> float:
     """The nearest-rank percentile of at least one value, in ascending order."""
-    rank = -(-len(ordered) * percent // 100)
-    return ordered[max(0, int(rank) - 1)]
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def latency_ms(latencies: Iterable[float]) -> dict[str, float]:
-    """The reported figures in milliseconds, to the nanosecond, of latencies in seconds; none without any latency."""
+    """The figures in milliseconds, to the nanosecond, of latencies in seconds; none without any latency."""
     ordered = sorted(latencies)
     if not ordered:
         return {}

@@ -25,63 +25,44 @@ def place(conversation_id: str, message_index: int) -> str:
     return f"conversation {excerpt(conversation_id)}, message {message_index}"
 
 
-def _seconds() -> "array[float]":
-    return array("d")
-
-
 @dataclass(slots=True)
 class Result:
-    """The result of a run. Times are in seconds, sizes in bytes of bodies, latencies those of verified answers.
-
-    `due` has the moment, from the start, at which each latency begins. Of streams, `first_tokens` has the time to the
-    first token of each answer, `gaps` the times between tokens that did not arrive together. `attempts` are requests by
-    their number of attempts.
-
-    `elapsed` is the whole time, `sending` that in which requests were sent (see `Schedule.sending`). `in_flight` is the
-    sum of the times that requests were in flight, `most_in_flight` the most at once. `cpu` is the CPU time of all
-    processes; `lost` says how those died that sent no result.
-    """
+    """The result of a run. Times are in seconds, sizes in bytes of bodies."""
 
     passed: int = 0
     failures: list[Failure] = field(default_factory=list)
-    attempts: Counter[int] = field(default_factory=Counter)
+    attempts: Counter[int] = field(default_factory=Counter)  # Requests by their number of attempts.
     bytes_sent: int = 0
     bytes_received: int = 0
-    due: "array[float]" = field(default_factory=_seconds)
-    latencies: "array[float]" = field(default_factory=_seconds)
-    first_tokens: "array[float]" = field(default_factory=_seconds)
-    gaps: "array[float]" = field(default_factory=_seconds)
+    latencies: "array[float]" = field(default_factory=lambda: array("d"))  # Those of verified answers.
+    first_tokens: "array[float]" = field(default_factory=lambda: array("d"))  # The time to each stream's first token.
+    gaps: "array[float]" = field(default_factory=lambda: array("d"))  # Between tokens that did not arrive together.
     elapsed: float = 0.0
-    sending: float = 0.0
-    in_flight: float = 0.0
+    sending: float = 0.0  # See `Schedule.sending`.
+    in_flight: float = 0.0  # The sum of the times that requests were in flight.
     most_in_flight: int = 0
-    cpu: float = 0.0
+    cpu: float = 0.0  # Of all processes.
     interrupted: bool = False
-    lost: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)  # How each process that sent no result ended.
 
     @property
     def requests(self) -> int:
-        """The number of requests that ended."""
         return self.passed + len(self.failures)
 
     @property
     def counts(self) -> Counter[str]:
-        """The number of failures by kind."""
         return Counter(failure.problem.kind for failure in self.failures)
 
     @property
     def rate(self) -> float:
-        """Requests a second of `sending`."""
         return self.requests / self.sending if self.sending else 0.0
 
     @property
     def drain(self) -> float:
-        """The seconds after the last request was sent."""
         return max(0.0, self.elapsed - self.sending)
 
     @property
     def mean_in_flight(self) -> float:
-        """The average number of requests in flight, over the whole time."""
         return min(self.in_flight / self.elapsed, self.most_in_flight) if self.elapsed else 0.0
 
 

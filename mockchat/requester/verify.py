@@ -1,7 +1,6 @@
 """Compare answers with the recorded replies. No I/O.
 
-Whatever a server sent is one of the recorded replies, or a `Problem` says why not. Only the first of the `expected`
-replies is at hand: the others are looked up if the answer differs from it.
+Only the first of the `expected` replies is at hand: the others are looked up if the answer differs from it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,11 +13,11 @@ from mockchat.core.index import Reply
 from mockchat.core.text import differ, difference, excerpt, likeness
 
 _ASSISTANT = ("assistant", "Assistant", None)  # The second is the original program's.
-NOT_FOUND, MISMATCHED, ERROR = KINDS = ("not_found", "mismatched", "error")
+NOT_FOUND, MISMATCHED, ERROR = "not_found", "mismatched", "error"
 
 
 class Problem(NamedTuple):
-    """What is wrong: `kind` is one of `KINDS`, `cause` groups equal failures, `detail` is for people."""
+    """What is wrong: `kind` is one of the three above, `cause` groups equal failures, `detail` is for people."""
 
     kind: str
     cause: str
@@ -32,11 +31,13 @@ def verify(status: int, body: bytes, expected: Iterable[Reply]) -> Problem | Non
     first = next(iter(expected))
     try:
         completion = answer.read(body, wire.text_of(first.message))
+        says_more = any(map(completion.message.get, answer.IN_PLACE_OF_TEXT))
         if completion.content == answer.KNOWN:
-            if _is_alike(completion, first):
+            is_text = wire.is_plain(first.message) and not says_more
+            if is_text and completion.flaw is None and _beside_the_message(completion, first) is None:
                 return None
             completion = answer.read(body)
-        elif not (_says_something(completion) or any(reply.details for reply in expected)):
+        elif completion.content is None and not (says_more or any(reply.details for reply in expected)):
             raise BadAnswer("an answer without choices[0].message.content", body)
         return _compare(completion, expected)
     except (BadAnswer, ValueError, RecursionError) as error:
@@ -58,16 +59,6 @@ def verify_stream(status: int, body: bytes, expected: Iterable[Reply]) -> tuple[
         return _not_an_answer(error), []
 
 
-def _says_something(completion: Completion) -> bool:
-    return completion.content is not None or any(map(completion.message.get, answer.IN_PLACE_OF_TEXT))
-
-
-def _is_alike(completion: Completion, reply: Reply) -> bool:
-    """True if a completion with the text of a reply equals it in all else."""
-    is_text = wire.is_plain(reply.message) and not any(map(completion.message.get, ("tool_calls", "function_call")))
-    return is_text and completion.flaw is None and _beside_the_message(completion, reply) is None
-
-
 def _beside_the_message(completion: Completion, reply: Reply) -> Problem | None:
     """What is wrong beside text and calls. A reply without details ended with `stop`."""
     said, reason, details = completion.message, completion.finish_reason, reply.details
@@ -84,7 +75,6 @@ def _beside_the_message(completion: Completion, reply: Reply) -> Problem | None:
 
 
 def no_answer(error: Exception) -> Problem:
-    """The problem of a request that got no answer."""
     return Problem(ERROR, *explain(error))
 
 

@@ -137,8 +137,6 @@ def test_no_server_is_a_failure(call: Call) -> None:
         ("--json", str(SAMPLE), "--data", str(SAMPLE), "--data", "missing.json"),
         ("--data", str(SAMPLE), "--data", "missing.json"),
         ("--json", str(recordings.DATASETS[-1])),
-        ("--json", "same.png", "--plot", "./same.png"),
-        ("--plot", "/nowhere/picture.png"),
         ("--unknown",),
     ],
 )
@@ -527,27 +525,6 @@ def test_no_id_is_printed_raw(call: Call, write_dataset: WriteDataset) -> None:
         assert "\x1b" not in ended.stdout
 
 
-# What the lowest version of matplotlib uses, the newest pyparsing deprecates.
-@pytest.mark.filterwarnings(r"ignore:'\w+' .*deprecated:DeprecationWarning")
-def test_a_picture(base_url: str, call: Call, tmp_path: Path) -> None:
-    """In the one of its forms that can be read; the other two differ in nothing but a name that matplotlib knows."""
-    pytest.importorskip("matplotlib")
-    path = tmp_path / "run.svg"
-    url = base_url.replace("/v1", "/$x_{$/../v1").replace("//", "//me:secret@")
-    arguments = ("--base-url", url, "--data", str(SAMPLE), "--keep-going", "--stream", "--plot", str(path))
-    ended = call(REQUESTER, *arguments, SEED_ERRORS="1")
-    assert (ended.returncode, ended.stderr) == (1, "")
-    assert path.read_bytes().startswith(b"<?xml")
-    assert b"secret" not in path.read_bytes()
-
-
-def test_a_picture_without_matplotlib_is_a_hint(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    ended = call(REQUESTER, "--plot", str(tmp_path / "run.png"))
-    assert ended.returncode == 2
-    assert "--plot needs matplotlib: pip install matplotlib" in ended.stderr
-
-
 def test_it_says_what_is_not_asked_for(base_url: str, call: Call) -> None:
     arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--duration", "60", "--limit", "200", "--shuffle")
     ended = call(REQUESTER, *arguments)
@@ -563,7 +540,7 @@ def test_it_says_what_is_not_asked_for(base_url: str, call: Call) -> None:
         (
             REQUESTER,
             "--base-url --data --no-stitch --concurrency --limit --keep-going --stream --json --model --api-key "
-            "--header --rate --duration --shuffle --random-seed --timeout --retries --processes --quiet --plot",
+            "--header --rate --duration --shuffle --random-seed --timeout --retries --processes --quiet",
         ),
     ],
 )

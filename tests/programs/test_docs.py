@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import pytest
 
-from mockchat.requester import options as of_requester
+from mockchat.requester import cli as of_requester
 from mockchat.server import options as of_server
 from tests.programs import ROOT, STOP_TIMEOUT, environment
 
@@ -44,7 +44,7 @@ COPIED = (
     "docs",
 )
 PORTS = ("8000", "8001")
-NAMING_PORTS = ("Makefile", "mockchat/server/options.py", "mockchat/requester/options.py")
+NAMING_PORTS = ("Makefile", "mockchat/server/options.py", "mockchat/requester/cli.py")
 BLOCK = re.compile(r"(?:^<!-- test: ([^\n]*) -->\n)?^```(\w*)\n(.*?)^```$|^<!-- test: (new folder) -->$", re.M | re.S)
 
 

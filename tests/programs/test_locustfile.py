@@ -1,77 +1,84 @@
-"""The real locust as a process, against a real server."""
+"""The locustfile that docs/scaling.md shows, with a stand-in for locust, which patches sockets and threads for good."""
 
-import importlib.util
-import json
-import signal
-import socket
-import subprocess
 import sys
-import time
-from pathlib import Path
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
 from mockchat.testing.server import MockServer, serve
-from tests.helpers import SAMPLE, WriteDataset, entry
-from tests.programs import ROOT, environment
-
-# It is not imported: that would change this process's sockets and threads for good.
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("locust") is None, reason="locust is not installed")
-
-LOCUST = [sys.executable, "-m", "locust", "-f", str(ROOT / "mockchat" / "requester" / "locustfile.py"), "--headless"]
-TIMEOUT = 60  # seconds
+from tests.helpers import SAMPLE, entry
+from tests.programs import ROOT
+from tests.programs.test_docs import blocks
 
 
-def run_locust(server: MockServer, requests: int, *arguments: str, **changes: str) -> tuple[int, dict[str, Any], str]:
-    """Run locust until the server has had so many requests: its exit status, its statistics, and what it told."""
-    command = [*LOCUST, "--json", *arguments]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment(**changes)
-    ) as process:
-        end = time.monotonic() + TIMEOUT
-        while len(server.requests) < requests and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        printed, told = process.communicate(timeout=TIMEOUT)
-    # Of several processes each prints its own, and only the first has any.
-    (statistics,), _ = json.JSONDecoder().raw_decode(printed, printed.index("[\n"))
-    return process.returncode, statistics, told
+class Response:
+    """What locust's client gives for `catch_response=True`."""
+
+    def __init__(self, status_code: int, content: bytes) -> None:
+        self.status_code, self.content = status_code, content
+        self.failures: list[str] = []
+        self.failure = self.failures.append
+
+    def __enter__(self) -> "Response":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
-def test_conversations_are_replayed_and_verified() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    with serve(SAMPLE, api_key="secret") as server:
-        load = ("--host", server.base_url, "--users", "4", "--spawn-rate", "4")
-        settings = {"MOCKCHAT_DATA": str(SAMPLE), "MOCKCHAT_MODEL": "gpt-x", "OPENAI_API_KEY": "secret"}
-        processes = ("--processes", "2", "--master-port", port, "--master-bind-port", port)
-        status, statistics, told = run_locust(server, 50, *load, *processes, **settings)
-        assert {request.body["model"] for request in server.requests} == {"gpt-x"}
-    assert (status, "Error report" in told) == (0, False), told
-    assert told.count("Parsed 70 conversations") == 1
-    assert (statistics["method"], statistics["name"], statistics["num_failures"]) == ("POST", "/chat/completions", 0)
-    assert statistics["num_requests"] > 0
+class Client:
+    def __init__(self, base_url: str) -> None:
+        self.base_url = base_url
+        self.responses: list[Response] = []
+
+    def post(self, path: str, *, data: bytes, headers: dict[str, str], catch_response: bool) -> Response:
+        assert catch_response
+        try:
+            with urlopen(Request(self.base_url + path, data, headers)) as answer:
+                response = Response(answer.status, answer.read())
+        except HTTPError as error:
+            with error:
+                response = Response(error.code, error.read())
+        self.responses.append(response)
+        return response
 
 
-def test_a_wrong_answer_is_a_failure_with_its_diagnosis(write_dataset: WriteDataset) -> None:
-    asked = write_dataset([entry("a", "one", "wrong", "two", "yes")])
-    with serve([entry("a", "one", "right\n", "two", "yes")]) as server:
-        status, statistics, told = run_locust(server, 9, "--host", f"{server.base_url}/", MOCKCHAT_DATA=str(asked))
-    assert (status, "Error report" in told) == (1, True)
-    assert statistics["num_failures"] == statistics["num_requests"] > 0
-    assert (
-        " mismatched: another text; first in conversation a, message 1: "
-        r"differs at character 0: got 'right\n' (U+0072), recorded 'wrong' (U+0077)"
-    ) in told
-    not_found = " not_found: status 404; first in conversation a, message 3: No valid response exists"
-    differs = r"messages[1] differs at character 0: sent 'wrong' (U+0077), recorded 'right\n' (U+0072)"
-    assert [not_found in line for line in told.splitlines() if differs in line] == [True]
+@pytest.fixture
+def replay(monkeypatch: pytest.MonkeyPatch) -> Callable[[MockServer], Client]:
+    """Let the page's user replay every conversation once."""
+    locust: Any = ModuleType("locust")
+    locust.FastHttpUser, locust.task = object, lambda function: function
+    monkeypatch.setitem(sys.modules, "locust", locust)
+    (shown,) = (block for block in blocks(ROOT / "docs" / "scaling.md") if block.mark == "file locustfile.py")
+    page: dict[str, Any] = {}
+    exec(shown.text, page)
+
+    def run(server: MockServer) -> Client:
+        user = page["Replay"]()
+        assert user.host == "http://127.0.0.1:8000/v1"
+        user.client = Client(server.base_url)
+        for conversation in page["dataset"].conversations:
+            page["random"] = SimpleNamespace(choice=lambda among, chosen=conversation: chosen)
+            user.conversation()
+        return user.client
+
+    return run
 
 
-def test_bad_recordings_end_it_with_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "none.json"
-    env = environment(MOCKCHAT_DATA=str(path))
-    ended = subprocess.run(LOCUST, capture_output=True, text=True, timeout=TIMEOUT, check=False, cwd=ROOT, env=env)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.splitlines()[1:] == [f"locust: {path}: No such file or directory"]
+def test_each_answer_is_verified(replay: Callable[[MockServer], Client]) -> None:
+    with serve(SAMPLE, api_key="any") as server:
+        responses = replay(server).responses
+        assert {request.body["model"] for request in server.requests} == {"mockchat"}
+    assert len(responses) == 169
+    assert [response.failures for response in responses if response.failures] == []
+
+
+def test_a_wrong_answer_is_a_failure(replay: Callable[[MockServer], Client]) -> None:
+    with serve([entry("a", "How many moons does Mars have?", "wrong")]) as server:
+        failures = [failure for response in replay(server).responses for failure in response.failures]
+    assert failures.count("mismatched: another text") == 1
+    assert failures.count("not_found: status 404") == 168

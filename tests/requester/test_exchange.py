@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from mockchat.client import explain
 from mockchat.core import program
 from mockchat.core.answer import endpoint
-from mockchat.requester.exchange import Answer, Client, Slot
+from mockchat.requester.exchange import Answer, Slot
 from tests.requester.common import Answerer, answering
 
 URL = "http://mock/v1/chat/completions"
@@ -158,7 +158,7 @@ async def outcomes(answers: Sequence[tuple[list[bytes], bool]], by_session: bool
     """What each request came to, errors by their cause, and the number of connections that it took."""
     connector = ScriptedConnector(answers)
     async with asyncio.timeout(20), aiohttp.ClientSession(connector=connector) as session:
-        slot = Slot(Client(session, URL))
+        slot = Slot(session, URL)
         ended: list[Outcome] = []
         for _ in answers:
             try:
@@ -239,7 +239,7 @@ async def test_aiohttp_reads_only_what_is_not_plain(monkeypatch: pytest.MonkeyPa
 async def test_the_parts_of_a_timed_answer_have_their_moments() -> None:
     connector = ScriptedConnector([(cut(PLAIN, [len(PLAIN) - 3]), False)] * 2)
     async with aiohttp.ClientSession(connector=connector) as session:
-        slot = Slot(Client(session, URL, timed=True))
+        slot = Slot(session, URL, timed=True)
         for _ in range(2):
             before = time.perf_counter()
             answer = await slot.ask(b"question")
@@ -297,7 +297,7 @@ async def asking(
             connector=aiohttp.TCPConnector(limit=1, ssl=tls[1] if tls else True), **options
         ) as session,
     ):
-        slot = Slot(Client(session, endpoint(base_url.replace("://", f"://{user}")), timed=timed))
+        slot = Slot(session, endpoint(base_url.replace("://", f"://{user}")), timed=timed)
         yield slot
         slot.close()
 
@@ -460,8 +460,7 @@ async def test_the_headers_are_those_of_a_session(options: dict[str, Any]) -> No
     async with asking(echo, **options) as slot:
         ours = (await slot.ask(b"x" * 12)).body.split(b"\n")
         slot.close()
-        client = slot._client
-        async with client._session.post(client._url, data=b"x" * 12) as response:
+        async with slot._session.post(slot._url, data=b"x" * 12) as response:
             theirs = (await response.read()).split(b"\n")
     assert ours[0] == theirs[0]
     assert sorted(ours) == sorted(theirs)

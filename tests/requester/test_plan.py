@@ -1,7 +1,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mockchat.core import wire
 from mockchat.core.entries import Conversation
-from mockchat.requester.plan import Load, Schedule, part_of, rounds
+from mockchat.requester.plan import Load, Schedule, rounds
 from tests.helpers import conversation
 from tests.requester.common import CONVERSATIONS, asked
 
@@ -64,8 +64,8 @@ def test_rounds() -> None:
 
 
 def dealt(conversations: Sequence[Conversation], load: Load, process: int = 0) -> list[tuple[str, int]]:
-    in_order = rounds(conversations, load, process)
-    return [(place.conversation.id, place.number) for place in islice(in_order, load.limit)]
+    asked = islice(rounds(conversations, load), process, load.limit, load.processes)
+    return [(place.conversation.id, place.number) for place in asked]
 
 
 @given(
@@ -74,47 +74,30 @@ def dealt(conversations: Sequence[Conversation], load: Load, process: int = 0) -
     st.none() | st.integers(1, 30),
     st.booleans(),
     st.booleans(),
-    st.integers(0, 9),
 )
 def test_every_request_is_one_process_s_and_in_order(
-    turns: list[list[str]], wanted: int, limit: int | None, shuffle: bool, again: bool, more: int
+    turns: list[list[str]], count: int, limit: int | None, shuffle: bool, again: bool
 ) -> None:
     conversations = [conversation(f"c{number}", *given) for number, given in enumerate(turns)]
     replies = dealt(conversations, Load(concurrency=1))
     if not replies:
         return
-    count = min(wanted, len(replies), limit or wanted)
-    load = Load(
-        concurrency=count + more,
-        processes=count,
-        limit=limit,
-        shuffle=shuffle,
-        duration=1.0 if again and limit else None,
-    )
-    parts = [part_of(load, process) for process in range(count)]
-    assert sum(own.concurrency for own in parts) == load.concurrency
-    assert min(own.concurrency for own in parts) > 0
-    asked_by_each = [dealt(conversations, own, process) for process, own in enumerate(parts)]
+    duration = 1.0 if again and limit else None
+    load = Load(concurrency=1, processes=count, limit=limit, shuffle=shuffle, random_seed=1, duration=duration)
     whole = dealt(conversations, replace(load, processes=1))
-    # As many as those numbers of the whole run that are its: at a rate they take turns.
-    assert [len(mine) for mine in asked_by_each] == [len(whole[process::count]) for process in range(count)]
-    together = list(chain(*asked_by_each))
-    if len(whole) > len(replies):  # Round and round.
-        assert set(together) <= set(replies)
-    elif shuffle:
-        assert len(set(together)) == len(together)
-        assert set(together) <= set(replies)
-    else:
-        assert asked_by_each == [whole[process::count] for process in range(count)]
+    if limit is None:
+        assert sorted(whole) == sorted(replies)
+    assert set(whole) <= set(replies)
+    asked_by_each = [dealt(conversations, load, process) for process in range(count)]
+    assert asked_by_each == [whole[process::count] for process in range(count)]
 
 
 def test_a_shuffled_part_can_be_had_again() -> None:
     conversations = [conversation(f"c{number}", "hi", f"{number}") for number in range(40)]
     load = Load(concurrency=2, processes=2, shuffle=True, random_seed=1)
-    first, second = ([dealt(conversations, part_of(load, process), process) for process in (0, 1)] for _ in "ab")
+    first, second = ([dealt(conversations, load, process) for process in (0, 1)] for _ in "ab")
     assert first == second
     assert [sorted(part) == part for part in first] == [False, False]
-    assert [int(name[1:]) for name, _ in first[0]] != [int(name[1:]) - 1 for name, _ in first[1]]
 
 
 # When

@@ -120,11 +120,20 @@ def test_all_begin_at_one_moment_once_each_is_ready(dies: bool) -> None:
         ready = time.perf_counter()
         started = begin()
         assert ready <= started <= time.perf_counter()
-        return Result(passed=1, due=array("d", [started]))
+        return Result(passed=1, latencies=array("d", [started]))
 
     load = Load(concurrency=3, processes=3, keep_going=True)
     whole = program.run_on_loop(processes.replay(ask, load, unwatched))
-    assert (whole.passed, len(whole.lost), len(set(whole.due))) == ((2, 1, 1) if dies else (3, 0, 1))
+    assert (whole.passed, len(whole.lost), len(set(whole.latencies))) == ((2, 1, 1) if dies else (3, 0, 1))
+
+
+def test_each_has_its_part_of_the_requests_in_flight_and_all_shuffle_alike() -> None:
+    async def ask(*, load: Load, process: int, begin: Callable[[], float], **_: Any) -> Result:
+        begin()
+        return Result(passed=load.concurrency, latencies=array("d", [load.random_seed]))
+
+    whole = program.run_on_loop(processes.replay(ask, Load(concurrency=5, processes=2, shuffle=True), unwatched))
+    assert (whole.passed, len(whole.latencies), len(set(whole.latencies))) == (5, 2, 1)
 
 
 def test_no_more_processes_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
