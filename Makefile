@@ -90,6 +90,9 @@ perf: $(VENV)/with-perf ## measure against the least that this machine can do (A
 soak: $(VENV)/with-test ## attack the server, stop it and kill it, for two minutes (ARGS=options)
 	@$(VENV_PYTHON) -m tests.soak.soak $(ARGS)
 
+# The tests start a hundred Pythons, each of which would compile all that it imports.
+test test-lowest: export PYTHONDONTWRITEBYTECODE =
+
 test: $(VENV)/with-test $(VENV)/with-node ## run the tests (ARGS=options of pytest, such as --cov)
 	$(VENV_PYTHON) -m pytest --quiet --numprocesses $(TEST_PROCESSES) --dist worksteal $(ARGS)
 
