@@ -201,7 +201,7 @@ def test_interrupted_it_tells_what_was_done(tmp_path: Path, number: signal.Signa
 
 def test_several_processes_are_one_run_with_one_report(base_url: str, call: Call, tmp_path: Path) -> None:
     arguments = ("--base-url", base_url, "--data", str(SAMPLE), "--concurrency", "3")
-    ended = run_requester(*arguments, "--processes", "4", env=ENV)
+    ended = call(REQUESTER, *arguments, "--processes", "4")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "(limit 4) by 4 processes" in ended.stdout
     assert ended.stdout.count("All 169 replies verified.") == ended.stdout.count("Elapsed") == 1
