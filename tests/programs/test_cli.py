@@ -38,8 +38,11 @@ ENV = environment()
 
 @pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
-    with running_server("--data", str(SAMPLE), env=ENV) as (url, _):
+    """A server's, which Ctrl-C stops."""
+    with running_server("--data", str(SAMPLE), env=ENV) as (url, process):
         yield url
+        process.send_signal(signal.SIGINT)
+        assert process.wait(STOP_TIMEOUT) == 0
 
 
 # The requester
@@ -78,7 +81,7 @@ def test_streams(base_url: str, call: Call, tmp_path: Path) -> None:
 
 
 def test_a_server_that_asks_for_a_key(call: Call, tmp_path: Path) -> None:
-    """It may be reached by anyone, and warns of nothing."""
+    """Anyone can reach it, and it does not warn of that."""
     options = ("--data", str(SAMPLE), "--host", "0.0.0.0", "--api-key", "one", "--api-key", " two ")
     errors = tmp_path / "errors"
     with errors.open("w") as file, running_server(*options, env=ENV, stderr=file) as (url, _):
@@ -297,27 +300,16 @@ def test_a_second_signal_ends_it_at_once() -> None:
 # The server
 
 
-def test_it_says_where_it_listens_and_stops_at_a_signal() -> None:
-    with running_server("--data", str(SAMPLE), env=ENV) as (url, process):
-        assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*/v1", url)
-        with urllib.request.urlopen(f"{url}/chat/completions", data=request_body(("user", "hi"))) as response:
-            assert response.status == 200
-        process.send_signal(signal.SIGINT)  # test_hostile.py and others have SIGTERM.
-        assert process.wait(STOP_TIMEOUT) == 0
+def test_it_says_where_it_listens(base_url: str) -> None:
+    assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*/v1", base_url)
+    with urllib.request.urlopen(f"{base_url}/chat/completions", data=request_body(("user", "hi"))) as response:
+        assert response.status == 200
 
 
 def test_ipv6(call: Call) -> None:
     with running_server("--data", str(SAMPLE), "--host", "::1", env=ENV) as (url, _):
         assert url.startswith("http://[::1]:")
         assert call(REQUESTER, "--base-url", url, "--data", str(SAMPLE)).returncode == 0
-
-
-def test_who_can_reach_it_is_told_of(capfd: Any) -> None:
-    """Unless it asks for a key."""
-    with running_server("--host", "0.0.0.0", env=ENV):
-        pass
-    told = "Anyone who can reach 0.0.0.0 can read the recordings: --api-key asks for a key\n"
-    assert capfd.readouterr().err == told
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
@@ -330,12 +322,13 @@ def test_a_larger_body_than_allowed_is_refused(write_dataset: WriteDataset, call
 
 
 def test_options_of_the_server_from_its_command_line(write_dataset: WriteDataset, capfd: Any) -> None:
-    """Those that no other test of a real server gives."""
+    """Those that no other test of a real server gives. Without a key it warns of who can reach it."""
     path = write_dataset([entry("a_0", "hi 1", "hello"), entry("a_1", "ho", "hello")])
-    limits = ("--max-body-mb", "1", "--max-memory-mb", "1", "--shutdown-timeout", "0.5", "--no-stitch", "--log")
+    reading = ("--data", str(path), "--host", "0.0.0.0", "--ignore", r"\d", "--no-stitch")
+    limits = ("--max-body-mb", "1", "--max-memory-mb", "1", "--shutdown-timeout", "0.5", "--log")
     simulated = ("--ttft-ms", "1", "--itl-ms", "1", "--jitter", "0.1", "--random-seed", "1", "--fault", "503=first:1")
     statuses = []
-    with running_server("--data", str(path), "--ignore", r"\d", *limits, *simulated, env=ENV) as (url, _):
+    with running_server(*reading, *limits, *simulated, env=ENV) as (url, _):
         for text in ("hi 2", "hi 3", "ho", "ho", "x" * 2**20):
             try:
                 with urllib.request.urlopen(f"{url}/chat/completions", request_body(("user", text))) as response:
@@ -343,7 +336,9 @@ def test_options_of_the_server_from_its_command_line(write_dataset: WriteDataset
             except urllib.error.HTTPError as error:
                 statuses.append(error.code)
     assert statuses == [503, 200, 503, 200, 413]
-    assert [int(line.split()[1]) for line in capfd.readouterr().err.splitlines()] == statuses
+    warning, *logged = capfd.readouterr().err.splitlines()
+    assert warning == "Anyone who can reach 0.0.0.0 can read the recordings: --api-key asks for a key"
+    assert [int(line.split()[1]) for line in logged] == statuses
 
 
 def test_a_port_in_use(base_url: str, call: Call) -> None:
