@@ -74,7 +74,7 @@ def test_beyond_the_limit_nothing_is_unpacked(coding: str) -> None:
     pack = PACKERS[coding][0]
     decoder = Decoder(coding, max_mb=1)
     assert decoder.feed(pack(bytes(MB))) == bytes(MB)
-    bomb = pack(bytes(100 * MB))
+    bomb = pack(bytes(20 * MB))
     tracemalloc.start()
     with pytest.raises(BadAnswer, match="larger than 1 MB"):
         Decoder(coding, max_mb=1).feed(bomb)
