@@ -17,8 +17,8 @@ CONCURRENCY ?=
 PROCESSES ?=
 WORKERS ?=
 FUZZ_TIME ?= 60
-# Tests wait for processes and sockets as much as they compute.
-TEST_PROCESSES = $(shell $(BASE_PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
+# Tests wait for processes and sockets half as long as they compute.
+TEST_PROCESSES = $(shell $(BASE_PYTHON) -c 'import os; print(3 * (os.cpu_count() or 1) // 2)')
 ARGS ?=
 
 DATASET_URL := https://huggingface.co/datasets/anon8231489123/ShareGPT_Vicuna_unfiltered/resolve/main/ShareGPT_V3_unfiltered_cleaned_split.json
@@ -89,6 +89,9 @@ perf: $(VENV)/with-perf ## measure against the least that this machine can do (A
 
 soak: $(VENV)/with-test ## attack the server, stop it and kill it, for two minutes (ARGS=options)
 	@$(VENV_PYTHON) -m tests.soak.soak $(ARGS)
+
+# Where it is set, each process would compile all the tests anew.
+test test-lowest: export PYTHONDONTWRITEBYTECODE =
 
 test: $(VENV)/with-test $(VENV)/with-node ## run the tests (ARGS=options of pytest, such as --cov)
 	$(VENV_PYTHON) -m pytest --quiet --numprocesses $(TEST_PROCESSES) --dist worksteal $(ARGS)

@@ -27,6 +27,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
     for name in ("SEED_ERRORS", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # What a program has read is this process's garbage.
 
     def run(program: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         capsys.readouterr()
@@ -47,7 +48,6 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
 
     yield run
-    gc.unfreeze()
     resource.setrlimit(resource.RLIMIT_NOFILE, descriptors)
     for number, handler in handlers.items():
         signal.signal(number, handler)

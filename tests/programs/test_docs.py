@@ -40,7 +40,6 @@ COPIED = (
     "server.py",
     "requester.py",
     "mockchat",
-    "tests",
     "docs",
 )
 PORTS = ("8000", "8001")

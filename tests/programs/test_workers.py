@@ -117,19 +117,9 @@ def test_what_can_not_be_served_is_one_line(arguments: list[str], told: str, cap
     assert capfd.readouterr().err == f"{told}\n"
 
 
-@pytest.mark.parametrize("preload", [True, False])
-def test_and_gunicorn_ends(preload: bool) -> None:
-    command = gunicorn(["--data", "missing.json"], 1)
-    if not preload:
-        command.remove("--preload")
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
-    assert (ended.returncode, ended.stderr) == (4, "create_app: missing.json: No such file or directory\n")
-
-
 @pytest.mark.parametrize(
     ("application", "options", "problem"),
     [
-        ("create_app('sample')", [], "it needs its own worker class"),
         ("create_app('sample')", ["--preload"], "it needs its own worker class"),
         ("create_app('sample')", ["--worker-class", "gthread"], "it needs its own worker class"),
         ("create_app", ["--worker-class", "mockchat.server.workers.Worker"], "create_app must be called"),
@@ -138,17 +128,17 @@ def test_and_gunicorn_ends(preload: bool) -> None:
 def test_what_gunicorn_can_not_serve_ends_with_the_line_to_type(
     application: str, options: list[str], problem: str
 ) -> None:
-    command = [sys.executable, "-m", "gunicorn", f"mockchat.server.workers:{application}"]
-    command += [
+    """Whether the application is made before a worker starts or in the worker."""
+    command = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        f"mockchat.server.workers:{application}",
         "--pythonpath",
         str(ROOT),
         *options,
-        "--bind",
-        "127.0.0.1:0",
-        "--no-control-socket",
-        "--error-logfile",
-        "/dev/null",
     ]
+    command += ["--bind", "127.0.0.1:0", "--no-control-socket", "--error-logfile", "/dev/null"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     line = """gunicorn "mockchat.server.workers:create_app('FILE')" -k mockchat.server.workers.Worker --preload"""
     assert (ended.returncode, ended.stderr) == (4, f"create_app: {problem}: {line}\n")
