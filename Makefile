@@ -17,8 +17,8 @@ CONCURRENCY ?=
 PROCESSES ?=
 WORKERS ?=
 FUZZ_TIME ?= 60
-# Tests wait for processes and sockets half as long as they compute.
-TEST_PROCESSES = $(shell $(BASE_PYTHON) -c 'import os; print(3 * (os.cpu_count() or 1) // 2)')
+# Tests wait for processes and sockets as much as they compute.
+TEST_PROCESSES = $(shell $(BASE_PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 ARGS ?=
 
 DATASET_URL := https://huggingface.co/datasets/anon8231489123/ShareGPT_Vicuna_unfiltered/resolve/main/ShareGPT_V3_unfiltered_cleaned_split.json
