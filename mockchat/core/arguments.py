@@ -46,7 +46,11 @@ def parse(parser: ArgumentParser, given: Sequence[str] | None) -> Namespace:
     """Parse these arguments, or the process's own for None. Ends the program where they are wrong."""
     options, unknown = parser.parse_known_args(given)
     if unknown:
-        hint = "" if unknown[0].startswith("-") else f" (for recordings: --data {shlex.quote(unknown[0])})"
+        name, known = unknown[0].partition("=")[0], re.findall("--[a-z-]+", parser.format_help())
+        if not name.startswith("-"):
+            hint = f" (for recordings: --data {shlex.quote(unknown[0])})"
+        else:
+            hint = "".join(f" (did you mean {near}?)" for near in difflib.get_close_matches(name, known, n=1))
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return options
 

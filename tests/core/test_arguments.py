@@ -125,7 +125,8 @@ def test_recordings() -> None:
         (["my data.json"], "unrecognized arguments: my data.json (for recordings: --data 'my data.json')"),
         (["--data", "a", "b", "c"], "unrecognized arguments: b c (for recordings: --data b)"),
         (["--unknown", "b"], "unrecognized arguments: --unknown b"),
-        (["--dat=b"], "unrecognized arguments: --dat=b"),
+        (["--dat=b"], "unrecognized arguments: --dat=b (did you mean --data?)"),
+        (["--no-stich"], "unrecognized arguments: --no-stich (did you mean --no-stitch?)"),
         (["--data"], "argument --data: expected one argument"),
     ],
 )
