@@ -23,7 +23,8 @@ def load(name: str) -> Callable[..., int]:
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     main: Callable[..., int] = import_module(PROGRAMS[name]).main
-    signal.signal(signal.SIGINT, before)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, before)
     return main
 
 

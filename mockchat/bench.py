@@ -76,7 +76,9 @@ def running_server(
 
 
 def _run(given: Sequence[str] | None) -> int:
-    parser = arguments.new_parser("Replay recordings against a server started for it; the options are theirs.")
+    parser = arguments.new_parser(
+        "Replay recordings against a server started for it. Takes the options of both: see their --help."
+    )
     served, replayed = share(parser.parse_known_args(given)[1])
     signal.signal(signal.SIGINT, lambda number, frame: None)  # Ctrl-C reaches both programs, and they report.
     with running_server([*SERVE, *served], env=environment(), echo=True) as (base_url, _):

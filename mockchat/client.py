@@ -8,7 +8,7 @@ import aiohttp
 from mockchat.core.answer import BadAnswer
 from mockchat.core.text import excerpt
 
-ACCEPTED = "gzip, deflate"  # The value of `Accept-Encoding`.
+ACCEPTED = "gzip"  # The value of `Accept-Encoding`.
 MAX_ANSWER_MB = 64
 MB = 1024 * 1024  # bytes
 
@@ -41,19 +41,19 @@ async def decoded(headers: Mapping[str, str], body: aiohttp.StreamReader) -> Asy
     a coding that was not asked for, and `aiohttp.ClientPayloadError` for a damaged body.
     """
     coding = (headers.get("Content-Encoding") or "identity").lower()
-    if coding not in ("identity", "gzip", "x-gzip", "deflate"):
+    if coding not in ("identity", "gzip", "x-gzip"):
         raise BadAnswer(f"an answer in the coding {coding!r}, which was not asked for")
     unpacking = None
     room = MAX_ANSWER_MB * MB
     async for sent in body.iter_any():
         block = sent
         if coding != "identity":
-            unpacking = unpacking or zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib, by its header.
+            unpacking = unpacking or zlib.decompressobj(zlib.MAX_WBITS | 16)
             try:
                 block = unpacking.decompress(sent, room + 1)
             except zlib.error:
                 raise aiohttp.ClientPayloadError from None
-            if unpacking.unused_data:
+            if unpacking.unused_data:  # Another member, or what is no part of the body.
                 raise aiohttp.ClientPayloadError
         room -= max(len(block), len(sent))  # Some bytes unpack to nothing.
         if room < 0:

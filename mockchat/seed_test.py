@@ -75,9 +75,9 @@ def compare(title: str, predicted: dict[Place, set[str]], requests: int, observe
 
 def _run(given: Sequence[str] | None) -> int:
     parser = arguments.new_parser("Prove that the requester reports exactly what is wrong.")
-    arguments.add_recordings(parser)
+    arguments.add_recordings(parser, repr(recordings.SAMPLE))
     seeds = ("1", "2", "3", "4", "word")
-    parser.add_argument("--seeds", nargs="+", default=seeds, help="the values of SEED_ERRORS (default: five)")
+    parser.add_argument("--seeds", nargs="+", default=seeds, help=f"values of SEED_ERRORS (default: {' '.join(seeds)})")
     chosen = arguments.parse(parser, given)
     paths = chosen.data or [recordings.named(recordings.SAMPLE)]
     both = [f"--data={path}" for path in paths] + ["--no-stitch"] * chosen.no_stitch

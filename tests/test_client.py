@@ -16,8 +16,7 @@ from mockchat import client
 from mockchat.client import MAX_ANSWER_MB, MB, explain
 from mockchat.core.answer import BadAnswer
 
-PACKERS = {"identity": bytes, "gzip": gzip.compress, "deflate": zlib.compress}
-PACKED = ["gzip", "deflate"]
+PACKERS = {"identity": bytes, "gzip": gzip.compress}
 
 
 class Body:
@@ -59,11 +58,11 @@ def test_a_body_without_bytes_is_not_cut_off() -> None:
     assert unpacked("gzip", b"") == unpacked("", b"") == b""
 
 
-@given(st.binary(max_size=50), st.sampled_from(PACKED), st.data())
-def test_what_is_cut_off_is_told(body: bytes, coding: str, data: st.DataObject) -> None:
-    packed = PACKERS[coding](body)
+@given(st.binary(max_size=50), st.data())
+def test_what_is_cut_off_is_told(body: bytes, data: st.DataObject) -> None:
+    packed = gzip.compress(body)
     with pytest.raises(aiohttp.ClientPayloadError):
-        unpacked(coding, packed[: data.draw(st.integers(1, len(packed) - 1))], 7)
+        unpacked("gzip", packed[: data.draw(st.integers(1, len(packed) - 1))], 7)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +81,7 @@ def test_what_is_damaged_is_told(sent: bytes, at_once: int) -> None:
         unpacked("gzip", sent[: 100 * at_once], at_once)
 
 
-@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "é"])
+@pytest.mark.parametrize("coding", ["br", "zstd", "deflate", "gzip, gzip", "é"])
 def test_another_coding_is_told(coding: str) -> None:
     with pytest.raises(BadAnswer, match="which was not asked for"):
         unpacked(coding, b"")
@@ -118,19 +117,17 @@ def in_memory_of(mb: float) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("coding", "first", "more"),
+    ("flags", "more"),
     [
-        ("gzip", b"\x1f\x8b\x08\x08" + bytes(6), b"name"),  # Of a file, in the header, which ends with a zero.
-        ("deflate", b"\x78\x9c", b"\x00\x00\x00\xff\xff"),  # Stored blocks without bytes.
+        (b"\x08", b"name"),  # Of a file, in the header, which ends with a zero.
+        (b"\x00", b"\x00\x00\x00\xff\xff"),  # Stored blocks without bytes.
     ],
 )
-def test_what_unpacks_to_nothing_is_given_up(
-    coding: str, first: bytes, more: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_unpacks_to_nothing_is_given_up(flags: bytes, more: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The packed bytes count too."""
     monkeypatch.setattr(client, "MAX_ANSWER_MB", 1)
     with pytest.raises(BadAnswer, match="larger than 1 MB"):
-        unpacked(coding, first + more * 300_000)
+        unpacked("gzip", b"\x1f\x8b\x08" + flags + bytes(6) + more * 300_000)
 
 
 # Why there was none

@@ -42,7 +42,7 @@ class BadAnswer(Exception):
 
 
 class Intact(BadAnswer):
-    """A bad answer that arrived whole: an error with status 200, or JSON that only lax parsers accept."""
+    """A bad answer of a good transfer: an error with status 200, also in a stream, or JSON for lax parsers alone."""
 
 
 class Completion(NamedTuple):
@@ -135,7 +135,7 @@ def read_stream(answer: bytes) -> Completion:
                 logprobs.setdefault(key, []).extend(value if isinstance(value, list) else ())
     flaw = message.flaw if alone else NOT_ASKED_FOR
     joined = {key: value or None for key, value in logprobs.items()}
-    return Completion(message.whole(), finish_reason, about, flaw, joined or None, whole, arrivals)
+    return Completion(message.joined(), finish_reason, about, flaw, joined or None, whole, arrivals)
 
 
 class _Message:
@@ -175,7 +175,7 @@ class _Message:
             self._by_index[index] = known
         _add(known, call)
 
-    def whole(self) -> dict[str, Any]:
+    def joined(self) -> dict[str, Any]:
         """The message. Its content is null if the stream has none, but something in place of it."""
         message: dict[str, Any] = _joined(self._said)
         if self._calls:

@@ -34,9 +34,11 @@ def new_parser(description: str) -> ArgumentParser:
     return parser
 
 
-def add_recordings(parser: ArgumentParser) -> None:
-    """Add `--data` and `--no-stitch`."""
-    default = f"{recordings.DATASETS[0].name} if it is in data/ of a clone, else {recordings.SAMPLE!r}"
+_DEFAULT = f"{recordings.DATASETS[0].name} if it is in data/ of a clone, else {recordings.SAMPLE!r}"
+
+
+def add_recordings(parser: ArgumentParser, default: str = _DEFAULT) -> None:
+    """Add `--data`, whose help names this default, and `--no-stitch`."""
     about = f"recordings, or {recordings.SAMPLE!r} for those of the package; repeatable (default: {default})"
     parser.add_argument("--data", **option(recordings.named, "FILE", about, action="append"))
     parser.add_argument("--no-stitch", action="store_true", help="do not join entries with ids like a_0 and a_12")
@@ -60,7 +62,7 @@ def pattern(value: str) -> str:
     try:
         found = re.compile(value).search("")
     except (re.error, RecursionError, OverflowError) as error:
-        raise ArgumentTypeError(f"{value!r} is no regular expression: {error}") from None
+        raise ArgumentTypeError(f"{value!r} is not a regular expression: {error}") from None
     if found:
         raise ArgumentTypeError(f"{value!r} matches the empty text: give one that matches what is to be left out")
     if _repeats_what_varies(_parser.parse(value)):
@@ -99,9 +101,9 @@ def parameter(value: str) -> str:
     raise ArgumentTypeError(f"{value!r} is not a recorded parameter of requests: {hint}")
 
 
-_IGNORED = "leave out what it matches, in what is sent and what is recorded, before they are compared; repeatable"
+_IGNORED = "leave out what it matches, in requests and recordings, before messages are compared; repeatable"
 IGNORE = option(pattern, "REGEX", _IGNORED, action="append", default=[])
-_MATCHED = "requests must have this parameter as recorded, like model or tools; repeatable (default: messages alone)"
+_MATCHED = "compare this parameter of requests too, such as model or tools; repeatable (default: messages alone)"
 MATCH = option(parameter, "NAME", _MATCHED, action="append", default=[])
 
 
@@ -109,7 +111,7 @@ def whole_number(value: str, least: int = 0) -> int:
     """A whole number from `least` up, of at most nine digits."""
     if re.fullmatch("[0-9]{1,9}", value) and int(value) >= least:
         return int(value)
-    raise ArgumentTypeError(f"{value!r} is not a whole number of at least {least}")
+    raise ArgumentTypeError(f"{value!r} is not a whole number of at least {least}, below a billion")
 
 
 def number(value: str, least: float = 0.0) -> float:
@@ -117,7 +119,7 @@ def number(value: str, least: float = 0.0) -> float:
     with suppress(ValueError):
         if least <= float(value) < 1e9:
             return float(value)
-    raise ArgumentTypeError(f"{value!r} is not a number {'above 0' if least else 'of at least 0'}")
+    raise ArgumentTypeError(f"{value!r} is not a number {'above 0' if least else 'of at least 0'}, below a billion")
 
 
 positive_whole_number = partial(whole_number, least=1)

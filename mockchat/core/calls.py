@@ -103,7 +103,7 @@ class Pairing:
     """Pairs calls and tool messages, message by message of a history."""
 
     def __init__(self) -> None:
-        self._ids: list[str] = []  # The calls of the last messages that called, by number.
+        self._ids: list[str] = []  # Ids of the calls of the last messages with calls, by number.
         self._answered: set[int] = set()  # Numbers of calls.
         self._left: deque[int] = deque()  # Numbers of calls that may be pending; then the same by id.
         self._left_by_id: dict[str, deque[int]] = {}

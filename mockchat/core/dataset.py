@@ -22,8 +22,8 @@ from typing import Any
 from mockchat.core import entries, foreign, wire
 from mockchat.core.entries import Conversation, DatasetError, EntryError
 
-WHITESPACE = b" \t\r\n"
-GZIP = b"\x1f\x8b"  # The magic number, https://www.rfc-editor.org/rfc/rfc1952#page-6
+_WHITESPACE = b" \t\r\n"
+_GZIP = b"\x1f\x8b"  # The magic number, https://www.rfc-editor.org/rfc/rfc1952#page-6
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PIECE_ID = re.compile("(.*)_([0-9]{1,18})", re.DOTALL)  # The conversation's id, and the position of the first message.
 _FIRST_KEY = re.compile(rb'\[\s*\{\s*("[^"\\]*")')
@@ -38,7 +38,7 @@ class Dataset:
     entries: int = 0
     repeated: int = 0  # The same as an earlier entry.
     joined: int = 0  # Continuing an earlier piece of their conversation.
-    misaligned: int = 0  # Of these, not lined up with it.
+    misaligned: int = 0  # Joined pieces whose position does not line up.
 
     @property
     def replies(self) -> int:
@@ -58,10 +58,10 @@ def load(
 ) -> Dataset:
     """Read files of recordings as one dataset.
 
-    With `stitch`, entries of a file whose ids differ only in a final `_<digits>` are joined, in file order, and those
-    with the same id and messages count once. Otherwise each entry is a conversation. An entry without an id is called
-    `entry 3`, by its position from 0; of several files, `entry 3 of chats.jsonl`. `progress` is called after each read
-    with its size in bytes. Raises `DatasetError` if a file can't be read, or no file has a reply.
+    With `stitch`, entries of a file whose ids differ only in a final `_<digits>` are joined, in file order; of others,
+    those with the same id, messages and details count once. Otherwise each entry is a conversation. One without an id
+    is called `entry 3`, by its position from 0; of several files, `entry 3 of chats.jsonl`. `progress` is called after
+    each read with its size in bytes. Raises `DatasetError` if a file can't be read, or no file has a reply.
     """
     dataset = Dataset([])
     collecting = gc.isenabled()
@@ -107,10 +107,10 @@ class _Pieces:
 
     def __init__(self, name: str) -> None:
         self.conversation = Conversation(name, b"")
-        self._recordings = [b""]  # What is joined, and what follows it.
-        self._waiting = 0  # Bytes of what follows it.
+        self._recordings = [b""]  # The joined pieces, then each piece not yet joined.
+        self._waiting = 0  # Bytes of the pieces not yet joined.
         self._count = 0  # The number of messages.
-        self._next_position = 0  # The least that lines up.
+        self._next_position = 0  # The least position of a next piece that lines up.
 
     def add(self, position: int, piece: Conversation, count: int) -> bool:
         """Append a piece of `count` messages, without the first if that repeats the last one. True if it lines up."""
@@ -130,7 +130,7 @@ class _Pieces:
         return lines_up
 
     def join(self, *, at_last: bool) -> None:
-        """Join the pieces: `at_last`, or if they are long enough to keep the time linear in the size of all."""
+        """Join the pieces `at_last`, or once they are an eighth of what is joined: that keeps the time linear."""
         if at_last or 8 * self._waiting > len(self._recordings[0]):
             self.conversation.recording = wire.NEXT.join(filter(None, self._recordings))
             self._recordings = [self.conversation.recording]
@@ -184,11 +184,11 @@ def _called(number: int, line: int, entry: Any) -> str:
 
 def _entries(plain: "io.BufferedReader[Any]", block_size: int) -> Iterator[tuple[int, Any]]:
     """The entries of a file in any form, each with the number of its line (0 in an array)."""
-    file: File = gzip.GzipFile(fileobj=plain) if plain.peek(2).startswith(GZIP) else plain
+    file: File = gzip.GzipFile(fileobj=plain) if plain.peek(2).startswith(_GZIP) else plain
     if file.peek(3).startswith(BYTE_ORDER_MARK):
         file.read(3)
     line = 1
-    while (first := file.peek(1)[:1]) and first in WHITESPACE:
+    while (first := file.peek(1)[:1]) and first in _WHITESPACE:
         line += file.read(1) == b"\n"
     if not first:
         raise DatasetError("is empty")

@@ -9,6 +9,7 @@ from mockchat.core.text import around, common_length, differ, differ_values, exc
 
 _SYSTEM = b'system"'
 _PROMPTS = 8  # that are tried in place of one that is not recorded, beside its neighbours
+_A_FEW_WORDS = 14  # bytes
 _COMPARED = 65536  # bytes of a history, with each prompt
 
 
@@ -25,7 +26,7 @@ def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Di
     `numbers` are those by which to call its messages. The time hardly depends on the number of recordings.
     """
     if not index.recordings:
-        asked = f"; asked was {shown(wire.split(history)[-1])}" if history else ""
+        asked = f"; the last message is {shown(wire.split(history)[-1])}" if history else ""
         return Diagnosis("messages", f"nothing is recorded{asked}")
     known = history[: index.recorded(history)]
     among, start, number = index.following(known), wire.next_start(known), wire.count(known)
@@ -35,8 +36,8 @@ def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Di
     place, message = f"messages[{numbers[number]}]", wire.first(history, start)
     if not among:
         return Diagnosis(place, f"{place} is one too many: {ended}")
-    if not known and (told := _system_prompt(index, history, place)):
-        return Diagnosis(place, told)
+    if not known and (problem := _system_prompt(index, history, place)):
+        return Diagnosis(place, problem)
     role = wire.role_of(message)
 
     def fitness(candidate: tuple[bytes, int]) -> tuple[bool, bool, int]:
@@ -46,14 +47,23 @@ def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Di
     in_roles = [wire.with_role(message, each) for each in wire.API_ROLES]
     closest, position = max([found for each in in_roles for found in index.neighbours(among, start, each)], key=fitness)
     named, closest_role = index.conversation_id(position), wire.role_of(closest)
-    told = f"{place} has the role {role}, recorded is {closest_role}"
+    roles = f"{place} has the role {role}, recorded is {closest_role}"
     if wire.with_role(closest, role) == message:
-        return Diagnosis(f"{place}.role", f"{told} (conversation {named})")
+        return Diagnosis(f"{place}.role", f"{roles} (conversation {named})")
+    if not known and _is_another_text(message, closest):
+        text = f"no recording begins with {shown(message)}, or nearly so: the closest begins with {shown(closest)}"
+        return Diagnosis(place, f"{text}, conversation {named}")
     within, difference = differ(message, wire.with_role(closest, role))
     if role == "tool" and closest_role == "assistant":
         within, difference = "", "is an answer too many, or one to no call"
     text = f"{place}{within} {difference}; the closest recording is conversation {named}"
-    return Diagnosis(place + within, text if closest_role == role else f"{told}; {text}")
+    return Diagnosis(place + within, text if closest_role == role else f"{roles}; {text}")
+
+
+def _is_another_text(sent: bytes, recorded: bytes) -> bool:
+    """True if texts of more than a few words have less than a quarter of the shorter one in common."""
+    shorter = min(len(wire.text_of(sent)), len(wire.text_of(recorded)))
+    return shorter > _A_FEW_WORDS and 4 * common_length(wire.text_of(sent), wire.text_of(recorded)) < shorter
 
 
 def _no_reply(index: ResponseIndex, among: range, start: int) -> str | None:
@@ -115,6 +125,6 @@ def diagnose_parameters(replies: Sequence[Reply], parameters: Mapping[str, Any],
     different = matching.differing(closest, parameters, names)
     known = matching.of_reply(closest) or {}
     found = [differ_values(parameters.get(name), known.get(name), place=name) for name in different]
-    told = "; ".join([" ".join(each) for each in found])
+    differences = "; ".join([" ".join(each) for each in found])
     named = excerpt(wire.loads(closest.conversation_id))
-    return Diagnosis(different[0], f"all messages are recorded, but {told}; the closest is conversation {named}")
+    return Diagnosis(different[0], f"all messages are recorded, but {differences}; the closest is conversation {named}")

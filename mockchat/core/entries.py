@@ -4,10 +4,10 @@ An entry is a JSON object that has a list of messages under one of two keys:
 
 - `{"id": "dcTB2RK_0", "conversations": [{"from": "human", "value": "…"}, …]}`, as ShareGPT and its kin have it;
 - `{"messages": [{"role": "user", "content": "…"}, …]}`, as OpenAI's fine-tuning files have it:
-  https://platform.openai.com/docs/guides/supervised-fine-tuning. What `ENDING` names beside it is about the last one.
+  https://platform.openai.com/docs/guides/supervised-fine-tuning. The keys of `ENDING` beside it are about the last one.
 
-In either, the `id` may be missing, a `system` prompt may stand beside the list, and other keys are ignored. A message
-is what `core/message.py` says. An assistant message of the `weight` 0 is no reply, only history of those that follow.
+In either, the `id` may be missing, a `system` prompt may stand beside the list, and other keys are ignored.
+`core/message.py` reads a message. An assistant message with `weight` 0 is history, not a reply.
 """
 
 from collections.abc import Iterator, Mapping
@@ -153,7 +153,7 @@ def _said(given: Any, number: int, list_key: str) -> tuple[Message, dict[str, An
 def _details(
     said: Message, given: dict[str, Any], in_wire_form: bytes, answers: str | None, ending: dict[str, Any]
 ) -> Details | None:
-    """What the wire form does not say; None where its text is all that there is to the message."""
+    """The details of a message; None if it is plain text."""
     sent = message.sent(said, answers or said.answers)
     if not wire.is_assistant(in_wire_form):
         return Details(sent) if sent != in_wire_form else None

@@ -1,4 +1,4 @@
-"""The lookup: a sorted list of conversations in wire form (see `core/wire.py`), searched by bisection.
+"""The lookup: a sorted list of recordings (conversations in wire form), searched by bisection.
 
 - Recordings that begin with a history stand side by side. `bisect` with the history and `,{"role":"assistant"` behind
   it finds the first one that continues with a reply, and once more the end of their range.
@@ -39,7 +39,7 @@ class Reply(NamedTuple):
 
 
 class ResponseIndex:
-    """Finds the replies recorded after a history. With patterns to `ignore`, look up what `compared` makes of it."""
+    """Finds the replies recorded after a history in wire form. With `ignore`, look up `compared(history)`."""
 
     def __init__(self, conversations: Iterable[Conversation], ignore: Sequence[str] = ()) -> None:
         self.ignore = ignore
@@ -120,7 +120,7 @@ class ResponseIndex:
     def neighbours(self, among: range, start: int, message: bytes) -> list[tuple[bytes, int]]:
         """The one or two recorded messages closest to `message`, each with the position of its recording.
 
-        One of them shares the longest prefix with it. Of a history, `among` is `following`, `start` the `next_start`.
+        One of them shares the longest prefix with it. `among` is `following(history)`, `start` `next_start(history)`.
         """
         key = message + b"}"
         part = itemgetter(slice(start, start + len(key)))

@@ -16,7 +16,7 @@ _HEAD = 256  # bytes
 
 
 class Mapped(Sequence[bytes]):
-    """Byte strings in a file. Set `memory`, the file's, before reading any."""
+    """Byte strings in a file. Set `memory` to the file's mapping before reading."""
 
     def __init__(self, strings: Sequence[bytes], file: BinaryIO) -> None:
         self._starts = array("Q", [file.tell()])

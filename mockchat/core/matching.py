@@ -45,7 +45,7 @@ def of_reply(reply: Reply) -> dict[str, Any] | None:
 
 
 def differing(reply: Reply, parameters: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """The named parameters that are not those of a reply. Raises `ValueError` as `wire.canonical_of` does."""
+    """The named parameters whose values differ from a reply's. Raises `ValueError` as `wire.canonical_of` does."""
     known = of_reply(reply)
     if known is None:
         return []
@@ -53,6 +53,6 @@ def differing(reply: Reply, parameters: Mapping[str, Any], names: Sequence[str])
 
 
 def matching(replies: Sequence[Reply], parameters: Mapping[str, Any], names: Sequence[str]) -> list[Reply]:
-    """The replies whose named parameters are these, in the files' order. Raises `ValueError` as `differing` does."""
+    """The replies with these values of the named parameters, in the files' order. Raises as `differing` does."""
     ordered = replies.in_file_order() if isinstance(replies, Replies) else replies
     return [reply for reply in ordered if not differing(reply, parameters, names)]

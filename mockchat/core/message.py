@@ -6,8 +6,8 @@ Follows https://platform.openai.com/docs/api-reference/chat/create. Rules that h
   text. Refusal, reasoning, name, `index`, and how a client spells a message are not compared.
 - Null, empty and missing content is the same, and so are a text and the text parts that it is made of.
 - Other parts (images, audio, files) are compared whole as JSON values, in their order.
-- What the wire form does not say, and a client or a model does, is in the details: ids, arguments to the letter, null
-  or empty content, all else that a model's message has.
+- The details have what is answered but not compared: ids, arguments to the letter, null or empty content, all else
+  that a model's message has.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ _TEXT_ROLES = {name: role for name, role in ROLES.items() if role != "tool" and 
 
 # The texts that a model's message may have, in the order in which they are streamed.
 TEXTS = ("reasoning_content", "reasoning", "content", "refusal")
-# What of a model's message is not answered as it stands there: it is read, or is about the message and no part of it.
+# Keys of a model's message that are not copied into the answer: `read` handles them, or they describe the message.
 _READ = frozenset(("role", "content", "tool_calls", "function_call", "refusal", "weight", "name", "index", "parsed"))
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 
@@ -48,7 +48,7 @@ class Message(NamedTuple):
 
 
 class Details(NamedTuple):
-    """What the wire form of a message does not say, as JSON; `sent` and `answered` without `{"role":"` and `}`."""
+    """Fields that are answered but not compared, as JSON; `sent` and `answered` lack `{"role":"` and `}`."""
 
     sent: bytes  # The message as clients send it in a history.
     answered: bytes = b""  # A reply as the model said it.
@@ -190,7 +190,7 @@ def _spelled(message: Message, before_calls: dict[str, Any], others: dict[str, A
 
 
 def as_object(spelled: bytes) -> dict[str, Any]:
-    """A message without `{"role":"` and `}`, as it is sent, answered or in plain wire form, as the API's object."""
+    """The API's object of `Details.sent`, of `Details.answered`, or of a plain message in wire form."""
     said: dict[str, Any] = wire.loads(b'{"role":"%b}' % spelled)
     return said
 

@@ -42,11 +42,11 @@ def load(
     exempt from garbage collection afterwards: the recordings stay until exit.
     """
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         if not quiet:
             print(line, flush=True)
 
-    tell(f"Reading {', '.join(map(str, paths))}")
+    report(f"Reading {', '.join(map(str, paths))}")
     started = time.perf_counter()
     size = sum(path.stat().st_size for path in paths) if all(map(os.path.isfile, paths)) else None
     with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=quiet or not sys.stderr.isatty()) as bar:
@@ -54,15 +54,15 @@ def load(
     altered = seeding.seed_errors(loaded.conversations, os.environ.get("SEED_ERRORS", ""))
     index = ResponseIndex(loaded.conversations, ignore)
     gc.freeze()
-    tell(
+    report(
         f"Parsed {len(loaded.conversations):,} conversations ({loaded.entries:,} entries, {loaded.replies:,} replies; "
         f"{loaded.joined:,} pieces joined, {loaded.misaligned:,} of them do not line up) "
         f"in {time.perf_counter() - started:.2f} s"
     )
     if loaded.repeated:
-        tell(f"{loaded.repeated:,} entries are repeated word for word, with their ids: each counts once")
+        report(f"{loaded.repeated:,} entries are repeated word for word, with their ids: each counts once")
     if loaded.misaligned * 2 > loaded.joined:
-        tell("Most pieces do not line up: if the ids only look like pieces, use --no-stitch")
+        report("Most pieces do not line up: if the ids only look like pieces, use --no-stitch")
     if altered:
-        tell(f"SEED_ERRORS: {altered:,} messages altered")
+        report(f"SEED_ERRORS: {altered:,} messages altered")
     return loaded, index

@@ -16,7 +16,7 @@ _VALUE = 100  # characters
 
 def common_length(one: AnyStr, other: AnyStr) -> int:
     """The length of the common prefix; it takes logarithmically many comparisons."""
-    low, high = 0, len(one)
+    low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
         if other.startswith(one[low:middle], low):
@@ -27,7 +27,7 @@ def common_length(one: AnyStr, other: AnyStr) -> int:
 
 
 def likeness(one: bytes, other: bytes) -> int:
-    """How many bytes two messages have in common, whatever their roles."""
+    """The length of the common prefix of two messages, whatever their roles."""
     return common_length(one, wire.with_role(other, wire.role_of(one)))
 
 
@@ -38,7 +38,7 @@ def around(text: str, position: int) -> str:
 
 
 def excerpt(text: str | bytes, size: int = 1000) -> str:
-    """The beginning of a text on one printable line: as it is, or as a Python literal in ASCII."""
+    """The first `size` characters of a text on one printable line: as they are, or as a Python literal in ASCII."""
     if isinstance(text, bytes):
         text = text[: 2 * size].decode(errors="replace")
     short = text if len(text) <= size else text[:size] + "…"

@@ -36,34 +36,34 @@ API_ROLES = ("user", "assistant", "system", "function", "tool")
 
 MOST_VALUES = 1_000_000  # values, of up to 250 bytes each once they are parsed
 _MOST_LEVELS = 250  # orjson's limit is 254.
-_LONG = 1024 * 1024  # bytes of JSON: Python's parser would hold up other clients
+_LONG = 1024 * 1024  # bytes of JSON: to walk more in Python would hold up other clients
 
 _BEFORE_TEXT = b'","content":'
 _BEFORE_MORE = b"\0"
 
 
 def loads(data: bytes) -> Any:
-    """Parse JSON, and with ujson what people have: lone surrogates, NaN, control characters. Raises `ValueError`."""
+    """Parse JSON, or else what ujson accepts: lone surrogates, NaN, control characters. Raises `ValueError`."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
         return ujson.loads(data)
 
 
-def parse(data: bytes) -> Any:
+def parse(data: bytes | str) -> Any:
     """Parse JSON strictly by https://www.rfc-editor.org/rfc/rfc8259. Raises `ValueError`."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:  # It refuses lone surrogates, which are JSON.
         pass
     try:
-        return _DECODER.decode(data.decode())
+        return _DECODER.decode(data if isinstance(data, str) else data.decode())
     except RecursionError:
         raise ValueError("is nested too deeply") from None
 
 
 def json_of(value: Any, sort_keys: bool = False) -> bytes:
-    """A value as compact JSON, with null for NaN and infinity. Raises `ValueError` if it is nested too deeply."""
+    """A value as compact JSON; null for NaN and infinity. Raises `ValueError` if it is nested too deeply."""
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else None)
     except TypeError:  # Lone surrogates, integers beyond 64 bits, or depth.
@@ -79,12 +79,12 @@ text = json_of  # A text as a JSON string, with its quotes.
 def canonical(value_as_json: str) -> bytes:
     """The same JSON value: compact, keys sorted, whole numbers without a fraction; integers exact up to 64 bits.
 
-    Raises `ValueError` if it is not JSON, has a number that no double can express, more than about 250 levels, or more
+    Raises `ValueError` if it is not JSON, has a number beyond the range of doubles, more than about 250 levels, or more
     than a megabyte.
     """
     if len(value_as_json) > _LONG:
         raise ValueError(f"has more than {_LONG:,} bytes")
-    return canonical_of(parse(value_as_json.encode(errors="surrogatepass")))
+    return canonical_of(parse(value_as_json))
 
 
 def canonical_of(value: Any) -> bytes:
@@ -124,7 +124,12 @@ def _double(spelled: str) -> float:
     return number
 
 
-_DECODER = json.JSONDecoder(parse_float=_double, parse_constant=_double)
+def _integer(spelled: str) -> float:
+    exact = int(spelled)
+    return exact if -(2**63) <= exact < 2**64 else _double(spelled)  # As orjson reads it.
+
+
+_DECODER = json.JSONDecoder(parse_float=_double, parse_int=_integer, parse_constant=_double)
 _FRACTION = re.compile(rb"[0-9][.e]")  # Perhaps a number that is not spelled as an integer.
 
 

@@ -50,7 +50,7 @@ def parser() -> ArgumentParser:
 
     add = parser.add_argument_group("the server").add_argument
     base_url, key = "http://127.0.0.1:8000/v1", os.environ.get("OPENAI_API_KEY") or None
-    add("--base-url", **option(arguments.base_url, "URL", "(default %(default)s)", default=base_url))
+    add("--base-url", **option(arguments.base_url, "URL", "of the API (default %(default)s)", default=base_url))
     # Some gateways refuse requests without a model.
     add("--model", **option(str, "NAME", "the model to ask for (default %(default)s)", default="mockchat"))
     add("--api-key", **option(arguments.api_key, "KEY", "sent as bearer token (default: OPENAI_API_KEY)", default=key))
@@ -60,7 +60,7 @@ def parser() -> ArgumentParser:
     count, seconds = arguments.positive_whole_number, arguments.positive_number
     in_flight = f"requests in flight at most (default: CPUs; with --rate {IN_FLIGHT_AT_A_RATE:,})"
     add("--concurrency", **option(count, "N", in_flight))
-    add("--rate", **option(arguments.positive_number, "R", "requests a second, each due at its time"))
+    add("--rate", **option(arguments.positive_number, "R", "requests a second; latencies count from when each is due"))
     add("--duration", **option(seconds, "S", "repeat everything for S seconds"))
     add("--limit", **option(count, "N", "only the first N requests"))
     add("--shuffle", action="store_true", help="in random order")
@@ -68,7 +68,7 @@ def parser() -> ArgumentParser:
     add("--stream", action="store_true", help="ask for streams, and measure their tokens")
     add("--timeout", **option(seconds, "S", "seconds for each attempt (default 60)"))
     add("--retries", **option(arguments.whole_number, "N", "retry a request up to N times (default 0)"))
-    add("--processes", **option(count, "N", "share all this among N processes (default 1)", default=1))
+    add("--processes", **option(count, "N", "share the load among N processes (default 1)", default=1))
     add("--keep-going", action="store_true", help="count failures instead of stopping at the first")
 
     add = parser.add_argument_group("the report").add_argument

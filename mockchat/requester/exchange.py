@@ -1,12 +1,13 @@
-"""HTTP exchanges over connections of an aiohttp `ClientSession`, at some 0.6 of the session's CPU.
+"""HTTP exchanges over connections of an aiohttp `ClientSession`, at about 0.6 of the session's CPU.
 
-A session makes a URL, headers, cookies, timers, a parser and a task for each request. Here only the bodies differ, so
-the request head is made once, and a worker keeps its connection. Connections come from the session's connector, which
-knows about names, TLS, limits and errors.
+A session makes a URL, headers, cookies, timers, a parser and a task for each request. Here only the bodies differ: a
+`Slot` makes the request head once, and keeps its connection. That comes from the session's connector, which knows about
+names, TLS, limits and errors.
 
 These parts of aiohttp are used without a promise in its documentation, and only in this file:
 
-- `BaseConnector.connect`, as a session hands out no connections: it takes a `ClientRequest`, which adds more headers;
+- `BaseConnector.connect`, for a session hands out no connections; and the `ClientRequest` that it takes, which adds
+  `Host` and other headers;
 - `ResponseHandler`, the connection's protocol, whose parser needs no request;
 - `http_writer._serialize_headers`, which refuses header injection.
 """
@@ -93,6 +94,7 @@ class Slot(asyncio.Protocol):
 
     @cached_property
     def _head(self) -> bytes:
+        """The request head up to the number of `Content-Length`."""
         head = _serialize_headers(f"POST {self._url.raw_path_qs} HTTP/1.1", self._request.headers)
         return head.removesuffix(b"\r\n") + b"Content-Length: "
 
@@ -159,18 +161,18 @@ class Slot(asyncio.Protocol):
         if len(self._parts) == 1:
             head = None if self._timed else _PLAIN_HEAD.match(data)
             if head is None or head.end() > _LONGEST_HEAD or int(head[1]) > MAX_ANSWER_MB * MB:
-                self._give_up()
+                self._hand_over()
                 return
             self._start = head.end()
             self._missing = self._start + int(head[1])
         self._missing -= len(data)
         if self._missing < 0:
-            self._give_up()
+            self._hand_over()
         elif self._missing == 0:
             parts, self._parts = self._parts, []
             self._waiter.set_result(b"".join(parts)[self._start :])
 
-    def _give_up(self) -> None:
+    def _hand_over(self) -> None:
         parts, self._parts = self._parts, []
         self._reads = False
         self._handler.set_response_params(read_until_eof=True, auto_decompress=False)
@@ -180,5 +182,5 @@ class Slot(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._reads and not self._waiter.done():
-            self._give_up()  # aiohttp's handler raises the error.
+            self._hand_over()  # aiohttp's handler raises the error.
         self._handler.connection_lost(exc)

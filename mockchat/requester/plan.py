@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 from mockchat.core import matching, wire
@@ -34,7 +35,7 @@ class Place(NamedTuple):
 
 @dataclass(slots=True)
 class Expected:
-    """The replies that are right: first the one at a place, then all with its history, which are looked up."""
+    """The replies that are right: first the one at `place`; then all with its history, looked up when needed."""
 
     place: Place
     index: ResponseIndex
@@ -60,16 +61,16 @@ class Load:
     """The load: by default everything once, in order, as fast as `concurrency` requests in flight allow."""
 
     concurrency: int
-    keep_going: bool = False
+    keep_going: bool = False  # Else the first failure ends the run.
     stream: bool = False
-    limit: int | None = None
+    limit: int | None = None  # requests, of all processes
     rate: float | None = None  # requests a second
     duration: float | None = None  # seconds, in which everything is repeated
     shuffle: bool = False
     random_seed: int = field(default_factory=lambda: random.getrandbits(32))  # The same for all processes.
     timeout: float = 60.0  # seconds, of an attempt
-    retries: int = 0
-    processes: int = 1
+    retries: int = 0  # further attempts of a request
+    processes: int = 1  # that share all this
 
 
 def places(conversations: Sequence[Conversation]) -> Iterator[Place]:
@@ -91,8 +92,13 @@ def rounds(conversations: Sequence[Conversation], load: Load) -> Iterator[Place]
             return
 
 
+def dealt(conversations: Sequence[Conversation], load: Load, process: int) -> Iterator[Place]:
+    """The places that a process asks for: of n processes, every n-th of the first `limit`."""
+    return islice(rounds(conversations, load), process, load.limit, load.processes)
+
+
 def questions(asked: Iterator[Place], index: ResponseIndex, model: str | None, stream: bool) -> Iterator[Question]:
-    """The request for each place; `model` and `stream` are sent if given, and what must match as recorded."""
+    """The request for each place, with `model` and `stream` if given, and parameters of `index.match` as recorded."""
     opening, parameters = b'{"messages":' + wire.OPENING, {"model": model}
     after = _after_messages(parameters, stream)
     for place in asked:
@@ -150,8 +156,8 @@ class Schedule:
     def sending(self, elapsed: float) -> float:
         """Seconds spent sending, of `elapsed`.
 
-        At full speed these are all, up to the duration. At a rate they end with the last request if none was left. But
-        each request takes 1 / rate, so n requests that were sent in time took n / rate seconds.
+        At full speed: all of it, up to the duration. At a rate: until the last request, if all were sent; but n / rate
+        at least, for each of n requests takes 1 / rate.
         """
         sending = min(elapsed, self._duration)
         if not self._rate:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import count, islice, pairwise
+from itertools import count, pairwise
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -22,7 +22,7 @@ from mockchat.core.answer import BROKE_OFF, endpoint
 from mockchat.core.entries import Conversation
 from mockchat.core.index import ResponseIndex
 from mockchat.requester.exchange import Answer, Slot
-from mockchat.requester.plan import Load, Question, Schedule, questions, rounds
+from mockchat.requester.plan import Load, Question, Schedule, dealt, questions
 from mockchat.requester.result import Failure, Result
 from mockchat.requester.verify import Problem, no_answer, verify, verify_stream
 
@@ -49,7 +49,7 @@ async def replay(
     `progress` is called every `TICK`; once it returns True, the result so far is returned, as interrupted. `begin`
     returns the start (of `time.perf_counter`), and may wait for it. `process` is this process's number of several.
     """
-    asked = islice(rounds(conversations, load), process, load.limit, load.processes)
+    asked = dealt(conversations, load, process)
     all_headers = CIMultiDict(headers or {})
     for name in ("Content-Type", "Accept"):
         all_headers.setdefault(name, "application/json")
@@ -120,14 +120,14 @@ class _Run:
         began = time.perf_counter()
         try:
             await self._ask(slot, question, due)
-            while not self._is_over() and (taken := self._schedule.take(time.perf_counter())):
+            while not self._has_failed() and (taken := self._schedule.take(time.perf_counter())):
                 await self._ask(slot, *taken)
         finally:
             self._idle.append(slot)
             self._result.in_flight += time.perf_counter() - began
             self._semaphore.release()
 
-    def _is_over(self) -> bool:
+    def _has_failed(self) -> bool:
         return bool(self._result.failures) and not self._load.keep_going
 
     def _end_slow_attempts(self) -> None:
@@ -150,7 +150,7 @@ class _Run:
             if wait is None:
                 break
             await asyncio.sleep(wait)
-        if problem and self._is_over():
+        if problem and self._has_failed():  # This failure may come of the stop.
             return
         self._result.attempts[attempts] += 1
         if problem is None:
@@ -159,7 +159,7 @@ class _Run:
             problem = problem._replace(detail=f"{problem.detail} (after {attempts:,} attempts)")
         place, at = question.place, due - self._schedule.started
         self._result.failures.append(Failure(place.conversation.id, place.number, at, end - due, problem))
-        if self._is_over():
+        if self._has_failed():
             self._working.cancel()
 
     async def _attempt(self, slot: Slot, body: bytes) -> Answer:
@@ -169,7 +169,7 @@ class _Run:
         try:
             answer = await slot.ask(body)
         except asyncio.CancelledError:
-            if worker in self._began or worker.uncancel():  # Not by `_end_slow_attempts` alone: the run has ended.
+            if worker in self._began or worker.uncancel():  # The run has ended, perhaps in the moment of a timeout.
                 raise
             raise TimeoutError(f"none within {self._load.timeout:g} s") from None
         finally:
@@ -179,7 +179,7 @@ class _Run:
         return answer
 
     def _verify(self, question: Question, due: float, answer: Answer, end: float) -> Problem | None:
-        """The problem of an answer; None if it is right, which is counted with its times."""
+        """The problem of an answer; None if it is right: then it and its times are counted."""
         result = self._result
         if self._load.stream:
             problem, positions = verify_stream(answer.status, answer.body, question.expected)

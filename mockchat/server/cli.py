@@ -59,7 +59,7 @@ def _run(chosen: argparse.Namespace) -> int:
 
 
 def _load(chosen: argparse.Namespace) -> ResponseIndex:
-    """Load `--data`, and the file to record into if it has anything yet."""
+    """Load `--data`, and the file to record into, unless it is empty."""
     files = [path for path in chosen.data or [] if not chosen.record or realpath(path) != realpath(chosen.record)]
     if chosen.record and chosen.record.stat().st_size:
         files.append(chosen.record)

@@ -34,10 +34,10 @@ def parser() -> ArgumentParser:
     add("--log", action="store_true", help="print a line on stderr for each request")
     _add_limits(parser)
     _add_simulation(parser)
-    add = parser.add_argument_group("recording (both are needed)").add_argument
+    add = parser.add_argument_group("recording (--upstream and --record need each other)").add_argument
     asked = "base URL of a server to ask for what is not recorded, with the client's Authorization"
-    file = "append its answers to this file, which is also read, beside --data if that is given"
-    waited = "seconds for its answer to begin, and between chunks (default %(default)g)"
+    file = "append the upstream's answers to this file, and read it at the start, with --data if that is given"
+    waited = "seconds for the upstream's answer to begin, and between its chunks (default %(default)g)"
     add("--upstream", **option(arguments.upstream_url, "URL", asked))
     add("--record", **option(Path, "FILE", file))
     add("--upstream-timeout", **option(arguments.positive_number, "S", waited, default=upstream.TIMEOUT))
@@ -60,7 +60,10 @@ def _add_simulation(parser: ArgumentParser) -> None:
     add, number = group.add_argument, arguments.number
     add("--ttft-ms", **option(number, "MS", "time to first token"))
     add("--itl-ms", **option(number, "MS", "inter-token latency"))
-    add("--jitter", **option(number, "F", "of both: log-normal, F is the standard deviation over the mean"))
+    add(
+        "--jitter",
+        **option(number, "F", "vary both, log-normal; F is the standard deviation divided by the mean"),
+    )
     failing = (
         "fail with a status (429, 503, ...), disconnect or stall; HOW is a rate (0.05) or first:N of each "
         f"history; 'header' lets requests name a kind in {simulation.FAULT_HEADER}; repeatable"
@@ -83,15 +86,18 @@ def from_keywords(given: Mapping[str, object], beside: Iterable[str] = ()) -> Na
     for name, value in given.items():
         if name not in defaults:
             raise ProgramError(f"there is no option {name!r}: the options are {', '.join([*defaults, *beside])}")
-        if isinstance(defaults[name], bool) and not isinstance(value, bool):
-            raise ProgramError(f"{name}: give True or False, not {excerpt(repr(value))}")
+        argument = f"--{name.replace('_', '-')}"
+        if isinstance(defaults[name], bool):  # A switch.
+            if not isinstance(value, bool):
+                raise ProgramError(f"{name}: give True or False, not {excerpt(repr(value))}")
+            line += [argument] * value
+            continue
         values = value if isinstance(value, list | tuple) else [value]
-        if len(values) > 1 and not isinstance(defaults[name], list):
+        if len(values) != 1 and not isinstance(defaults[name], list):
             raise ProgramError(f"{name}: give one value, not {len(values)}")
-        if others := [each for each in values if not isinstance(each, str | Number)]:
+        if others := [each for each in values if isinstance(each, bool) or not isinstance(each, str | Number)]:
             raise ProgramError(f"{name}: give a text or a number, not {excerpt(repr(others[0]))}")
-        option = f"--{name.replace('_', '-')}"
-        line += [option if each is True else f"{option}={each}" for each in values if each is not False]
+        line += [f"{argument}={each}" for each in values]
     try:
         return parser.parse_args(line)
     except ArgumentError as error:

@@ -34,7 +34,7 @@ class RecordFile:
         self._warn = warn
         self._size = 0  # Bytes of the lines that were read.
         self._read: set[int] = set()  # Their hashes.
-        self._write(b"")
+        self._write(b"")  # Reads the file, and ends its last line.
 
     def append(self, recorded: Conversation) -> bool:
         """Append what `recorder.conversation` has made; False if the file has that line already.

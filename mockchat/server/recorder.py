@@ -6,7 +6,6 @@ and have the weight 0.
 """
 
 import hashlib
-import json
 from typing import Any
 
 from mockchat.core import answer, entries, matching, wire
@@ -20,13 +19,14 @@ _OTHER = "answers with status 200 that are errors, not strict JSON or not messag
 
 
 class NotRecordable(Exception):
-    """An exchange that can't be recorded. The text is the same for all of a kind."""
+    """An exchange that can't be recorded. Equal reasons have equal texts, so that each is logged once."""
 
 
 def read_answer(body: bytes, streamed: bool) -> Completion:
     """Read the completion in an answer of status 200, made of server-sent events if `streamed`.
 
-    Raises `NotRecordable` where it can't be answered again, and `answer.BadAnswer` for a broken or cut-off answer.
+    Raises `NotRecordable` for an answer that could not be given again as it was, and `answer.BadAnswer` for one that is
+    broken or cut off.
     """
     try:
         # Some servers leave out the last blank line of a stream.
@@ -50,7 +50,7 @@ def conversation(request: dict[str, Any], completion: Completion) -> Conversatio
     said = {"role": "assistant", "content": None} | completion.message
     messages = [{"content": None} | message | {"weight": 0} for message in request["messages"]]
     names = {key: value for key in ABOUT if isinstance(value := completion.about.get(key), str)}
-    # Each event of a stream repeats the names: one that is longer than any is not recorded.
+    # Each event of a stream repeats the names: longer ones are not recorded.
     entry = {key: name for key, name in names.items() if len(name) <= _LONGEST_NAME} | {
         "messages": [*messages, said],
         "finish_reason": completion.finish_reason,
@@ -60,18 +60,17 @@ def conversation(request: dict[str, Any], completion: Completion) -> Conversatio
     }
     try:
         recorded = entries.conversation(entry, "")
-        json.dumps(completion, allow_nan=False)  # JSON has no infinity, which a number like 1e999 becomes.
-    except (entries.DatasetError, ValueError, RecursionError):
+    except entries.DatasetError:
         raise NotRecordable(_OTHER) from None
     if not recorded.replies:
         raise NotRecordable(_OTHER)
-    said_by_all = wire.array(wire.join(recorded.history(len(recorded.messages))))
-    recorded.id = hashlib.sha256(said_by_all).hexdigest()[:16]
+    all_messages = wire.array(wire.join(recorded.history(len(recorded.messages))))
+    recorded.id = hashlib.sha256(all_messages).hexdigest()[:16]
     return recorded
 
 
 def line(recorded: Conversation) -> bytes:
-    """The line of what `conversation` has made, with its line end."""
+    """The line of JSON for what `conversation` has made, with its line end."""
     number = len(recorded.messages) - 1
     details = recorded.details[number]
     messages = [

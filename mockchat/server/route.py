@@ -79,7 +79,7 @@ class ChatCompletions:
             if not (self._simulation and self._simulation.by_header):
                 raise ApiError(400, f"{FAULT_HEADER} is not heeded here: start the server with --fault header")
             if not is_fault(request.fault):
-                raise ApiError(400, f"{FAULT_HEADER}: {request.fault!r} is no fault: ask for {FAULTS}")
+                raise ApiError(400, f"{FAULT_HEADER}: {request.fault!r} is not a fault: ask for {FAULTS}")
         if size > self._max_body_size:
             raise ApiError(413, f"The body is larger than the {self._max_body_size} bytes that this server takes")
 

@@ -104,4 +104,4 @@ def read_fault(text: str) -> Fault:
             if 0 < float(how) <= 1:
                 return Fault(kind, rate=float(how))
     forms = f"KIND=RATE (above 0, up to 1), KIND=first:N (from 1) or {BY_HEADER}"
-    raise ArgumentTypeError(f"{text!r} is no fault: give {forms}; KIND is {FAULTS}")
+    raise ArgumentTypeError(f"{text!r} is not a fault: give {forms}; KIND is {FAULTS}")

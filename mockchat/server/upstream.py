@@ -42,7 +42,7 @@ _HOP_BY_HOP = frozenset(
 class _Exchange:
     """A request to the upstream, and its answer so far. The client may have disconnected.
 
-    What it holds is counted until nothing refers to it: neither the exchange's task nor the client's answer.
+    Its bytes are counted until it is freed: the exchange's task and the client's answer refer to it.
     """
 
     def __init__(self, writer: AnswerWriter, memory: Memory, request: HttpRequest, body: bytes) -> None:
@@ -138,10 +138,10 @@ class Upstream:
     ) -> "Answer | asyncio.Future[Answer]":
         """The upstream's answer to a request that can't be answered here because of `problem`.
 
-        Failures are errors: 502, 503, 504, or 508 for a request that this very server sent.
+        Failures are errors: 502, 503, 504, or 508 for a request that this server has sent itself.
         """
         if self._name in ",".join(request.headers.getall("Via", ())):
-            looped = ApiError(508, "The upstream is this very server, or asks it: give it another base URL to ask")
+            looped = ApiError(508, "The upstream is this server, or forwards to it: give --upstream another base URL")
             return writer.error(request, looped)
         exchange = _Exchange(writer, memory, request, body)
         task = asyncio.create_task(self._run(exchange, isinstance(problem, NotRecorded)))
@@ -154,14 +154,14 @@ class Upstream:
             await self._write(recorded)
 
     async def _ask(self, exchange: _Exchange, is_readable: bool) -> Conversation | None:
-        """Complete the exchange; returns what is to be written if its answer is good."""
+        """Complete the exchange. Returns the conversation to write, if its answer is good and new."""
         try:
             await self._talk(exchange)
             exchange.error = None
             if exchange.status == 200:
-                return self._recorded(exchange, is_readable)
+                return self._add_to_index(exchange, is_readable)
             if exchange.status >= 400:
-                message = f"the upstream answered so: {error_message(bytes(exchange.received))}"
+                message = f"the upstream answered: {error_message(bytes(exchange.received))}"
                 if exchange.status == 404 and not self._url.path.endswith("/v1/chat/completions"):
                     message += f" (it was asked at {self._url.path}: should its base URL end in /v1?)"
                 exchange.refusal = ApiError(exchange.status, message, code=UPSTREAM)
@@ -211,8 +211,8 @@ class Upstream:
             skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
         )
 
-    def _recorded(self, exchange: _Exchange, is_readable: bool) -> Conversation | None:
-        """Add a good answer to the index, and return it if it is new. Raises `BadAnswer` and `NotRecordable`."""
+    def _add_to_index(self, exchange: _Exchange, is_readable: bool) -> Conversation | None:
+        """Returns the conversation of a good answer if it is new. Raises `BadAnswer` and `NotRecordable`."""
         completion = recorder.read_answer(bytes(exchange.received), exchange.is_stream)
         if not is_readable:
             raise recorder.NotRecordable("requests that can't be read here")
@@ -240,7 +240,7 @@ class Upstream:
             server_logger.warning("%s (said once)", line)
 
     def _is_new(self, history: bytes, asked: dict[str, Any]) -> bool:
-        """False if an equal question was faster."""
+        """False if the answer to an equal request was recorded meanwhile."""
         return not matching(self._index.replies(history), asked, self._index.match)
 
     @property

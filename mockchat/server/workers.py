@@ -1,7 +1,7 @@
 """The server under gunicorn: several processes that share the recordings.
 
 - Before gunicorn forks (`--preload`), a process of its own reads the recordings into a file in memory that the workers
-  share. Read in gunicorn's process, they cost each worker 35 MB more, although the heap was trimmed before the fork.
+  share. If gunicorn's process reads them, each worker takes 35 MB more, even with the heap trimmed before the fork.
 - `AppRunner._make_server` is not documented: no documented runner of aiohttp's can have another protocol.
 """
 
@@ -79,7 +79,7 @@ def _end(problem: str) -> NoReturn:
 
 
 def read_shared(paths: Sequence[Path], *, stitch: bool = True, ignore: Sequence[str] = ()) -> ResponseIndex:
-    """The index that `recordings.load` makes, in memory that forked processes share, whatever they look up.
+    """The index that `recordings.load` makes, in memory that forked processes share: no lookup copies a page.
 
     For a moment it takes twice the files' size. Raises `ProgramError`.
     """
@@ -88,7 +88,7 @@ def read_shared(paths: Sequence[Path], *, stitch: bool = True, ignore: Sequence[
             with ProcessPoolExecutor(1, get_context("fork")) as reader:
                 index = reader.submit(_read_into, file.fileno(), paths, stitch, ignore).result()
         except BrokenProcessPool:
-            raise program.ProgramError("the reading process was killed: is there too little memory?") from None
+            raise program.ProgramError("the reader of the recordings was killed: is there too little memory?") from None
         mapped.map_file(index, file)
     freeze()
     return index

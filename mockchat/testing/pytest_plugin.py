@@ -9,7 +9,6 @@ from argparse import ArgumentTypeError
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext, suppress
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +24,10 @@ _ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 _RECORDED, _WARNING = "mockchat_recorded", "mockchat_warning"  # Properties of a test.
 _CURE = "record it with --mockchat-record=URL, or say what is answered with mockchat.reply(...)"
 
-# Of a run: the files that it records into, and warnings about them.
+# Of a run: the files that it records into, warnings about them, and what listens.
 _FILES = pytest.StashKey["dict[Path, RecordFile]"]()
 _WARNINGS = pytest.StashKey[set[str]]()
+_LISTENER = pytest.StashKey["Listener"]()
 # Of a test: its server, and whether it has passed.
 _SERVER = pytest.StashKey["MockServer"]()
 _PASSED = pytest.StashKey[bool]()
@@ -35,16 +35,17 @@ _PASSED = pytest.StashKey[bool]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     add = parser.addini
-    add("mockchat_data", f"files, folders and globs of recordings (default: {_DEFAULT})", "args", [_DEFAULT])
+    add("mockchat_data", f"files, folders and globs of recordings (default: {_DEFAULT})", "args")
     add("mockchat_match", "parameters that must be as recorded, like model (default: messages alone count)", "args")
     add("mockchat_ignore", "patterns, a line each: what they match is not compared", "linelist")
     add("mockchat_env", "set OPENAI_BASE_URL and OPENAI_API_KEY before any conftest.py is imported", "bool")
-    about = "ask this server, as https://api.openai.com/v1, for what is not recorded, and record its answers"
+    about = "ask this server (such as https://api.openai.com/v1) for what is not recorded, and record its answers"
     group = parser.getgroup("mockchat", "mockchat, a mock of OpenAI's API")
     group.addoption("--mockchat-record", metavar="URL", help=about)
 
 
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Set the variables before any conftest.py is imported: it may import the program, which makes its client."""
     if early_config.getini("mockchat_env"):
         environment = pytest.MonkeyPatch()
         early_config.add_cleanup(environment.undo)
@@ -64,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
             if os.environ.get("CI", "").lower() not in ("", "0", "false", "no"):
                 raise ProgramError("is refused where CI is set: set CI=false if it is meant")
             arguments.upstream_url(upstream)
-            _record_file(config, config.getini("mockchat_data"), config.rootpath)
+            _record_file(config, config.getini("mockchat_data") or [_DEFAULT], config.rootpath)
         except (ArgumentTypeError, ProgramError) as error:
             raise pytest.UsageError(f"--mockchat-record: {error}") from None
 
@@ -83,18 +84,18 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
         terminalreporter.line(line)
 
 
-@cache
 def _listener(config: pytest.Config) -> "Listener":
     """What listens in this process, until pytest ends."""
-    from mockchat.testing.server import Listener
+    if _LISTENER not in config.stash:
+        from mockchat.testing.server import Listener
 
-    listener = Listener()
-    config.add_cleanup(listener.close)
-    return listener
+        config.stash[_LISTENER] = Listener()
+        config.add_cleanup(config.stash[_LISTENER].close)
+    return config.stash[_LISTENER]
 
 
 def _files(name: str, folder: Path) -> list[Path]:
-    """The files that a name in a folder means, without those that are missing or empty."""
+    """The recordings that a name (a file, folder or glob, from `folder`) stands for, without empty ones."""
     path = folder / name
     if path.is_dir():
         found = [each for each in path.iterdir() if each.name.endswith(_ENDINGS)]
@@ -156,7 +157,7 @@ def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
     item, config = request.node, request.config
     try:
         options = {name: config.getini(f"mockchat_{name}") for name in ("ignore", "match")} | _marked(item)
-        names, folder = config.getini("mockchat_data"), config.rootpath
+        names, folder = config.getini("mockchat_data") or [_DEFAULT], config.rootpath
         if "data" in options:
             names, folder = [os.fspath(options.pop("data"))], item.path.parent
         file = _record_file(config, names, folder)
@@ -175,7 +176,7 @@ def mockchat(request: pytest.FixtureRequest) -> "Iterator[MockServer]":
     if file and (upstream := server.route.upstream):
         item.user_properties += [(_RECORDED, str(file.path))] * upstream.recorded
         item.user_properties += [(_WARNING, line) for line in config.stash[_WARNINGS] | upstream.warnings]
-    if _PASSED in item.stash:  # For requests in the teardown of other fixtures.
+    if _PASSED in item.stash:  # Other fixtures may have sent requests in their teardown.
         _check(item)
 
 

@@ -43,7 +43,7 @@ class Request:
     """A request and its outcome.
 
     `body` is its JSON, or None. `status` is 0 where a simulated fault left the answer out or cut it off. `error` says
-    why the request was refused, `is_miss` is true where nothing answers it.
+    why it was refused. `is_miss`: nothing is recorded for it, its path is unknown, or a function failed.
     """
 
     path: str
@@ -67,7 +67,10 @@ class FunctionFailed(GivenError):
 
 
 class Given:
-    """A reply, or a function that makes some; `name` is unique in a test. Raises `ProgramError`."""
+    """A reply, or a function that makes replies. `name` is unique in a test; of `arguments`, none is None.
+
+    Raises `ProgramError`.
+    """
 
     def __init__(self, name: str, arguments: dict[str, Any]) -> None:
         text = arguments.get("text")
@@ -116,7 +119,7 @@ def _made(name: str, given: dict[str, Any]) -> Reply | GivenError:
         if given.keys() - {"status", "text"}:
             raise ProgramError("reply: a status is an error's, which has a text at most")
         if type(status) is not int or not 400 <= status < 600:
-            raise ProgramError(f"reply: the status {status!r} is no error's: give one from 400 to 599")
+            raise ProgramError(f"reply: status must be a whole number from 400 to 599, not {status!r}")
         return GivenError(status, said.get("content", f"{FAULT_TOLD}: status {status}"))
     if calls:
         calls = [calls] if isinstance(calls, dict) else calls
@@ -144,9 +147,8 @@ def _tool_call(call: Any, call_id: str) -> Any:
 class WatchedChat(ChatCompletions):
     """Answers from the replies that were given, then from what was loaded, then from the index.
 
-    Of several replies recorded after a history, the first time gets the first one in the order of the files, the next
-    time the next one, and so on; the last one stays. With an upstream, it is asked in place of staying. A request is in
-    the list before its client receives the answer.
+    Several replies recorded after a history are answered one after the other, in the order of the files. Then the last
+    one repeats; with an upstream, that is asked instead. A request is in the list before its client has the answer.
     """
 
     def __init__(self, index: ResponseIndex, **options: Any) -> None:
@@ -156,7 +158,8 @@ class WatchedChat(ChatCompletions):
         self.requests: list[Request] = []
         self.given: list[Given] = []
         self._loaded = ResponseIndex((), index.ignore)
-        # How often there was an answer from a given reply, or to a history from what is loaded (True) or recorded.
+        # Answers so far, by what they came from: a given reply, or a history and whether it was loaded (True) or
+        # recorded (False). None: neither, as for a bad request.
         self.times: Counter[Given | tuple[bytes, bool] | None] = Counter()
         self._source: Given | tuple[bytes, bool] | None = None  # Of the reply that was chosen last.
 
@@ -237,7 +240,7 @@ class WatchedChat(ChatCompletions):
 
 
 class WatchedUpstream(Upstream):
-    """Is asked if the test is strict, but not for an error that it gave. Records each answer, to equal requests too."""
+    """An upstream that is asked only in strict tests, and not for an error that the test gave. Records every answer."""
 
     def __init__(self, base_url: str, file: RecordFile, index: ResponseIndex, is_asked: Callable[[], bool]) -> None:
         super().__init__(base_url, index, file)

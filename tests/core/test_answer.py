@@ -169,7 +169,7 @@ def test_streamed_arguments_are_joined_once(kind: str) -> None:
         called = {"input" if kind == "custom" else "arguments": piece}
         call = {"index": 0, "custom" if kind == "custom" else "function": called}
         message.add({kind: called} if kind == "function_call" else {"tool_calls": [call]})
-    whole = message.whole()
+    whole = message.joined()
     called = whole["function_call"] if kind == "function_call" else next(iter(whole["tool_calls"][0].values()))
     assert next(iter(called.values())) == "".join(pieces)
 

@@ -76,7 +76,7 @@ def test_what_parameters_may_be_called(name: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["(", "[a", "*", "a{2}{3}", "(?P<x>"])
 def test_what_is_no_regular_expression(pattern: str) -> None:
-    with pytest.raises(ArgumentTypeError, match="is no regular expression"):
+    with pytest.raises(ArgumentTypeError, match="is not a regular expression"):
         arguments.pattern(pattern)
 
 

@@ -89,7 +89,7 @@ def test_what_is_shown_is_printable_and_short() -> None:
 def test_nothing_recorded() -> None:
     assert explain(index_of(), []) == ("messages", "nothing is recorded")
     history = [wire.message("user", "hi"), wire.message("assistant", "hello"), wire.message("user", "How warm is it?")]
-    assert explain(index_of(), history) == ("messages", "nothing is recorded; asked was 'How warm is it?'")
+    assert explain(index_of(), history) == ("messages", "nothing is recorded; the last message is 'How warm is it?'")
 
 
 @given(recordings(), histories)
@@ -111,6 +111,20 @@ def test_the_closest_recording_has_the_longest_beginning_in_common(texts: list[s
     if sent not in texts:
         longest = max(common_length(text, sent) for text in texts)
         assert f"differs at character {longest}: " in explain(index, [wire.message("user", sent)]).text
+
+
+def test_a_beginning_that_is_recorded_nowhere_is_not_compared_with_another() -> None:
+    index = index_of(conversation("moons", "How many moons does Mars have?", "Two."))
+    nowhere = explain(index, [wire.message("user", "Hello! What can you do?")])
+    assert nowhere.param == "messages[0]"
+    assert nowhere.text == (
+        "no recording begins with 'Hello! What can you do?', or nearly so: "
+        "the closest begins with 'How many moons does Mars have?', conversation moons"
+    )
+    near = explain(index, [wire.message("user", "How many miles to Babylon?")])
+    assert "differs at character 10: " in near.text
+    later = [wire.message("user", "How many moons does Mars have?"), wire.message("assistant", "Some other answer.")]
+    assert "differs at character 0: " in explain(index, later).text
 
 
 # What is recorded but is no text

@@ -71,7 +71,7 @@ def test_without_user_messages_only_the_assistant_is_altered() -> None:
     assert seed_errors([], "1") == 0
 
 
-def test_arguments_and_parts_are_altered_in_all_that_is_said() -> None:
+def test_messages_with_calls_and_parts_are_altered_in_all_their_forms() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": "é"}'}}
     image = {"type": "image_url", "image_url": {"url": "http://x"}}
     messages = [

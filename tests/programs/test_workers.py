@@ -102,7 +102,7 @@ async def test_a_reload_loses_no_request(server: tuple[str, int]) -> None:
         (["--max-body-mb", "1", "2"], "create_app: max_body_mb: give one value, not 2"),
         (
             ["--fault", "503"],
-            "create_app: fault: '503' is no fault: give KIND=RATE (above 0, up to 1), KIND=first:N (from 1) or "
+            "create_app: fault: '503' is not a fault: give KIND=RATE (above 0, up to 1), KIND=first:N (from 1) or "
             f"header; KIND is {FAULTS}",
         ),
         (["--api", "x"], f"create_app: there is no option 'api': t{OPTIONS}"),

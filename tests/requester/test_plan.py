@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mockchat.core import wire
 from mockchat.core.entries import Conversation
+from mockchat.requester import plan
 from mockchat.requester.plan import Load, Schedule, rounds
 from tests.helpers import conversation
 from tests.requester.common import CONVERSATIONS, asked
@@ -64,8 +65,7 @@ def test_rounds() -> None:
 
 
 def dealt(conversations: Sequence[Conversation], load: Load, process: int = 0) -> list[tuple[str, int]]:
-    asked = islice(rounds(conversations, load), process, load.limit, load.processes)
-    return [(place.conversation.id, place.number) for place in asked]
+    return [(place.conversation.id, place.number) for place in plan.dealt(conversations, load, process)]
 
 
 @given(

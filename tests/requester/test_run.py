@@ -5,7 +5,6 @@ import ssl
 import subprocess
 import time
 import tracemalloc
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ async def test_a_broken_server_is_an_error_each(answer: bytes, detail: str) -> N
 
 
 def zipped(body: bytes, coding: bytes = b"gzip", cut: int = 0) -> bytes:
-    packed = gzip.compress(body) if coding == b"gzip" else zlib.compress(body)
+    packed = gzip.compress(body)
     packed = packed[: len(packed) - cut]
     return b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\nContent-Length: %d\r\n\r\n%b" % (coding, len(packed), packed)
 
@@ -130,15 +129,14 @@ def zipped(body: bytes, coding: bytes = b"gzip", cut: int = 0) -> bytes:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_compressed_answer_is_unpacked_to_its_end(stream: bool) -> None:
     right = events(delta("hello"), LAST, "[DONE]") if stream else completion("hello")
-    for coding in (b"gzip", b"deflate"):
-        async with answering(always(zipped(right, coding))) as url:
+    async with answering(always(zipped(right))) as url:
+        result = await run(url, stream=stream)
+    assert (result.passed, set(result.counts)) == (2, {MISMATCHED})  # Not every reply is this one.
+    for cut in (1, 4, 8):
+        async with answering(always(zipped(right, cut=cut))) as url:
             result = await run(url, stream=stream)
-        assert (result.passed, set(result.counts)) == (2, {MISMATCHED})  # Not every reply is this one.
-        for cut in (1, 4, 8):
-            async with answering(always(zipped(right, coding, cut))) as url:
-                result = await run(url, stream=stream)
-            assert {failure.problem.cause for failure in result.failures} == {"cut-off answer"}
-            assert result.passed == 0
+        assert {failure.problem.cause for failure in result.failures} == {"cut-off answer"}
+        assert result.passed == 0
     async with answering(always(zipped(right, b"br"))) as url:
         result = await run(url, stream=stream)
     assert "coding 'br', which was not asked for" in result.failures[0].problem.cause

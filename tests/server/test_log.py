@@ -110,7 +110,7 @@ async def test_what_an_upstream_answers_is_told(
     application.router.add_post("/v1/chat/completions", handler)
     upstream = await aiohttp_server(application)
     for base, status, why in (
-        (str(upstream.make_url("/v1")), 401, "the upstream answered so: no such key"),
+        (str(upstream.make_url("/v1")), 401, "the upstream answered: no such key"),
         (str(upstream.make_url("/")), 404, "(it was asked at /chat/completions: should its base URL end in /v1?)"),
         ("http://127.0.0.1:9/v1", 502, "The upstream failed: no connection, to 127.0.0.1:9"),
     ):

@@ -33,7 +33,9 @@ def test_both_ways_give_the_same() -> None:
         ({"port": 80}, "there is no option 'port': the options are no_stitch, max_body_mb, "),
         ({"ttft_ms": "x"}, "ttft_ms: 'x' is not a number of at least 0"),
         ({"ttft_ms": [1, 2]}, "ttft_ms: give one value, not 2"),
-        ({"ttft_ms": True}, "ttft_ms: expected one argument"),
+        ({"ttft_ms": True}, "ttft_ms: give a text or a number, not True"),
+        ({"ttft_ms": []}, "ttft_ms: give one value, not 0"),
+        ({"api_key": False}, "api_key: give a text or a number, not False"),
         ({"ignore": re.compile(r"\d+")}, "ignore: give a text or a number, not re.compile('"),
         ({"ignore": ["x", {"y"}]}, "ignore: give a text or a number, not {'y'}"),
         ({"ignore": b"x"}, "ignore: give a text or a number, not b'x'"),
@@ -45,7 +47,7 @@ def test_both_ways_give_the_same() -> None:
         ({"api-key": "x"}, "there is no option 'api-key': the options are "),
         ({"help": True}, "there is no option 'help': the options are "),
         ({"api_key": ["a", ""]}, "api_key: the key is empty"),
-        ({"fault": "429"}, "fault: '429' is no fault: give KIND=RATE"),
+        ({"fault": "429"}, "fault: '429' is not a fault: give KIND=RATE"),
     ],
 )
 def test_keywords_that_are_refused(given: dict[str, Any], told: str) -> None:

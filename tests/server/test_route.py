@@ -382,7 +382,7 @@ async def test_a_request_may_name_its_fault(aiohttp_client: Any, body: bytes) ->
     status, answer = await asked(client, body, "often")
     assert (status, json.loads(answer)["error"]["message"]) == (
         400,
-        "X-Mockchat-Fault: 'often' is no fault: ask for a status from 400 to 599, disconnect or stall",
+        "X-Mockchat-Fault: 'often' is not a fault: ask for a status from 400 to 599, disconnect or stall",
     )
     expected = await asked(await aiohttp_client(MockServer()), body)
     assert (await asked(client, body))[0] == expected[0]

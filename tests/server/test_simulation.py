@@ -25,7 +25,7 @@ def test_faults_there_are(kind: str) -> None:
 )
 def test_faults_there_are_not(kind: str) -> None:
     assert not is_fault(kind)
-    with pytest.raises(ArgumentTypeError, match=f"is no fault: give KIND=RATE .* or header; KIND is {FAULTS}"):
+    with pytest.raises(ArgumentTypeError, match=f"is not a fault: give KIND=RATE .* or header; KIND is {FAULTS}"):
         Simulation(faults=faults(f"{kind}=0.1"))
 
 
@@ -48,7 +48,7 @@ def test_faults_there_are_not(kind: str) -> None:
     ],
 )
 def test_when_a_fault_can_not_come(how: str) -> None:
-    with pytest.raises(ArgumentTypeError, match=f"'503={how}' is no fault: give KIND=RATE "):
+    with pytest.raises(ArgumentTypeError, match=f"'503={how}' is not a fault: give KIND=RATE "):
         Simulation(faults=faults("429=0.5", f"503={how}"))
 
 

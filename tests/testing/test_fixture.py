@@ -417,7 +417,7 @@ def test_one(mockchat):
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "requests[[]0]: 404, *: nothing is recorded; asked was 'How warm is it?'",
+            "requests[[]0]: 404, *: nothing is recorded; the last message is 'How warm is it?'",
             "(Nothing is recorded in */tests/conversations.jsonl: record it with --mockchat-record=URL, or say what is "
             "answered with mockchat.reply(...))",
         ]
@@ -575,4 +575,4 @@ def test_the_marker_s_in_place_of_it(mockchat):
     run(project).assert_outcomes(passed=2)
     wrong = run(project, "-o", "mockchat_ignore=(")
     wrong.assert_outcomes(passed=1, errors=1)
-    wrong.stdout.fnmatch_lines(["mockchat: ignore: '(' is no regular expression*"])
+    wrong.stdout.fnmatch_lines(["mockchat: ignore: '(' is not a regular expression*"])

@@ -425,7 +425,7 @@ def test_markers_that_are_refused(project: pytest.Pytester) -> None:
             "mockchat: ttft_ms: 'soon' is not a number of at least 0",
             "mockchat: 'weather.jsonl' has no name: name it, as in data='weather.jsonl' or ttft_ms=50",
             "mockchat: there is no option 'dat': the options are *, data, strict",
-            "mockchat: ignore: '(' is no regular expression*",
+            "mockchat: ignore: '(' is not a regular expression*",
         ]
     )
     result.stdout.no_fnmatch_line("*During handling*")

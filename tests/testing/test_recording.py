@@ -113,7 +113,7 @@ def test_an_error(mockchat):
     result.stdout.fnmatch_lines(
         [
             "*- mockchat -*",
-            "requests[[]0]: 404, the upstream answered so: No valid response exists for the given request: *'old'*",
+            "requests[[]0]: 404, the upstream answered: No valid response exists for the given request: *'old'*",
             "*= mockchat =*",
             "Answers recorded into *: 0",
             "Passed on but not recorded: answers with several choices",
@@ -178,7 +178,7 @@ def test_refused(mockchat):
         [
             "*_ test_refused _*",
             "requests that failed at the upstream, and are not recorded: 1 (*",
-            "requests[[]1]: 401, the upstream answered so: A fault that was asked for: status 401",
+            "requests[[]1]: 401, the upstream answered: A fault that was asked for: status 401",
         ]
     )
     result.stdout.no_fnmatch_line("(Nothing is recorded *")

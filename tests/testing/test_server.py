@@ -152,7 +152,7 @@ def test_options() -> None:
     for wrong, told in (
         ({"ignore": re.compile("x")}, "ignore: give a text or a number, not re.compile"),
         ({"no_stitch": 1}, "no_stitch: give True or False, not 1"),
-        ({"fault": "503"}, "fault: '503' is no fault"),
+        ({"fault": "503"}, "fault: '503' is not a fault"),
         ({"port": 80}, "there is no option 'port'"),
     ):
         with pytest.raises(ProgramError, match=told), serve(RECORDED, **wrong):
