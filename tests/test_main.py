@@ -18,7 +18,7 @@ from tests.programs import STOP_TIMEOUT
 @pytest.mark.parametrize(
     ("given", "status", "told"),
     [
-        (["serve", "--port", "x"], 2, "'x' is not a port"),
+        (["serve", "--port", "x"], 2, "'x' is not a whole number from 0 to 65,535"),
         (["replay", "--rate", "x"], 2, "'x' is not a number above 0"),
         (["bench", "--rate", "x"], 2, "'x' is not a number above 0"),
         (["seed-test", "--data", "missing.json", "--seed", "1"], 2, "unrecognized arguments: --seed 1"),

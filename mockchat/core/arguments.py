@@ -34,11 +34,9 @@ def new_parser(description: str) -> ArgumentParser:
     return parser
 
 
-_DEFAULT = f"{recordings.DATASETS[0].name} if it is in data/ of a clone, else {recordings.SAMPLE!r}"
-
-
-def add_recordings(parser: ArgumentParser, default: str = _DEFAULT) -> None:
-    """Add `--data`, whose help names this default, and `--no-stitch`."""
+def add_recordings(parser: ArgumentParser, default: str = "") -> None:
+    """Add `--data`, whose help names the default, and `--no-stitch`."""
+    default = default or f"{recordings.DATASETS[0].name} if it is in data/ of a clone, else {recordings.SAMPLE!r}"
     about = f"recordings, or {recordings.SAMPLE!r} for those of the package; repeatable (default: {default})"
     parser.add_argument("--data", **option(recordings.named, "FILE", about, action="append"))
     parser.add_argument("--no-stitch", action="store_true", help="do not join entries with ids like a_0 and a_12")
@@ -107,11 +105,10 @@ _MATCHED = "compare this parameter of requests too, such as model or tools; repe
 MATCH = option(parameter, "NAME", _MATCHED, action="append", default=[])
 
 
-def whole_number(value: str, least: int = 0) -> int:
-    """A whole number from `least` up, of at most nine digits."""
-    if re.fullmatch("[0-9]{1,9}", value) and int(value) >= least:
+def whole_number(value: str, least: int = 0, most: int = 999_999_999) -> int:
+    if re.fullmatch("[0-9]{1,9}", value) and least <= int(value) <= most:
         return int(value)
-    raise ArgumentTypeError(f"{value!r} is not a whole number of at least {least}, below a billion")
+    raise ArgumentTypeError(f"{value!r} is not a whole number from {least} to {most:,}")
 
 
 def number(value: str, least: float = 0.0) -> float:

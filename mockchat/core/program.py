@@ -71,11 +71,6 @@ def on_stop_signals(stop: Callable[[], object], *, once: bool = False) -> None:
         signal.signal(number, caught)
 
 
-def descriptor_limit() -> int:
-    """The soft limit of open files and sockets."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
 def allow_descriptors() -> None:
     """Raise the soft limit of open files to the hard one: the usual 1,024 is soon reached."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -7,6 +7,7 @@ finish until the timeout; connections that are left then are cut.
 
 import asyncio
 import errno
+import resource
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp.log import server_logger
 
-from mockchat.core.program import ProgramError, descriptor_limit, on_stop_signals
+from mockchat.core.program import ProgramError, on_stop_signals
 from mockchat.server.connection import Connection
 from mockchat.server.log import Log
 from mockchat.server.route import ChatCompletions
@@ -22,8 +23,8 @@ from mockchat.server.route import ChatCompletions
 SHUTDOWN_TIMEOUT = 5.0  # seconds
 _HANDOVER = 0.2  # seconds in which a busy client sends another request, whose answer asks it to reconnect
 _BACKLOG = 1024  # connections that wait to be accepted
-_INTERVAL = 1.0  # seconds
-_POLL = 0.01  # seconds
+_INTERVAL = 1.0  # seconds between checks of the time limits
+_POLL = 0.01  # seconds between checks while stopping
 
 
 class ChatServer:
@@ -36,7 +37,7 @@ class ChatServer:
         self.connections: set[Connection] = set()
         self.cut = 0  # Connections, and exchanges with an upstream, that were not finished.
         self._watching: asyncio.TimerHandle | None = None
-        self._descriptors = descriptor_limit()
+        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._is_hurried = False
 
     def __call__(self) -> Connection:
@@ -49,14 +50,14 @@ class ChatServer:
                 "All %d file descriptors are in use: connections are refused until others close (see ulimit -n)",
                 self._descriptors,
             )
-            self._descriptors = sys.maxsize
+            self._descriptors = sys.maxsize  # Warn once.
         if self._watching is None:
             self._watching = asyncio.get_running_loop().call_later(_INTERVAL, self._watch)
 
     def _watch(self) -> None:
         now = time.monotonic()
         for connection in list(self.connections):
-            connection.watch(now)
+            connection.enforce_limits(now)
         if self.log is not None:
             self.log.flush()
         is_idle = not self.connections

@@ -26,7 +26,7 @@ _BEFORE_REPLY = wire.ASSISTANT + b',"content":'
 
 
 def choose(request: ChatRequest, chance: Callable[[], float] = random.random) -> list[Reply]:
-    """Draw `n` of the recorded replies: the same ones for the same `seed`. `chance` gives numbers from 0 to 1."""
+    """Draw `n` of the recorded replies: the same ones for the same `seed`. `chance` gives a number in [0, 1)."""
     replies, settings = request.replies, request.settings
     if len(replies) == 1:
         return [replies[0]] * settings.n
@@ -50,7 +50,7 @@ def whole(request: ChatRequest, created: int, replies: list[Reply]) -> list[byte
         parts += (before, said, after)
     is_long = len(replies) > 1 or len(replies[0].message) > _LONG
     first, _ = _message(replies[0])
-    # A short one is sooner copied than looked into.
+    # For a short one, a copy is faster than a memoryview.
     after_role = memoryview(first)[len(wire.ASSISTANT) :] if is_long else first[len(wire.ASSISTANT) :]
     parts += (b'],"usage":%b,"message":{"role":"Assistant"' % _usage(request, replies), after_role, b"}}")
     return parts if is_long else [b"".join(parts)]
@@ -98,7 +98,7 @@ def _events(
     before = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":[' % about
     after = b'],"usage":null}\n\n' if request.settings.include_usage else b"]}\n\n"
     end_of_piece = b',"logprobs":null,"finish_reason":null}' + after
-    # Of many choices each has only some pieces ready.
+    # A block of each choice is held at once: with many choices, smaller ones.
     at_once = 8 if one_at_a_time else max(8, _PIECES_AT_ONCE // len(replies))
     first, blocks, last = [], [], []
     for number, reply in enumerate(replies):
@@ -137,9 +137,9 @@ def _apart(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _texts(reply: Reply) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Each text of a reply, a JSON string literal, between the parts of a delta around a piece; or a delta without one.
+    """A reply as (before, text, after): a JSON string literal, and what makes a delta of each of its pieces.
 
-    The text of a plain reply is the whole message in wire form: it may be long, and is not copied.
+    Without a text, `before` is a whole delta. The text of a plain reply is its whole message in wire form, not a copy.
     """
     if reply.details is None:
         yield b'{"content":"', reply.message, b'"}'
@@ -165,7 +165,7 @@ def _texts(reply: Reply) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def _cut(text: bytes, start: int, at_once: int, between: bytes) -> Iterator[bytes]:
-    """The JSON string literal from `start` to the end, with `between` its pieces, about so many at a time.
+    """Cut a JSON string literal, which begins at `start`: blocks of about `at_once` pieces, joined by `between`.
 
     A piece is a word with the space before it. Where words are long, or there are none, as in Chinese, they are cut
     too; an escape or a character never is.

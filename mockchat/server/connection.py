@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
         self._since = time.monotonic()  # When it entered the state.
         self._parser: RequestParser | None = RequestParser()
         self._requests: deque[Incoming] = deque()  # The queue.
-        self._unanswered = 0  # Bytes received that are not answered, at most.
+        self._unanswered = 0  # Upper bound on the bytes received and not answered.
         self._held = 0  # Bytes that the server's memory counts for this connection.
         self._parts: Iterator[Part] | None = None  # What is left of the answer under way.
         self._persistent = True
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
         self._held = size
         return size <= _SMALL or not memory.is_full
 
-    def watch(self, now: float) -> None:
+    def enforce_limits(self, now: float) -> None:
         unread = self._transport.get_write_buffer_size()
         if unread != self._unread[0]:
             self._unread = unread, now
@@ -123,7 +123,7 @@ class Connection(asyncio.Protocol):
         """
         is_sending = self._parser is not None and (bool(self._requests) or not self._parser.is_between())
         self._enter(State.LINGERING)
-        with suppress(OSError, NotImplementedError):  # The client has disconnected, or it is TLS.
+        with suppress(OSError, NotImplementedError):  # The client has disconnected; or it is TLS.
             self._transport.write_eof()
         if is_sending and not self._is_half_closed:
             self._transport.resume_reading()
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
         self._advance()
 
     def eof_received(self) -> bool:
-        """Stay open until a client that only closed its half has its answer; TLS does not allow that."""
+        """Keep a half-closed connection open until its answer is written (not possible with TLS)."""
         self._is_half_closed = True
         return self._state is State.ANSWERING and self._transport.can_write_eof()
 
@@ -181,7 +181,7 @@ class Connection(asyncio.Protocol):
             self._settle(self._parser, answered > 0)
 
     def _next_answer(self, parser: RequestParser) -> "Answer | asyncio.Future[Answer] | None":
-        """The answer to the first request in the queue; None while that is incomplete."""
+        """The answer to the first request in the queue, or its error as soon as that is known; else None."""
         first = self._requests[0] if self._requests else None
         if first and first.body.is_eof():
             self._requests.popleft()
@@ -199,6 +199,7 @@ class Connection(asyncio.Protocol):
         return None
 
     def _settle(self, parser: RequestParser, has_answered: bool) -> None:
+        """Enter the state that follows the answers written so far, and pause or resume reading."""
         is_between = parser.is_between() and not self._requests
         if self._parts is not None or self._cancel is not None:
             if is_between:
@@ -209,7 +210,9 @@ class Connection(asyncio.Protocol):
             return
         self._transport.resume_reading()
         if is_between:
-            self._enter(State.IDLE)
+            if has_answered or self._state is State.ANSWERING:
+                self._enter(State.IDLE)
+            self._unanswered = 0  # Empty lines begin no request (RFC 9112, section 2.2).
             return
         if has_answered or self._state is not State.RECEIVING:
             self._enter(State.RECEIVING)
@@ -217,12 +220,13 @@ class Connection(asyncio.Protocol):
             self._begin(self._refusal(ApiError(503, NO_MEMORY)))
 
     def _refusal(self, error: ApiError) -> Answer:
-        """Refuse the request that is arriving, and close the connection."""
+        """The error for the request that is arriving, which closes the connection."""
         return self._route.refuse(self._requests[0].request if self._requests else UNREADABLE, error)
 
     # Writing
 
-    def _begin(self, answer: "Answer | asyncio.Future[Answer]") -> None:
+    def _begin(self, answer: "Answer | asyncio.Future[Answer]", arrived: float | None = None) -> None:
+        """Start writing an answer, now or once it is known; its request was complete at `arrived`, by default now."""
         if not isinstance(answer, Answer):
             self._enter(State.ANSWERING)
             self._cancel = answer.cancel
@@ -231,8 +235,7 @@ class Connection(asyncio.Protocol):
         server = self._server
         server.requests_count += 1
         if server.log is not None and (server.log.each or answer.status != 200):
-            asked = self._since if self._state is State.ANSWERING else time.monotonic()
-            answer = server.log.watch(answer, asked)
+            answer = server.log.watch(answer, arrived or time.monotonic())
         self._parts, self._persistent = iter(answer.parts), answer.persistent
         self._write()
 
@@ -243,7 +246,7 @@ class Connection(asyncio.Protocol):
         if future.cancelled():
             self.abort()
         else:
-            self._begin(future.result())
+            self._begin(future.result(), self._since)
             self._advance()
 
     def _write(self) -> None:
@@ -271,11 +274,11 @@ class Connection(asyncio.Protocol):
             self._since = time.monotonic()
 
     def _wait_for(self, part: "float | asyncio.Future[object]") -> bool:
-        """Wait for a moment or a future; False if there is nothing to wait for."""
+        """Wait for a time, which may have passed (False), or for a future; `inf` stalls."""
         if part == math.inf:
             self._enter(State.STALLED)
             self._transport.resume_reading()
-            if self._is_half_closed:  # It sends nothing more by which it could be seen to disconnect.
+            if self._is_half_closed:  # It sends nothing more: its disconnect can't be detected.
                 self._close()
             return True
         if isinstance(part, float):

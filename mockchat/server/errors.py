@@ -3,16 +3,15 @@
 import re
 from collections.abc import Callable
 from functools import cache
-from http import HTTPStatus
 
 from mockchat.core import wire
 from mockchat.core.diagnosis import Diagnosis
 
 PATH = "/v1/chat/completions"  # The one route.
-UPSTREAM = "upstream"  # The code of an error that an upstream answered itself; only people see it.
+UPSTREAM = "upstream"  # The code of an error that the upstream answered: for the log, never sent.
 NOT_RECORDED = "No valid response exists for the given request"
 
-# Clients such as LiteLLM tell errors by their `type`.
+# Clients such as LiteLLM distinguish errors by `type`.
 _ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -31,10 +30,10 @@ class ApiError(Exception):
 
 
 class NotRecorded(ApiError):
-    """404: no recording has this history, or none goes on with a reply. As an object it says where and how."""
+    """404: the history is not recorded, or no reply follows it. The error object says where and how it differs."""
 
     def __init__(self, diagnose: Callable[[], Diagnosis], history: bytes) -> None:
-        super().__init__(HTTPStatus.NOT_FOUND, NOT_RECORDED, code="no_recorded_response")
+        super().__init__(404, NOT_RECORDED, code="no_recorded_response")
         self.history = history  # In wire form, as it is compared.
         self.diagnosis = cache(diagnose)
 
@@ -46,7 +45,7 @@ class NotRecorded(ApiError):
 def unknown_path(path: str) -> ApiError:
     path = path[:200]  # More takes longer to compare.
     cure = next((f"; {cure}" for pattern, cure in _CURES if re.fullmatch(pattern, path.rstrip("/") or "/")), "")
-    return ApiError(HTTPStatus.NOT_FOUND, f"Unknown path {path}: this server has one route, POST {PATH}{cure}")
+    return ApiError(404, f"Unknown path {path}: this server has one route, POST {PATH}{cure}")
 
 
 _BASE_URL = "the base URL ends in /v1"

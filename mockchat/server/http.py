@@ -43,7 +43,7 @@ class HttpRequest(NamedTuple):
 # Stands for a request that could not be read.
 UNREADABLE = HttpRequest("UNKNOWN", "/", CIMultiDictProxy(CIMultiDict()), False, False, False)
 
-ABORTED = 0  # The status of an answer that a simulated fault leaves out, or breaks off.
+ABORTED = 0  # The status of an answer that a simulated fault aborts, at once or in the middle.
 
 
 class Answer(NamedTuple):
@@ -150,12 +150,12 @@ def in_blocks(parts: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes
 
 
 def next_turn() -> asyncio.Future[None]:
-    """A future that ends in the next turn of the event loop: other connections run in between."""
+    """A future that ends in a later turn of the event loop: other connections run in between."""
     return asyncio.create_task(asyncio.sleep(0))
 
 
 _PHRASES = dict.fromkeys(range(400, 600), "Unknown") | {status.value: status.phrase for status in HTTPStatus}
-# With the headers that a status asks for.
+# The status line, and the headers that belong to the status.
 _STATUS_LINES = {status: f"{status} {phrase}\r\n".encode() for status, phrase in _PHRASES.items()}
 _STATUS_LINES[401] += b"WWW-Authenticate: Bearer\r\n"
 _STATUS_LINES[405] += b"Allow: POST\r\n"

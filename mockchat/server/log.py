@@ -32,15 +32,15 @@ class Log(logging.Handler):
         self._queue: deque[str] = deque()
         self._dropped = 0
 
-    def watch(self, answer: Answer, asked: float) -> Answer:
-        """Count an answer, and log it when it ends; `asked` is the moment of its request (`time.monotonic()`)."""
+    def watch(self, answer: Answer, arrived: float) -> Answer:
+        """Count an answer if it is an error, and log it when it ends; `arrived` is when its request was complete."""
         error = answer.error
         is_miss = isinstance(error, NotRecorded)
         self._misses += is_miss
         self._errors += answer.status != 200 and not is_miss
         if error is not None and not self.each and answer.fault is None:
             self._tell_first(error)
-        return answer._replace(parts=self._watched(answer, asked)) if self.each else answer
+        return answer._replace(parts=self._watched(answer, arrived)) if self.each else answer
 
     def summary(self, requests: int) -> str:
         answered = requests - self._misses - self._errors
@@ -73,20 +73,20 @@ class Log(logging.Handler):
             self._told.add(kind)
             self.tell(f"{error.status}: {excerpt(_why(error))} (said once; --log tells each)")
 
-    def _watched(self, answer: Answer, asked: float) -> Iterator[Part]:
+    def _watched(self, answer: Answer, arrived: float) -> Iterator[Part]:
         ended = "cut off"
         try:
             yield from answer.parts
             ended = ""
         finally:
-            took = (time.monotonic() - asked) * 1000
+            took = (time.monotonic() - arrived) * 1000
             clock = datetime.now().time().isoformat("milliseconds")
             what = excerpt(_why(answer.error) if answer.error else answer.id or "-")
             self.tell(f"{clock} {answer.fault or answer.status} {what} {took:.1f} ms {ended}".rstrip())
 
 
 def is_writable(stream: object) -> bool:
-    """Whether a stream takes a line without blocking; true for one that is no file."""
+    """Whether a stream takes a line without blocking; true if it has no file descriptor."""
     try:
         descriptor = stream.fileno()  # type: ignore[attr-defined]
         return bool(select.select([], [descriptor], [], 0)[1])

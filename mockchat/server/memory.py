@@ -9,7 +9,7 @@ from aiohttp.log import server_logger
 from mockchat.client import MB
 
 MAX_MEMORY_MB = 1024
-NO_MEMORY = "The server holds as much as it may of what clients send and do not read: try again"  # Of a 503.
+NO_MEMORY = "The server's memory for requests and unread answers is full: try again"  # Of a 503.
 
 
 class Memory:

@@ -5,6 +5,7 @@ Those that shape the answers are keyword arguments too, of `create_app` and `moc
 
 from argparse import ArgumentError, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ def parser() -> ArgumentParser:
     arguments.add_recordings(parser)
     add = parser.add_argument
     add("--host", type=_host, default="127.0.0.1", help="address to listen on (default %(default)s)")
-    add("--port", type=_port, default=8000, help="0 picks a free one (default %(default)s)")
+    port = partial(arguments.whole_number, most=65535)
+    add("--port", type=port, default=8000, help="0 picks a free one (default %(default)s)")
     finishing = "finish open requests for up to S seconds after a signal (default %(default)g)"
     add("--shutdown-timeout", **option(arguments.positive_number, "S", finishing, default=SHUTDOWN_TIMEOUT))
     add("--log", action="store_true", help="print a line on stderr for each request")
@@ -116,12 +118,6 @@ def of_route(chosen: Namespace) -> dict[str, Any]:
         "match": chosen.match,
         "simulation": simulation.Simulation(**given, faults=chosen.fault) if given or chosen.fault else None,
     }
-
-
-def _port(value: str) -> int:
-    if value.isascii() and value.isdigit() and len(value) < 6 and int(value) < 65536:
-        return int(value)
-    raise ArgumentTypeError(f"{value!r} is not a port: give a number from 0 to 65535")
 
 
 def _host(value: str) -> str:

@@ -2,8 +2,9 @@
 
 What is used of aiohttp that its documentation does not promise (setup.cfg bounds its version for that reason):
 `HttpRequestParser` and `HttpProcessingError` (aiohttp.http), a parser in C that has seen more attacks than one of ours
-ever would, and what it asks of its protocol; `set_upgraded(False)` makes it read on after an upgrade was declined.
-`StreamReader` (aiohttp) is made, and filled by `feed_data` and `feed_eof`, for a body that needs no parser.
+ever would; the attributes of a protocol that its bodies use; `set_upgraded(False)`, after which it reads on where an
+upgrade was declined. `EMPTY_PAYLOAD` (aiohttp) is a body at its end. `StreamReader` (aiohttp) is made, and filled by
+`feed_data` and `feed_eof`, for a body that needs no parser.
 """
 
 import asyncio
@@ -19,11 +20,11 @@ from mockchat.server.errors import ApiError
 from mockchat.server.http import HttpRequest
 from mockchat.server.simulation import FAULT_HEADER
 
-MAX_HEAD_SIZE = 65536  # bytes
-MAX_KEPT_HEAD_SIZE = 4096  # bytes: what an idle connection may hold of its last request
+_MAX_HEAD_SIZE = 65536  # bytes
+_MAX_KEPT_HEAD_SIZE = 4096  # bytes: what an idle connection may hold of its last request
 _READ_SIZE = 65536  # bytes
-_TOO_LARGE = f"The request head is larger than the {MAX_HEAD_SIZE} bytes that this server reads"
-_UNSEEN = 16384  # bytes of a head that began in one segment with the end of the request before
+_TOO_LARGE = f"The request head is larger than the {_MAX_HEAD_SIZE} bytes that this server reads"
+_UNSEEN = 16384  # bytes: the end of a segment, in which a head that begins behind a request is not seen
 
 
 @dataclass
@@ -44,7 +45,8 @@ class Incoming:
 
     def whole(self) -> bytes:
         """The whole body, once it is at its end."""
-        return bytes(self.arrived or b"") + self.body.read_nowait()
+        last = self.body.read_nowait()
+        return b"".join((self.arrived, last)) if self.arrived else last
 
 
 class RequestParser:
@@ -79,7 +81,7 @@ class RequestParser:
         is_certain = self._is_new or self.known is not None
         self._is_new, self.known = False, None
         requests: list[Incoming] = []
-        # The end is parsed apart: the parser does not say what it has buffered behind a whole request.
+        # aiohttp does not say what it has buffered behind a request. A head that begins before the end is seen so.
         for part in (data[:-_UNSEEN], data[-_UNSEEN:]):
             if part and not self.malformed:
                 requests += self._parse(part)
@@ -108,16 +110,16 @@ class RequestParser:
         if requests:
             self._body = requests[-1].body
         self._head_size = head_size if is_in_head and not requests else 0
-        if self._head_size > MAX_HEAD_SIZE and not self.malformed:
+        if self._head_size > _MAX_HEAD_SIZE and not self.malformed:
             self.malformed = ApiError(431, _TOO_LARGE)
         return requests
 
     def is_between(self) -> bool:
-        """Whether the last request has ended, and no head has begun, but for `_UNSEEN` bytes at most."""
+        """True if no partial request is buffered, except for `_UNSEEN` bytes of a head."""
         return self._body.is_eof() and not self._head_size and self.malformed is None
 
 
-# What a body of aiohttp's asks of its protocol. It never pauses: bodies are taken from it as they arrive.
+# The attributes of a protocol that aiohttp's bodies use. They pause nothing: bodies are taken as they arrive.
 # All parsers share it: they refer to no connection, so both are freed at once, without the garbage collector.
 _NO_FLOW_CONTROL: Any = SimpleNamespace(
     connected=True, _reading_paused=False, pause_reading=lambda: None, resume_reading=lambda **_: None
@@ -126,7 +128,7 @@ _NO_FLOW_CONTROL: Any = SimpleNamespace(
 
 def _read_head(message: RawRequestMessage) -> HttpRequest:
     size = len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)
-    if size > MAX_HEAD_SIZE:
+    if size > _MAX_HEAD_SIZE:
         raise ApiError(431, _TOO_LARGE)
     is_http_1_1 = message.version >= HttpVersion11
     return HttpRequest(
@@ -135,7 +137,7 @@ def _read_head(message: RawRequestMessage) -> HttpRequest:
         message.headers,
         is_http_1_1,
         # Keep alive clients of HTTP/1.1 with small heads: an idle connection keeps its last head in memory.
-        is_http_1_1 and not message.should_close and size <= MAX_KEPT_HEAD_SIZE,
+        is_http_1_1 and not message.should_close and size <= _MAX_KEPT_HEAD_SIZE,
         message.chunked or "Content-Encoding" in message.headers,
         message.url.raw_query_string,
         message.headers.get(FAULT_HEADER),

@@ -5,7 +5,7 @@ one of two ways, with the same result:
 
 - in place: cut the messages out as they stand, and look them up. They are valid if a reply is recorded, since their
   bytes are the recorded ones. Only the rest of the body is parsed.
-- in full: parse everything, and write the messages in wire form. With `ignore` or `match` each body is read so.
+- in full: parse everything, and write the messages in wire form. With `ignore` or `match` every body is read in full.
 """
 
 import secrets
@@ -44,7 +44,7 @@ class Settings(NamedTuple):
 
 
 class ChatRequest(NamedTuple):
-    """A request: the replies recorded for it, its history as it was compared, its size in bytes as sent, settings."""
+    """A request: the replies recorded for it, its history after `ignore`, the size of its messages in bytes before."""
 
     replies: Sequence[Reply]
     history: bytes
@@ -75,7 +75,7 @@ def in_place(body: bytes, index: ResponseIndex) -> ChatRequest | None:
 
 
 def _read_around(around: bytes) -> Settings | None:
-    """The settings in a body whose messages are `_EMPTIED`; None if it is wrong, or has other messages too."""
+    """The settings beside `_EMPTIED`. None for a wrong body, and where the array was nested in it, or given twice."""
     with suppress(ValueError, ApiError):
         parameters = wire.loads(around)
         if isinstance(parameters, dict) and _OUR_KEY in parameters and "messages" not in parameters:

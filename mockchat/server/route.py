@@ -49,17 +49,17 @@ class ChatCompletions:
 
     @property
     def busy(self) -> bool:
-        """True while something is still to be recorded."""
+        """True while an exchange with the upstream is running."""
         return self.upstream is not None and self.upstream.busy
 
     async def close(self) -> int:
-        """Cancel what is not finished; returns the number of recordings lost."""
+        """Cancel what is not finished; returns the number of exchanges with an upstream that were cut."""
         for task in self._answering:
             task.cancel()
         return await self.upstream.close() if self.upstream else 0
 
     def refuse(self, request: HttpRequest, error: ApiError) -> Answer:
-        """Refuse a request whose rest is not read, and close the connection."""
+        """The error for a request whose rest is not read, which closes the connection."""
         return self.writer.error(request, error, keep_alive=False)
 
     def check(self, request: HttpRequest, size: int) -> None:
@@ -77,7 +77,7 @@ class ChatCompletions:
                     raise ApiError(415, f"{name} {encoding!r} is not supported: send the body uncompressed")
         if request.fault is not None:
             if not (self._simulation and self._simulation.by_header):
-                raise ApiError(400, f"{FAULT_HEADER} is not heeded here: start the server with --fault header")
+                raise ApiError(400, f"{FAULT_HEADER} is disabled: start the server with --fault header")
             if not is_fault(request.fault):
                 raise ApiError(400, f"{FAULT_HEADER}: {request.fault!r} is not a fault: ask for {FAULTS}")
         if size > self._max_body_size:
@@ -116,9 +116,10 @@ class ChatCompletions:
         """Answer a request, which `read` reads if given; `arrived` is when it was complete, by default now."""
         try:
             try:
+                started = arrived or (self._arrival() if self._simulation else 0.0)  # Before reading, which takes time.
                 asked = read() if read else read_request(body, self._index)
                 if self._simulation is not None:
-                    return self._simulated(request, asked, self._simulation, arrived or self._arrival())
+                    return self._simulated(request, asked, self._simulation, started)
                 return self._completion(request, asked, completion.choose(asked))
             except ApiError as error:
                 if request.fault:  # A fault asked for by name needs no valid request.
@@ -211,7 +212,7 @@ def _end_of_stream(moments: Iterator[float], steps: Iterator[bytes]) -> Iterator
 
 
 def _first_half(parts: Iterable[Part]) -> list[Part]:
-    """The first half of an answer that waits for nothing, or of its first 100 parts."""
+    """The first half of an answer, without its waits; of a long one, of its first 100 parts."""
     some = [part for part in islice(parts, 100) if isinstance(part, bytes)]
     middle = (len(some) - 1) // 2
     return [*some[:middle], some[middle][: len(some[middle]) // 2]]

@@ -64,13 +64,13 @@ class Simulation:
         self._attempts: Counter[str] = Counter()
 
     def begin(self, history: bytes) -> tuple[random.Random, str | None]:
-        """Count an attempt at a history in wire form: its random generator, and how it fails or None."""
+        """Count an attempt at a history in wire form. Returns its random generator, and its kind of fault or None."""
         name = hashlib.sha256(history).hexdigest()
         attempt = self._attempts[name]
         self._attempts[name] += 1
         seed = self._random_seed
         chance = random.Random(random.random() if seed is None else f"{seed} {name} {attempt}")
-        drawn = chance.random()  # Drawn even without faults, which must not change the other choices.
+        drawn = chance.random()  # Drawn even without faults: adding a fault must not change the other draws.
         for kind, first, rate in self._faults:
             attempt -= first
             drawn -= rate

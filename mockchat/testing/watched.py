@@ -67,10 +67,7 @@ class FunctionFailed(GivenError):
 
 
 class Given:
-    """A reply, or a function that makes replies. `name` is unique in a test; of `arguments`, none is None.
-
-    Raises `ProgramError`.
-    """
+    """A reply, or a function that makes some. `name` is unique in a test, no argument is None. Raises as `reply`."""
 
     def __init__(self, name: str, arguments: dict[str, Any]) -> None:
         text = arguments.get("text")

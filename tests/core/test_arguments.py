@@ -34,9 +34,9 @@ def test_what_is_taken(kind: Callable[[str], Any], text: str, value: Any) -> Non
         (
             arguments.whole_number,
             ["", "-1", "1.0", "+1", "1_0", "٢", "1234567890"],
-            "is not a whole number of at least 0",
+            "is not a whole number from 0 to 999,999,999",
         ),
-        (arguments.positive_whole_number, ["0"], "is not a whole number of at least 1"),
+        (arguments.positive_whole_number, ["0"], "is not a whole number from 1 to 999,999,999"),
         (arguments.number, ["", "-0.1", "nan", "inf", "1e9", "x"], "is not a number of at least 0"),
         (arguments.positive_number, ["0", "-1", "nan"], "is not a number above 0"),
         (

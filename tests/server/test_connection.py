@@ -443,8 +443,12 @@ async def test_a_part_of_a_request_behind_a_whole_one_is_not_waited_for_for_ever
     assert (await raw.answer())[0] == 408
 
 
-async def test_a_client_that_says_nothing_is_let_go(limited: Client, connect: Connect, clock: Clock) -> None:
+@pytest.mark.parametrize("sent", [b"", b"\r\n"])
+async def test_a_client_that_says_nothing_is_let_go(
+    limited: Client, connect: Connect, clock: Clock, sent: bytes
+) -> None:
     raw = await connect(limited)
+    await raw.send(sent)
     await raw.arrived()
     await clock.passes(2 * LIMIT)
     assert await raw.closed()

@@ -39,7 +39,7 @@ async def test_beyond_the_limit_bodies_are_refused_and_small_requests_are_not(
         await second.send(begun)
         status, headers, body = await second.answer()
         assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
-        assert b"The server holds as much as it may" in body
+        assert b"The server's memory for requests" in body
         await second.close()
         await small.send(post(GOOD))
         status, _, body = await small.answer()

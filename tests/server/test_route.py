@@ -393,7 +393,7 @@ async def test_a_fault_that_is_named_in_vain_is_told(aiohttp_client: Any, simula
     client = await aiohttp_client(MockServer(simulation=simulation))
     for _ in range(2):
         status, body = await asked(client, GOOD, "429")
-        assert (status, b"X-Mockchat-Fault is not heeded here: start the server with --fault header" in body) == (
+        assert (status, b"X-Mockchat-Fault is disabled: start the server with --fault header" in body) == (
             400,
             True,
         )

@@ -550,7 +550,7 @@ async def test_an_answer_beyond_what_the_server_may_hold_is_given_up(recorder: R
     await broken(b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 3_000_000 + SILENCE)
     memory = recorder.server.chat.memory = Memory(2)  # type: ignore[attr-defined]
     status, body = await recorder.ask(ASKED)
-    assert (status, b"The server holds as much as it may" in body) == (503, True)
+    assert (status, b"The server's memory for requests" in body) == (503, True)
     assert memory.held == 0
 
 

@@ -347,7 +347,7 @@ def test_loads(mockchat):
             "*_ test_returns_rubbish _*",
             "requests[[]0]: 400, the function <lambda> failed: *'txt'*",
             "*_ test_fails_elsewhere _*",
-            "requests[[]0]: 400, the function <lambda> failed at */test_functions.py:*: reply: the status 200 *",
+            "requests[[]0]: 400, the function <lambda> failed at */test_functions.py:*: reply: status must be *",
             "E *ProgramError: reply: the function must not be async: *",
             "*_ test_never_asked _*",
             "replies that nothing asked for: the function nobody (*)",

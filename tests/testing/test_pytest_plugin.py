@@ -422,7 +422,7 @@ def test_markers_that_are_refused(project: pytest.Pytester) -> None:
             "mockchat: '503=first:1' has no name: name it, as in data='weather.jsonl' or ttft_ms=50",
             "mockchat: there is no option 'stric': the options are *",
             "mockchat: data: give the name of a file, not [[]'more.jsonl']",
-            "mockchat: ttft_ms: 'soon' is not a number of at least 0",
+            "mockchat: ttft_ms: 'soon' is not a number of at least 0, below a billion",
             "mockchat: 'weather.jsonl' has no name: name it, as in data='weather.jsonl' or ttft_ms=50",
             "mockchat: there is no option 'dat': the options are *, data, strict",
             "mockchat: ignore: '(' is not a regular expression*",
