@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -194,12 +195,24 @@ async def ask_often(port: int, count: int, body: bytes = GOOD) -> None:
             await reader.readuntil(b"\r\n\r\n")
 
 
-@pytest.mark.parametrize(("count", "is_read"), [(13_000, True), (3_000, False)])
+SHORT_QUEUE = """
+import sys
+from mockchat.server import cli, log
+log._LONGEST_QUEUE = 1000
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize(("count", "is_read"), [(4_000, True), (3_000, False)])
 async def test_a_log_that_is_not_read_holds_up_nobody(recordings: Path, count: int, is_read: bool) -> None:
-    """A pipe takes some 2,000 lines, the queue 10,000; the rest is dropped, which the next reader is told."""
+    """A pipe takes some 2,000 lines, this queue 1,000; the rest is dropped, which the next reader is told."""
     reading, writing = os.pipe()
-    options = ("--data", str(recordings), "--log")
-    with running_server(*options, preexec_fn=lambda: os.dup2(writing, 2) and None) as (base_url, process):
+    options = ("--port", "0", "--data", str(recordings), "--log")
+    program = (sys.executable, "-c", SHORT_QUEUE)
+    with running_server(*options, program=program, preexec_fn=lambda: os.dup2(writing, 2) and None) as (
+        base_url,
+        process,
+    ):
         os.close(writing)
         async with asyncio.timeout(2 * PATIENCE):
             await ask_often(port_of(base_url), count)

@@ -589,8 +589,8 @@ async def test_an_answer_that_its_client_does_not_read_is_counted(
 ) -> None:
     """15 of 30 MB took 570 MB with a limit of 64 MB: only the exchange was counted, and not its client."""
     memory = recorder.server.chat.memory  # type: ignore[attr-defined]
-    long = {"content": "long " * 4_000_000}
-    answer = streamed(*[{"content": "long " * 20_000}] * 200) if is_stream else whole(long)
+    long = {"content": "long " * 2_400_000}
+    answer = streamed(*[{"content": "long " * 20_000}] * 120) if is_stream else whole(long)
     headers = {"Content-Type": EVENTS if is_stream else "application/json"}
     raw = await begun(recorder, connect, says(answer, **headers), ASKED)
     await recorder.written()
