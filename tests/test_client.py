@@ -34,7 +34,8 @@ def blocks(coding: str, body: Any) -> list[bytes]:
     async def read() -> list[bytes]:
         return [block async for block in client.decoded({"Content-Encoding": coding}, body)]
 
-    return asyncio.run(read())
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:  # It leaves pytest's own loop as it is.
+        return runner.run(read())
 
 
 def unpacked(coding: str, sent: bytes, at_once: int = 65536) -> bytes:
