@@ -21,7 +21,7 @@ CALLED_BY_THE_LOOP = (
     "_resume",
     "_answered",
     "_wake",
-    "watch",
+    "enforce_limits",
 )
 longest = 0
 
