@@ -37,7 +37,6 @@ def requester() -> int:
 
 
 def main() -> int:
-    """Run the program that the first argument names with the other arguments."""
     name, *arguments = sys.argv[1:] or [""]
     if name not in PROGRAMS:
         print(f"usage: python -m mockchat {'|'.join(PROGRAMS)} [--help]", file=sys.stderr)

@@ -47,7 +47,6 @@ def share(given: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def environment(seed: str = "") -> dict[str, str]:
-    """This process's environment with this value of SEED_ERRORS."""
     return {**os.environ, "SEED_ERRORS": seed}
 
 

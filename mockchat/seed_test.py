@@ -35,7 +35,6 @@ def predict(asking: Iterable[Conversation], answering: Iterable[Conversation]) -
 
 
 def _replies(conversations: Iterable[Conversation]) -> dict[tuple[bytes, ...], dict[Place, bytes]]:
-    """The replies by history and place."""
     replies: dict[tuple[bytes, ...], dict[Place, bytes]] = defaultdict(dict)
     for conversation in conversations:
         messages = conversation.messages

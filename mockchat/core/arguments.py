@@ -24,7 +24,6 @@ _FEW = 8  # repetitions
 
 
 def option(kind: Callable[[str], Any], metavar: str, help_text: str, **more: Any) -> dict[str, Any]:
-    """The keyword arguments of `add_argument` for an option with a value."""
     return {"type": kind, "metavar": metavar, "help": help_text, **more}
 
 

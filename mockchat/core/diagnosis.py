@@ -9,8 +9,9 @@ from mockchat.core.text import around, common_length, differ, differ_values, exc
 
 _SYSTEM = b'system"'
 _PROMPTS = 8  # that are tried in place of one that is not recorded, beside its neighbours
-_A_FEW_WORDS = 14  # bytes
-_COMPARED = 65536  # bytes of a history, with each prompt
+_A_FEW_WORDS = 13  # bytes
+_LONG = 1024 * 1024  # bytes of a message by which the closest one is found
+_COMPARED = 65536  # bytes of a history that are compared behind each prompt
 
 
 class Diagnosis(NamedTuple):
@@ -40,13 +41,15 @@ def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Di
         return Diagnosis(place, problem)
     role = wire.role_of(message)
 
-    def fitness(candidate: tuple[bytes, int]) -> tuple[bool, bool, int]:
-        other = candidate[0]
+    in_roles = [wire.with_role(message[:_LONG], each) for each in wire.API_ROLES]
+    found = {position: other for each in in_roles for other, position in index.neighbours(among, start, each)}
+
+    def fitness(position: int) -> tuple[bool, bool, int]:
+        other = found[position]
         return wire.with_role(other, role) == message, wire.role_of(other) == role, likeness(other, message)
 
-    in_roles = [wire.with_role(message, each) for each in wire.API_ROLES]
-    closest, position = max([found for each in in_roles for found in index.neighbours(among, start, each)], key=fitness)
-    named, closest_role = index.conversation_id(position), wire.role_of(closest)
+    position = max(found, key=fitness)
+    closest, named, closest_role = found[position], index.conversation_id(position), wire.role_of(found[position])
     roles = f"{place} has the role {role}, recorded is {closest_role}"
     if wire.with_role(closest, role) == message:
         return Diagnosis(f"{place}.role", f"{roles} (conversation {named})")
@@ -62,8 +65,10 @@ def diagnose(index: ResponseIndex, history: bytes, numbers: Sequence[int]) -> Di
 
 def _is_another_text(sent: bytes, recorded: bytes) -> bool:
     """True if texts of more than a few words have less than a quarter of the shorter one in common."""
-    shorter = min(len(wire.text_of(sent)), len(wire.text_of(recorded)))
-    return shorter > _A_FEW_WORDS and 4 * common_length(wire.text_of(sent), wire.text_of(recorded)) < shorter
+    start = recorded.index(b":") + 2
+    shorter = min(len(recorded) - start, len(sent) - sent.index(b":") - 2)
+    is_text = wire.is_plain(sent) and wire.is_plain(recorded)
+    return is_text and shorter >= _A_FEW_WORDS and 4 * (likeness(recorded, sent) - start) < shorter
 
 
 def _no_reply(index: ResponseIndex, among: range, start: int) -> str | None:
@@ -81,14 +86,14 @@ def _system_prompt(index: ResponseIndex, history: bytes, place: str) -> str | No
     prompt = first if first.startswith(_SYSTEM) else b""
     rest = history[len(prompt) + len(wire.BETWEEN) :] if prompt else history
 
-    def with_prompt(other: bytes) -> bytes:
+    def with_prompt(other: bytes, rest: bytes) -> bytes:
         return wire.join([other]) + wire.NEXT + rest if other else rest
 
     def rank(other: bytes) -> tuple[int, int]:
-        return index.recorded(with_prompt(other)[:_COMPARED]) - len(other), common_length(prompt, other)
+        return index.recorded(with_prompt(other, rest[:_COMPARED])) - len(other), common_length(prompt, other)
 
     instead = max([b"", *_prompts(index, prompt)], key=rank)
-    changed = with_prompt(instead)
+    changed = with_prompt(instead, rest)
     known = changed[: index.recorded(changed)]
     if not rest or wire.count(known) <= bool(instead):
         return None

@@ -139,7 +139,6 @@ def message(role: str, content: str) -> bytes:
 
 
 def with_more(message: bytes, more: bytes) -> bytes:
-    """Add a JSON object to what a message says."""
     return message + _BEFORE_MORE + text(more.decode())
 
 

@@ -88,7 +88,6 @@ class Simulation:
 
 
 def is_fault(kind: str) -> bool:
-    """Whether this is one of `FAULTS`."""
     return kind in (DISCONNECT, STALL) or re.fullmatch("[45][0-9]{2}", kind) is not None
 
 

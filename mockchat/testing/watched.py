@@ -161,7 +161,6 @@ class WatchedChat(ChatCompletions):
         self._source: Given | tuple[bytes, bool] | None = None  # Of the reply that was chosen last.
 
     def load(self, conversations: Sequence[Conversation]) -> None:
-        """Add recordings, which come before the others."""
         for conversation in conversations:
             self._index.add(conversation)
             self._loaded.add(conversation)
@@ -223,7 +222,6 @@ class WatchedChat(ChatCompletions):
         return read._replace(replies=[replies[min(times, len(replies) - 1)]])
 
     def _finish(self, asked: Request, answer: Answer) -> Request:
-        """Set the outcome of a request."""
         status, error = answer.status, answer.error
         is_unknown = status == HTTPStatus.NOT_FOUND and asked.path != PATH
         asked.is_miss = is_unknown or isinstance(error, NotRecorded | FunctionFailed)
