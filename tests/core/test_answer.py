@@ -191,6 +191,17 @@ def test_odd_pieces_of_calls() -> None:
     assert (call["id"], call["type"], call["extra"], call["arguments"]) == ("a", "function", {"b": 2}, "x")
 
 
+def test_without_an_index_an_id_begins_a_call() -> None:
+    deltas: list[Any] = [
+        {"id": "a", "function": {"name": "f", "arguments": "{"}},
+        {"function": {"arguments": "}"}},
+        {"id": "b", "function": {"name": "g", "arguments": "[]"}},
+    ]
+    stream = read_stream(streamed(*[chunk({"tool_calls": [delta]}) for delta in deltas]))
+    called = [(call["id"], *call["function"].values()) for call in stream.message["tool_calls"]]
+    assert (called, stream.flaw) == ([("a", "f", "{}"), ("b", "g", "[]")], "a call in a stream without its index")
+
+
 # Server-sent events
 
 ENDS = ("\n", "\r\n", "\r")

@@ -25,7 +25,8 @@ def function(arguments: str) -> bytes:
         ['{"n":1e300}', '{"n":1%s}' % ("0" * 300)],
         ['{"n":0}', '{"n":-0.0}'],
         ['{"s":"é\\/\\u2028"}', '{"s":"\\u00e9/\u2028"}'],
-        ['{"s":"\\ud83d\\ude00"}', '{"s":"😀"}'],
+        ['{"s":"\\ud83d\\ude00"}', '{"s":"😀"}', '{"s":"\ud83d\ude00"}'],  # The last has the halves themselves.
+        ['{"s":"\\ud800","n":100000000000000000000}', '{"s":"\ud800","n":1e20}'],
         ['{"a":1,"a":2}', '{"a":2}'],
     ],
 )
@@ -38,6 +39,7 @@ def test_other_arguments_are_others() -> None:
         *("{}", "[]", "null", '""', '"{}"', "{", "{]", " ", "NaN", '{"n":1e999}', '{"n":1e998}'),
         *('{"n":1}', '{"n":true}', '{"n":"1"}', '{"n":[1]}', '{"m":1}', "[" * 100_000, "[" * 100_001),
         *('{"s":"\\ud800"}', '{"s":"\\\\ud800"}'),
+        *(f'{{"s":"\\ud800","n":{number}}}' for number in (2**53, 2**53 + 1, 2**64 - 1)),
     ]
     assert len({function(spelled) for spelled in different}) == len(different)
     assert Call("", calls.CUSTOM, "f", "{}").normal() != Call("", calls.CUSTOM, "f", "{ }").normal()

@@ -105,7 +105,7 @@ def test_too_many_values_are_counted_in_texts_too() -> None:
 
 
 def test_a_long_value_is_only_sorted() -> None:
-    """Python's parser, which reads fractions, would hold up other clients."""
+    """A walk over all numbers would hold up other clients."""
     long = "x" * 1024 * 1024
     with pytest.raises(ValueError, match="has more than 1,048,576 bytes"):
         wire.canonical(f'["{long}"]')
