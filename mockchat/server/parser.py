@@ -44,7 +44,6 @@ class Incoming:
         return len(self.arrived)
 
     def whole(self) -> bytes:
-        """The whole body, once it is at its end."""
         last = self.body.read_nowait()
         return b"".join((self.arrived, last)) if self.arrived else last
 
@@ -127,6 +126,8 @@ _NO_FLOW_CONTROL: Any = SimpleNamespace(
 
 
 def _read_head(message: RawRequestMessage) -> HttpRequest:
+    if message.path is None:  # Of `CONNECT` and nothing else.
+        raise ApiError(400, "The request is not well-formed HTTP: it has no target")
     size = len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)
     if size > _MAX_HEAD_SIZE:
         raise ApiError(431, _TOO_LARGE)

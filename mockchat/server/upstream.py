@@ -81,7 +81,6 @@ class _Exchange:
         self.forward(self.ready if self.error else len(self.received))
 
     async def answer(self) -> Answer:
-        """The client's answer, once it begins."""
         if not (self.ready or self._is_over):
             await asyncio.wait([self._news])
         # Closing the connection is the only sign of a stream that broke off.

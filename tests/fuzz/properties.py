@@ -241,7 +241,7 @@ def connection(data: bytes, seed: int, recorded: Recorded) -> list[int]:
 
 def answers(pieces: list[bytes], recorded: Recorded, slow: bool = False) -> list[tuple[int, bytes, bytes]]:
     """Status, headers and body of what a client that sends these pieces is answered, but for what differs each time."""
-    return _answers(_on_loop(_exchange(pieces, slow, recorded)))
+    return _answers(_on_loop(_exchange(pieces, slow, recorded)), b"HEAD" in b"".join(pieces))
 
 
 def alike(one: list[tuple[int, bytes, bytes]], other: list[tuple[int, bytes, bytes]]) -> bool:
@@ -313,8 +313,11 @@ class _Log(logging.Handler):
 _VARYING = re.compile(rb'\nDate: [^\r]*|\nx-request-id: [^\r]*|"created":\d+')
 
 
-def _answers(sent: bytes) -> list[tuple[int, bytes, bytes]]:
-    """The status, head and body of each answer, without what differs from time to time."""
+def _answers(sent: bytes, some_have_no_body: bool) -> list[tuple[int, bytes, bytes]]:
+    """The status, head and body of each answer, without what differs from time to time.
+
+    An answer to HEAD, always an error, has no body: what follows its head is not the beginning of an object.
+    """
     answers = []
     while sent:
         head, blank, sent = sent.partition(b"\r\n\r\n")
@@ -324,7 +327,9 @@ def _answers(sent: bytes) -> list[tuple[int, bytes, bytes]]:
         status, headers = int(match[1]), match[2]
         assert status in (100, 200, 400, 404, 405, 413, 415), head
         content = b""
-        if length := re.search(rb"\r\nContent-Length: (\d+)", headers):
+        if some_have_no_body and b"application/json" in headers and not sent.startswith(b"{"):
+            pass
+        elif length := re.search(rb"\r\nContent-Length: (\d+)", headers):
             content, sent = sent[: int(length[1])], sent[int(length[1]) :]
             assert len(content) == int(length[1])
         elif b"chunked" in headers:

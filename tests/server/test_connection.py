@@ -220,6 +220,7 @@ CHUNK = b"%x\r\n%b\r\n" % (len(GOOD), GOOD)
         HEAD + CHUNKED + b"\r\n" + CHUNK[:-2] + b"XX0\r\n\r\n",
         HEAD + CHUNKED + b"\r\n" + CHUNK + b"0\r\n" + b"X: y\r\n" * 10_000 + b"\r\n",
         HEAD + b"Host: y\r\n" + LENGTH + b"\r\n" + GOOD,
+        b"CONNECT \r\n\r\n",
     ],
     ids=lambda sent: repr(sent[:80]),
 )
