@@ -1,7 +1,7 @@
 """Replay recordings against a server started for it: `python -m mockchat bench`, or `make bench`.
 
-Each option goes to the program that has it, or to both; the exit status is the requester's. SEED_ERRORS alters what the
-requester reads, not what the server does, so the replay must fail.
+Each option goes to the program that has it, or to both; the exit status is the requester's. Only the requester gets
+SEED_ERRORS, so its replay must fail.
 """
 
 import os
@@ -75,9 +75,7 @@ def running_server(
 
 
 def _run(given: Sequence[str] | None) -> int:
-    parser = arguments.new_parser(
-        "Replay recordings against a server started for it. Takes the options of both: see their --help."
-    )
+    parser = arguments.new_parser("Replay recordings against a server of its own. Options: those of serve and replay.")
     served, replayed = share(parser.parse_known_args(given)[1])
     signal.signal(signal.SIGINT, lambda number, frame: None)  # Ctrl-C reaches both programs, and they report.
     with running_server([*SERVE, *served], env=environment(), echo=True) as (base_url, _):

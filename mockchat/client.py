@@ -37,8 +37,8 @@ def explain(error: Exception) -> tuple[str, str]:
 async def decoded(headers: Mapping[str, str], body: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     """Decode the blocks of a body, of at most `MAX_ANSWER_MB` (https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1).
 
-    aiohttp's own decoding waits for ever where a `deflate` body is cut off. Raises `BadAnswer` beyond the limit and for
-    a coding that was not asked for, and `aiohttp.ClientPayloadError` for a damaged body.
+    aiohttp's own decoding takes a gzip body that is cut off for a whole one. Raises `BadAnswer` beyond the limit and
+    for a coding that was not asked for, and `aiohttp.ClientPayloadError` for a damaged body.
     """
     coding = (headers.get("Content-Encoding") or "identity").lower()
     if coding not in ("identity", "gzip", "x-gzip"):

@@ -123,8 +123,9 @@ class Connection(asyncio.Protocol):
         """
         is_sending = self._parser is not None and (bool(self._requests) or not self._parser.is_between())
         self._enter(State.LINGERING)
-        with suppress(OSError, NotImplementedError):  # The client has disconnected; or it is TLS.
-            self._transport.write_eof()
+        if self._transport.can_write_eof():  # TLS can't.
+            with suppress(OSError):  # The client has disconnected.
+                self._transport.write_eof()
         if is_sending and not self._is_half_closed:
             self._transport.resume_reading()
         else:

@@ -458,38 +458,41 @@ async def test_a_long_recorded_history_with_a_wrong_parameter_is_a_400(connect: 
         assert (await raw.answer())[0] == expected
 
 
+async def being_read(connect: Connect, client: Any, paused: Pause, body: bytes) -> Any:
+    """A connection whose long body a thread has begun to read."""
+    raw = await connect(client)
+    await raw.send(post(longer(body)))
+    assert await asyncio.to_thread(paused[0].wait, PATIENCE)
+    return raw
+
+
 async def test_while_a_long_body_is_read_others_are_answered(
     connect: Connect, aiohttp_client: Any, paused_reading: Pause
 ) -> None:
-    reading, go_on = paused_reading
     client = await aiohttp_client(MockServer(max_body_size=2**22))
-    long, short, gone = [await connect(client) for _ in range(3)]
-    await long.send(post(longer(GOOD)))
-    assert await asyncio.to_thread(reading.wait, PATIENCE)
+    long = await being_read(connect, client, paused_reading, GOOD)
+    short, gone = await connect(client), await connect(client)
     await gone.send(post(longer(GOOD)))
     await gone.arrived()
     await gone.close()
     await short.send(post(GOOD))
     assert content((await short.answer())[2]) == "hello"
-    go_on.set()
+    paused_reading[1].set()
     assert content((await long.answer())[2]) == "hello"
 
 
 async def test_long_bodies_that_are_not_read_when_the_server_stops_are_told(
     connect: Connect, aiohttp_client: Any, paused_reading: Pause, caplog: Any
 ) -> None:
-    reading, go_on = paused_reading
     server = MockServer(max_body_size=2**22)
     client = await aiohttp_client(server)
-    first, second = await connect(client), await connect(client)
-    await first.send(post(longer(GOOD)))
-    assert await asyncio.to_thread(reading.wait, PATIENCE)
+    first, second = await being_read(connect, client, paused_reading, GOOD), await connect(client)
     await second.send(post(longer(GOOD)))
     await second.arrived()
     await server.chat.close()
     status, _, body = await second.answer()
     assert (status, b"The server was stopped before it had read the request" in body) == (503, True)
-    go_on.set()
+    paused_reading[1].set()
     assert content((await first.answer())[2]) == "hello"
     assert not caplog.records
 
@@ -497,18 +500,14 @@ async def test_long_bodies_that_are_not_read_when_the_server_stops_are_told(
 async def test_a_long_miss_whose_server_stops_and_whose_client_goes_leaves_no_traceback(
     connect: Connect, aiohttp_client: Any, paused_reading: Pause, caplog: Any
 ) -> None:
-    reading, go_on = paused_reading
     server = MockServer(max_body_size=2**22)
-    client = await aiohttp_client(server)
-    raw = await connect(client)
-    await raw.send(post(longer(MISS)))
-    assert await asyncio.to_thread(reading.wait, PATIENCE)
+    await being_read(connect, await aiohttp_client(server), paused_reading, MISS)
     await server.chat.close()
     await asyncio.sleep(0.01)
     server.chat_server.abort()
     await asyncio.sleep(0.01)
     assert server.chat.memory.held > len(LONG)  # The thread still reads it.
-    go_on.set()
+    paused_reading[1].set()
     async with asyncio.timeout(PATIENCE):
         while server.chat.memory.held:
             await asyncio.sleep(0.01)
